@@ -1,0 +1,4 @@
+// Command chancery is a Matrix homeserver with a call focus inside.
+package main
+
+func main() {}
