@@ -1,0 +1,66 @@
+# Chancery's commands. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+GO    ?= go
+TAGS  := goolm,sqlite_fts5
+BIN   := bin/chancery
+# The longest time that one package's tests may take.
+TEST_TIMEOUT ?= 15m
+# How long each fuzz target and the soak run.
+FUZZ_TIME ?= 30s
+SOAK_TIME ?= 10m
+
+# Everything that goes into the binary: a target older than one of these is built again.
+SOURCES := $(shell find . \( -name node_modules -o -name .git \) -prune -o \( -name '*.go' -o -name '*.sql' -o -name go.mod -o -name go.sum \) -print)
+# The demo's page.
+PAGE    := cmd/chancery/demo
+PAGE_IN := $(wildcard $(PAGE)/*.js $(PAGE)/*.css $(PAGE)/*.html $(PAGE)/package-lock.json) .ci/page
+
+.DEFAULT_GOAL := help
+.PHONY: help build page demo prepare test test-go vet fuzz soak bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(BIN) ## the binary, in bin/chancery
+
+$(BIN): $(SOURCES) $(PAGE)/dist/.built
+	@echo "building $@ (the first time most of it is SQLite's C code: a minute or two)"
+	@mkdir -p bin
+	@$(GO) build -v -tags $(TAGS) -o $@ ./cmd/chancery 2>&1 | awk '{ n++; if (n % 25 == 0 || /sqlite3|chancery/) { print "  compiled " n ": " $$0; fflush() } if (!/^[a-z0-9.]+(\/[^ ]+)?$$/) { print; fflush() } }'
+
+page: $(PAGE)/dist/.built ## the demo's page, bundled
+
+$(PAGE)/dist/.built: $(PAGE_IN)
+	.ci/page
+
+demo: build ## two ministries in one terminal, with a page each
+	$(BIN) demo
+
+prepare: ## install what the tests need and miss (Chromium, PostgreSQL, npm packages)
+	.ci/prepare
+
+vet: ## go vet and gofmt
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not gofmt-ed: $$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags $(TAGS) ./...
+
+test: prepare vet build ## everything: Go tests with the race detector on both databases, and the browsers
+	.ci/postgres $(MAKE) --no-print-directory test-go
+
+test-go: ## the Go tests alone, on the databases that are there
+	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) ./...
+
+fuzz: ## each fuzz target in turn, FUZZ_TIME each
+	.ci/fuzz $(FUZZ_TIME)
+
+soak: build ## the long test: two ministries under mixed traffic for SOAK_TIME
+	CHANCERY_SOAK=$(SOAK_TIME) .ci/postgres $(GO) test -tags $(TAGS) -timeout 0 -run Soak -v ./...
+
+bench: ## every benchmark, with allocations
+	$(GO) test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
+
+clean: ## remove what was built
+	rm -rf bin $(PAGE)/dist/assets $(PAGE)/dist/.built
