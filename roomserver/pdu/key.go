@@ -1,4 +1,5 @@
 // Package pdu makes, checks, signs and redacts one PDU, in every room version.
+// It owns the strict JSON check in front and the seam to gomatrixserverlib.
 package pdu
 
 // Key names one piece of a room's state: event type and state key.
