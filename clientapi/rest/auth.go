@@ -1,0 +1,98 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+)
+
+// Tokens says whose access token this is. It returns nil, nil for one that nobody has, and a RespError for one that
+// is refused for a reason of its own (expired, account locked).
+type Tokens interface {
+	ByToken(ctx context.Context, token, address, agent string) (*Requester, error)
+}
+
+// Services finds the application service with this token, or nil.
+type Services interface {
+	ServiceByToken(token string) Application
+}
+
+// Application is an application service as the doors see it.
+type Application interface {
+	ID() string
+	Sender() id.UserID
+	Owns(user id.UserID) bool
+}
+
+func (d *door) authenticate(r *Request, auth Auth) error {
+	if auth == Open {
+		return nil
+	}
+	token := bearer(r.HTTP, r.cfg.QueryTokens)
+	if token == "" {
+		if auth == Optional {
+			return nil
+		}
+		return mautrix.MMissingToken.WithMessage("An access token is needed")
+	}
+	by, err := d.identify(r, token)
+	if err != nil {
+		return err
+	}
+	switch {
+	case by == nil:
+		return mautrix.MUnknownToken.WithMessage("This access token is not known")
+	case auth == Service && by.Service == nil:
+		return mautrix.MForbidden.WithMessage("This is for application services")
+	case auth == Admin && !by.Admin:
+		return mautrix.MForbidden.WithMessage("You are not a server administrator")
+	}
+	r.By = *by
+	return nil
+}
+
+func (d *door) identify(r *Request, token string) (*Requester, error) {
+	if d.services != nil {
+		if app := d.services.ServiceByToken(token); app != nil {
+			return masquerade(r, app)
+		}
+	}
+	if d.tokens == nil {
+		return nil, nil
+	}
+	return d.tokens.ByToken(r.Context(), token, r.Address(), r.HTTP.UserAgent())
+}
+
+// masquerade lets an application service act for one of its users.
+// Spec: application-service-api/#identity-assertion
+func masquerade(r *Request, app Application) (*Requester, error) {
+	by := &Requester{User: app.Sender(), Service: app}
+	if user := id.UserID(r.Query("user_id")); user != "" && user != by.User {
+		if !app.Owns(user) {
+			return nil, mautrix.MForbidden.WithMessage("The application service does not own this user")
+		}
+		by.User = user
+	}
+	device := r.Query("device_id")
+	if device == "" {
+		device = r.Query("org.matrix.msc3202.device_id")
+	}
+	by.Device = id.DeviceID(device)
+	return by, nil
+}
+
+// bearer is the access token of a request, or "".
+// Spec: client-server-api/#using-access-tokens
+func bearer(r *http.Request, query bool) string {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	if query {
+		return r.URL.Query().Get("access_token")
+	}
+	return ""
+}
