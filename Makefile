@@ -19,7 +19,7 @@ PAGE    := cmd/chancery/demo
 PAGE_IN := $(wildcard $(PAGE)/*.js $(PAGE)/*.css $(PAGE)/*.html $(PAGE)/package-lock.json) .ci/page
 
 .DEFAULT_GOAL := help
-.PHONY: help build page demo prepare test test-go vet fuzz soak bench clean
+.PHONY: help build page demo prepare test test-go vet fuzz soak bench sample clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ soak: build ## the long test: two ministries under mixed traffic for SOAK_TIME
 
 bench: ## every benchmark, with allocations
 	$(GO) test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
+
+sample: ## config.sample.yaml anew, from the comments of the Config structs
+	$(GO) test -tags $(TAGS) ./cmd/chancery -run TestSample -update
 
 clean: ## remove what was built
 	rm -rf bin $(PAGE)/dist/assets $(PAGE)/dist/.built

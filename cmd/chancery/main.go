@@ -5,4 +5,71 @@
 // Components never learn whether they run in one process or in several; that is decided here alone.
 package main
 
-func main() {}
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// subcommand is one verb of the command line. run gets what follows the verb.
+type subcommand struct {
+	name, does string
+	run        func(ctx context.Context, args []string) error
+}
+
+// subcommands in the order in which usage shows them.
+func subcommands() []subcommand {
+	return []subcommand{
+		{"serve", "run the homeserver, or with --only some of its components", serveCommand},
+		{"check", "read the configuration, say what is wrong with it, start nothing", checkCommand},
+		{"keygen", "make a signing key", keygenCommand},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "chancery:", err)
+		os.Exit(1)
+	}
+}
+
+// run finds the verb and hands it the rest of the line.
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		usage(os.Stderr)
+		return errors.New("which of these?")
+	}
+	for _, command := range subcommands() {
+		if command.name == args[0] {
+			return command.run(ctx, args[1:])
+		}
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		usage(os.Stdout)
+		return nil
+	}
+	usage(os.Stderr)
+	return fmt.Errorf("no subcommand %q", args[0])
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "chancery: a Matrix homeserver with a call focus inside\n\n")
+	for _, command := range subcommands() {
+		fmt.Fprintf(w, "  chancery %-8s %s\n", command.name, command.does)
+	}
+	fmt.Fprint(w, "\n  chancery SUBCOMMAND -h lists its flags.\n\n")
+}
+
+// configFlag adds the flag that all subcommands with a configuration share.
+func configFlag(flags *flag.FlagSet) *string {
+	return flags.String("config", "chancery.yaml", "the configuration `file`; config.sample.yaml describes every key")
+}

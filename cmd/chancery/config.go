@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/rs/zerolog"
+	"go.yaml.in/yaml/v3"
+
+	"chancery/storage/bus"
+)
+
+// Config is the whole configuration: a few keys of the house, and the component's own settings under its name.
+// config.sample.yaml describes every key; a test keeps the two equal.
+type Config struct {
+	// ServerName is the part of user IDs behind the colon. It can never be changed. No default.
+	ServerName string `yaml:"server_name"`
+	// Data is the folder for all that is kept on disk. Default: data.
+	Data string `yaml:"data"`
+
+	Listen Listen     `yaml:"listen"`
+	Log    Log        `yaml:"log"`
+	Bus    bus.Config `yaml:"bus"`
+}
+
+// Listen says where the doors are.
+type Listen struct {
+	// Client is the address of the client API and the calls' signalling, plain HTTP behind a reverse proxy.
+	// Default: 127.0.0.1:8008.
+	Client string `yaml:"client"`
+	// Federation is the address of the federation API, HTTPS. Empty: no such listener. Default: :8448.
+	Federation string `yaml:"federation"`
+	// Admin is the address for metrics, health and pprof. Never to be seen from outside. Empty: none.
+	// Default: 127.0.0.1:9008.
+	Admin string `yaml:"admin"`
+	// Certificate and Key are PEM files for the federation listener, read again when they change.
+	// Both empty: the federation listener speaks plain HTTP, behind a proxy that has the certificate.
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+}
+
+// Log says what is written, and how.
+type Log struct {
+	// Level is trace, debug, info, warn or error. Default: info.
+	Level zerolog.Level `yaml:"level"`
+	// Format is json, one object per line, or text for eyes. Default: json.
+	Format string `yaml:"format"`
+}
+
+// DefaultConfig is what holds for keys that the file leaves out.
+func DefaultConfig() Config {
+	return Config{
+		Data:   "data",
+		Listen: Listen{Client: "127.0.0.1:8008", Federation: ":8448", Admin: "127.0.0.1:9008"},
+		Log:    Log{Level: zerolog.InfoLevel, Format: "json"},
+		Bus:    bus.DefaultConfig(),
+	}
+}
+
+// readConfig reads and checks a configuration file.
+func readConfig(path string) (Config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, err
+	}
+	config := DefaultConfig()
+	if err := decodeConfig(raw, &config); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := config.check(); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return config, nil
+}
+
+// decodeConfig lays the YAML over what config holds already. Unknown keys are errors. A value written as
+// `!file PATH` is the content of that file without its last newline, `!env NAME` the value of that variable.
+func decodeConfig(raw []byte, config *Config) error {
+	var document yaml.Node
+	if err := yaml.Unmarshal(raw, &document); err != nil {
+		return err
+	}
+	replaced, err := resolveSecrets(&document)
+	if err != nil {
+		return err
+	}
+	if replaced {
+		if raw, err = yaml.Marshal(&document); err != nil {
+			return fmt.Errorf("after !file and !env: %w", err)
+		}
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(raw))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(config); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// resolveSecrets replaces the values tagged !file and !env, and says whether there were any.
+func resolveSecrets(node *yaml.Node) (replaced bool, err error) {
+	if node.Kind == yaml.ScalarNode {
+		var value string
+		switch node.Tag {
+		case "!file":
+			content, err := os.ReadFile(node.Value)
+			if err != nil {
+				return false, fmt.Errorf("line %d: %w", node.Line, err)
+			}
+			value = strings.TrimRight(string(content), "\r\n")
+		case "!env":
+			var set bool
+			if value, set = os.LookupEnv(node.Value); !set {
+				return false, fmt.Errorf("line %d: the environment has no %s", node.Line, node.Value)
+			}
+		default:
+			return false, nil
+		}
+		// Without a tag the value is read as any other: a number stays a number. What holds a line break
+		// or looks like something else by chance must be a string in the file already.
+		*node = yaml.Node{Kind: yaml.ScalarNode, Value: value, Line: node.Line, Column: node.Column}
+		return true, nil
+	}
+	for _, child := range node.Content {
+		done, err := resolveSecrets(child)
+		if err != nil {
+			return false, err
+		}
+		replaced = replaced || done
+	}
+	return replaced, nil
+}
+
+// check names the first thing that cannot work.
+func (c *Config) check() error {
+	if c.ServerName == "" {
+		return errors.New("server_name is missing")
+	}
+	if c.Log.Format != "json" && c.Log.Format != "text" {
+		return fmt.Errorf("log.format %q is neither json nor text", c.Log.Format)
+	}
+	if (c.Listen.Certificate == "") != (c.Listen.Key == "") {
+		return errors.New("listen.certificate and listen.key belong together")
+	}
+	return nil
+}
+
+// checkParts names what the chosen components need and the configuration lacks: parts of a homeserver meet on an
+// external NATS and a PostgreSQL.
+func (c *Config) checkParts(chosen parts) error {
+	if len(chosen) < len(allParts) && c.Bus.URL == "" {
+		return errors.New("serve --only needs bus.url, an external NATS where the processes meet")
+	}
+	return nil
+}
+
+// logger makes the process's logger.
+func (c *Config) logger(w io.Writer) zerolog.Logger {
+	if c.Log.Format == "text" {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
+	}
+	return zerolog.New(w).Level(c.Log.Level).With().Timestamp().Logger()
+}

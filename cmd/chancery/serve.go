@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// stopPatience bounds a graceful stop, all components together.
+const stopPatience = 9 * time.Second
+
+// parts are the components that one process may run.
+type parts []string
+
+// allParts is what serve runs without --only. The last ones belong to client until they are processes of their own.
+var allParts = parts{"rooms", "client", "federation", "calls"}
+
+func (p parts) has(name string) bool { return slices.Contains(p, name) }
+
+// serveCommand runs the homeserver until a signal comes.
+func serveCommand(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	path := configFlag(flags)
+	only := flags.String("only", "", "run these `parts` alone, parted by commas: "+strings.Join(allParts, ", "))
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	config, err := readConfig(*path)
+	if err != nil {
+		return err
+	}
+	chosen, err := chooseParts(*only)
+	if err != nil {
+		return err
+	}
+	if err := config.checkParts(chosen); err != nil {
+		return err
+	}
+	log := config.logger(os.Stderr)
+	return serve(log.WithContext(ctx), config, chosen)
+}
+
+// chooseParts reads the value of --only.
+func chooseParts(only string) (parts, error) {
+	if only == "" {
+		return allParts, nil
+	}
+	var chosen parts
+	for name := range strings.SplitSeq(only, ",") {
+		name = strings.TrimSpace(name)
+		if !allParts.has(name) {
+			return nil, errors.New("--only knows " + strings.Join(allParts, ", ") + ", not " + name)
+		}
+		chosen = append(chosen, name)
+	}
+	return chosen, nil
+}
+
+// serve starts the chosen parts bottom up, waits for ctx to end or for one of them to fail, and stops them in reverse.
+func serve(ctx context.Context, config Config, chosen parts) error {
+	log := zerolog.Ctx(ctx)
+	begun := time.Now()
+	s := newStack(ctx)
+	defer func() { s.stop(stopPatience) }()
+	if err := s.assemble(ctx, config, chosen); err != nil {
+		return err
+	}
+	log.Info().Str("server_name", config.ServerName).Strs("parts", chosen).Dur("took", time.Since(begun)).Msg("Chancery is up")
+	err := s.wait(ctx)
+	if err != nil {
+		log.Error().Err(err).Msg("A component failed, stopping")
+	} else {
+		log.Info().Msg("Stopping")
+	}
+	s.stop(stopPatience)
+	return err
+}
+
+// handlers are what stands behind the doors; nil for a door that this process has not.
+type handlers struct {
+	client, federation http.Handler
+	// health says whether the process can do its work.
+	health func(ctx context.Context) error
+}
+
+// openDoors adds the listeners: all of them listen before the first one serves.
+func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) error {
+	var secure *tls.Config
+	if behind.federation != nil && listen.Certificate != "" {
+		var err error
+		if secure, err = (&certificate{certFile: listen.Certificate, keyFile: listen.Key}).tlsConfig(); err != nil {
+			return err
+		}
+	}
+	var doors []*door
+	for _, way := range []struct {
+		name, address string
+		handler       http.Handler
+		secure        *tls.Config
+	}{
+		{"admin", listen.Admin, adminHandler(behind.health), nil},
+		{"federation", listen.Federation, behind.federation, secure},
+		{"client", listen.Client, behind.client, nil},
+	} {
+		if way.address == "" || way.handler == nil {
+			continue
+		}
+		d, err := openDoor(ctx, way.name, way.address, way.handler, way.secure)
+		if err != nil {
+			for _, opened := range doors {
+				err = errors.Join(err, opened.listener.Close())
+			}
+			return err
+		}
+		doors = append(doors, d)
+	}
+	for _, d := range doors {
+		s.run(d.name+" door", d.Run)
+	}
+	return nil
+}
