@@ -11,6 +11,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
+
+	"chancery/storage/bus"
 )
 
 // writeTime is how long a client may take to read a JSON answer.
@@ -53,13 +55,13 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 func asRespError(ctx context.Context, err error) mautrix.RespError {
 	var refusal mautrix.RespError
 	var pointer *mautrix.RespError
-	var refuser Refuser
+	var refused *bus.Refusal
 	switch {
 	case errors.As(err, &refusal):
 	case errors.As(err, &pointer):
 		refusal = *pointer
-	case errors.As(err, &refuser):
-		refusal = refuser.Respond()
+	case errors.As(err, &refused):
+		refusal = mautrix.RespError{ErrCode: refused.Code, Err: refused.Message, StatusCode: refused.Status, ExtraData: refused.Extra}
 	case errors.Is(err, context.DeadlineExceeded):
 		zerolog.Ctx(ctx).Warn().Err(err).Msg("Request ran out of time")
 		return mautrix.MUnknown.WithStatus(http.StatusGatewayTimeout).WithMessage("The request took too long")

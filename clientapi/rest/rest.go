@@ -4,8 +4,8 @@
 // It owns authentication (devices and application services), user-interactive authentication, rate limits, JSON in
 // and out, CORS, metrics and the log line of each request. What must not be broken:
 //
-//   - Handlers return errors; nobody but this package writes them. An error that is a mautrix.RespError (or says of
-//     itself how it looks to a client, see [Refuser]) is what the client reads; any other is a 500 with its cause logged.
+//   - Handlers return errors; nobody but this package writes them. An error that is a mautrix.RespError, or a
+//     refusal that came over the bus, is what the client reads; any other is a 500 with its cause logged.
 //   - Every answer carries the CORS headers: errors, unknown paths and preflights too.
 //   - No body is read beyond its bound, and none is decoded before the strict check of json.go has passed it.
 //   - Tokens, passwords and message bodies are never logged.
@@ -14,8 +14,6 @@ package rest
 import (
 	"net/http"
 	"time"
-
-	"maunium.net/go/mautrix"
 )
 
 // Handler answers one request. The value becomes the JSON body of a 200, unless it is a [Status], an [Answer] or nil
@@ -69,12 +67,6 @@ type Config struct {
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
 	return Config{Limits: DefaultLimits()}
-}
-
-// Refuser is an error that knows how it looks to a client, such as a refusal that came over the bus.
-type Refuser interface {
-	error
-	Respond() mautrix.RespError
 }
 
 // Status is an answer with a status of its own.

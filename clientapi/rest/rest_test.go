@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
+
+	"chancery/storage/bus"
 )
 
 type onlyToken map[string]Requester
@@ -36,11 +39,6 @@ func (oneService) ID() string               { return "bridge" }
 func (oneService) Sender() id.UserID        { return "@bridge:hs" }
 func (oneService) Owns(user id.UserID) bool { return strings.HasPrefix(string(user), "@bridged_") }
 
-type refusal struct{}
-
-func (refusal) Error() string              { return "refused" }
-func (refusal) Respond() mautrix.RespError { return mautrix.MForbidden.WithMessage("No") }
-
 func testMux(t *testing.T, cfg Config) http.Handler {
 	t.Helper()
 	type body struct {
@@ -62,7 +60,7 @@ func testMux(t *testing.T, cfg Config) http.Handler {
 		{Method: "GET", Path: "/admin", Handler: who, Auth: Admin},
 		{Method: "GET", Path: "/service", Handler: who, Auth: Service},
 		{Method: "GET", Path: "/limited", Handler: who, Limit: LimitLogin},
-		{Method: "GET", Path: "/refused", Handler: fail(refusal{})},
+		{Method: "GET", Path: "/refused", Handler: fail(fmt.Errorf("propose: %w", bus.Refuse(403, "M_FORBIDDEN", "No")))},
 		{Method: "GET", Path: "/deactivated", Handler: fail(mautrix.MUserDeactivated)},
 		{Method: "GET", Path: "/broken", Handler: fail(errors.New("the disk is at 3 %"))},
 		{Method: "GET", Path: "/panic", Handler: func(*Request) (any, error) { panic("oh") }},

@@ -1,0 +1,144 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/rest"
+)
+
+// specVersions are the released versions whose clients find here what they look for. Clients test for membership, so
+// each is listed, not only the newest.
+var specVersions = []string{
+	"r0.5.0", "r0.6.0", "r0.6.1",
+	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+}
+
+// unstableFeatures are what clients ask for by name, and find.
+var unstableFeatures = map[string]bool{
+	"org.matrix.e2e_cross_signing": true,
+	"org.matrix.msc2285.stable":    true,
+	"org.matrix.msc3916.stable":    true,
+	"org.matrix.msc4140":           true,
+	"org.matrix.msc4143":           true,
+	"org.matrix.msc4222":           true,
+	"uk.tcpip.msc4133":             true,
+	"uk.tcpip.msc4133.stable":      true,
+}
+
+// versions handles GET /_matrix/client/versions.
+// Spec: client-server-api/#get_matrixclientversions
+func (s *Server) versions(*rest.Request) (any, error) {
+	return struct {
+		Versions []string        `json:"versions"`
+		Unstable map[string]bool `json:"unstable_features"`
+	}{specVersions, unstableFeatures}, nil
+}
+
+// knownRoomVersions are the versions of rooms that can be joined here.
+var knownRoomVersions = []id.RoomVersion{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"}
+
+type enabled struct {
+	Enabled bool `json:"enabled"`
+}
+
+type roomVersions struct {
+	Default   id.RoomVersion            `json:"default"`
+	Available map[id.RoomVersion]string `json:"available"`
+}
+
+// capabilities handles GET /_matrix/client/v3/capabilities.
+// Spec: client-server-api/#get_matrixclientv3capabilities
+func (s *Server) capabilities(*rest.Request) (any, error) {
+	versions := roomVersions{Default: s.cfg.DefaultRoomVersion, Available: map[id.RoomVersion]string{}}
+	for _, v := range knownRoomVersions {
+		versions.Available[v] = "stable"
+	}
+	return map[string]any{"capabilities": map[string]any{
+		"m.room_versions":   versions,
+		"m.change_password": enabled{true},
+		"m.set_displayname": enabled{true},
+		"m.set_avatar_url":  enabled{true},
+		"m.profile_fields":  enabled{true},
+		"m.3pid_changes":    enabled{false},
+		"m.get_login_token": enabled{true},
+	}}, nil
+}
+
+// baseURL is an object that names an address.
+type baseURL struct {
+	BaseURL string `json:"base_url"`
+}
+
+// transport is one way to carry the media of a call.
+// Spec: MSC4143
+type transport struct {
+	Type       string `json:"type"`
+	ServiceURL string `json:"livekit_service_url"`
+}
+
+func (s *Server) foci() []transport {
+	foci := []transport{}
+	for _, url := range s.cfg.Foci {
+		foci = append(foci, transport{Type: "livekit", ServiceURL: url})
+	}
+	return foci
+}
+
+// wellKnownClient handles GET /.well-known/matrix/client.
+// Spec: client-server-api/#getwell-knownmatrixclient
+func (s *Server) wellKnownClient(*rest.Request) (any, error) {
+	return struct {
+		Homeserver baseURL     `json:"m.homeserver"`
+		Foci       []transport `json:"org.matrix.msc4143.rtc_foci,omitempty"`
+	}{baseURL{s.cfg.PublicURL}, s.foci()}, nil
+}
+
+// wellKnownServer handles GET /.well-known/matrix/server.
+// Spec: server-server-api/#getwell-knownmatrixserver
+func (s *Server) wellKnownServer(*rest.Request) (any, error) {
+	if s.cfg.FederationAddress == "" {
+		return nil, mautrix.MNotFound.WithMessage("Other servers find this one by its name")
+	}
+	return map[string]string{"m.server": s.cfg.FederationAddress}, nil
+}
+
+// Contact is somebody to turn to.
+type Contact struct {
+	MatrixID string `yaml:"matrix_id" json:"matrix_id,omitempty"`
+	Email    string `yaml:"email" json:"email_address,omitempty"`
+	Role     string `yaml:"role" json:"role"` // m.role.admin or m.role.security
+}
+
+// SupportConfig says whom users and other administrators turn to.
+type SupportConfig struct {
+	Contacts []Contact `yaml:"contacts" json:"contacts,omitempty"`
+	// Page is the address of a page with help.
+	Page string `yaml:"page" json:"support_page,omitempty"`
+}
+
+// wellKnownSupport handles GET /.well-known/matrix/support.
+// Spec: client-server-api/#getwell-knownmatrixsupport
+func (s *Server) wellKnownSupport(*rest.Request) (any, error) {
+	if len(s.cfg.Support.Contacts) == 0 && s.cfg.Support.Page == "" {
+		return nil, mautrix.MNotFound.WithMessage("Nobody to turn to is configured")
+	}
+	return s.cfg.Support, nil
+}
+
+// transports handles GET /_matrix/client/unstable/org.matrix.msc4143/rtc/transports and its stable path.
+// A server without a focus says that it does not know the path: an empty list is a dead end for clients that would
+// otherwise read .well-known (Element X Android 26.09).
+// Spec: MSC4143
+func (s *Server) transports(*rest.Request) (any, error) {
+	foci := s.foci()
+	if len(foci) == 0 {
+		return nil, mautrix.MUnrecognized.WithMessage("This server has no call focus")
+	}
+	return map[string]any{"rtc_transports": foci}, nil
+}
+
+// turnServer handles GET /_matrix/client/v3/voip/turnServer. There is no TURN server to offer for calls between two
+// devices; an empty object says so.
+// Spec: client-server-api/#get_matrixclientv3voipturnserver
+func (s *Server) turnServer(*rest.Request) (any, error) { return rest.Empty, nil }
