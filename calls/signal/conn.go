@@ -1,0 +1,184 @@
+package signal
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/proto"
+)
+
+// Limits bounds what one socket may cost.
+type Limits struct {
+	FrameBytes  int           // largest incoming frame; default 512 KiB
+	Queue       int           // messages waiting to be written before the socket counts as dead; default 512
+	WriteWait   time.Duration // longest time for one write; default 10 s
+	PingEvery   time.Duration // a WebSocket ping after this; default 10 s
+	SilentAfter time.Duration // nothing heard for so long closes the socket; default 30 s
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.FrameBytes == 0 {
+		l.FrameBytes = 512 << 10
+	}
+	if l.Queue == 0 {
+		l.Queue = 512
+	}
+	if l.WriteWait == 0 {
+		l.WriteWait = 10 * time.Second
+	}
+	if l.PingEvery == 0 {
+		l.PingEvery = 10 * time.Second
+	}
+	if l.SilentAfter == 0 {
+		l.SilentAfter = 30 * time.Second
+	}
+	return l
+}
+
+// ErrNotBinary is returned by Read for text frames, which we do not speak.
+var ErrNotBinary = errors.New("signal: text frame")
+
+// Conn is one signalling socket. Send and Close may be called from anywhere; Read by one goroutine.
+type Conn struct {
+	ws     *websocket.Conn
+	limits Limits
+	out    chan []byte
+	done   chan struct{}
+	once   sync.Once
+	gone   chan struct{} // closed when the writer has ended
+}
+
+var upgrader = websocket.Upgrader{
+	ReadBufferSize:  4 << 10,
+	WriteBufferSize: 4 << 10,
+	WriteBufferPool: &sync.Pool{},
+	// The token in the query is the proof; pages of any origin may hold one.
+	CheckOrigin: func(*http.Request) bool { return true },
+}
+
+// Accept upgrades the request. On error the answer has been written already.
+func Accept(w http.ResponseWriter, r *http.Request, limits Limits) (*Conn, error) {
+	ws, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return nil, fmt.Errorf("upgrade signalling socket: %w", err)
+	}
+	c := &Conn{ws: ws, limits: limits.withDefaults(), done: make(chan struct{}), gone: make(chan struct{})}
+	c.out = make(chan []byte, c.limits.Queue)
+	ws.SetReadLimit(int64(c.limits.FrameBytes))
+	ws.SetPongHandler(func(string) error { return c.heard() })
+	if err := c.heard(); err != nil {
+		ws.Close()
+		return nil, err
+	}
+	go c.write()
+	return c, nil
+}
+
+func (c *Conn) heard() error {
+	return c.ws.SetReadDeadline(time.Now().Add(c.limits.SilentAfter))
+}
+
+// Read blocks for the next request. After an error the socket is of no more use.
+func (c *Conn) Read() (*Request, error) {
+	kind, frame, err := c.ws.ReadMessage()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.heard(); err != nil {
+		return nil, err
+	}
+	if kind != websocket.BinaryMessage {
+		return nil, ErrNotBinary
+	}
+	return ParseRequest(frame)
+}
+
+// ParseRequest reads one frame of a client.
+func ParseRequest(frame []byte) (*Request, error) {
+	var req Request
+	if err := proto.Unmarshal(frame, &req); err != nil {
+		return nil, fmt.Errorf("signal: parse request: %w", err)
+	}
+	return &req, nil
+}
+
+// Send queues a message. It is false, and the socket closed, when the client does not keep up.
+func (c *Conn) Send(res *Response) bool {
+	frame, err := proto.Marshal(res)
+	if err != nil {
+		c.Close()
+		return false
+	}
+	select {
+	case <-c.done:
+		return false
+	default:
+	}
+	select {
+	case c.out <- frame:
+		return true
+	default:
+		c.Close()
+		return false
+	}
+}
+
+// Close ends the socket after what is queued has been written, for at most one write's time.
+func (c *Conn) Close() { c.once.Do(func() { close(c.done) }) }
+
+// Done is closed when nothing more can be sent.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Gone is closed when the socket has been shut and its writer has ended.
+func (c *Conn) Gone() <-chan struct{} { return c.gone }
+
+func (c *Conn) write() {
+	ping := time.NewTicker(c.limits.PingEvery)
+	defer func() {
+		ping.Stop()
+		c.Close()
+		c.ws.Close()
+		close(c.gone)
+	}()
+	for {
+		select {
+		case frame := <-c.out:
+			if c.writeFrame(frame) != nil {
+				return
+			}
+		case <-ping.C:
+			if c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.limits.WriteWait)) != nil {
+				return
+			}
+		case <-c.done:
+			c.drain()
+			return
+		}
+	}
+}
+
+func (c *Conn) drain() {
+	for {
+		select {
+		case frame := <-c.out:
+			if c.writeFrame(frame) != nil {
+				return
+			}
+		default:
+			bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+			_ = c.ws.WriteControl(websocket.CloseMessage, bye, time.Now().Add(time.Second)) // the peer may be gone already
+			return
+		}
+	}
+}
+
+func (c *Conn) writeFrame(frame []byte) error {
+	if err := c.ws.SetWriteDeadline(time.Now().Add(c.limits.WriteWait)); err != nil {
+		return err
+	}
+	return c.ws.WriteMessage(websocket.BinaryMessage, frame)
+}

@@ -1,0 +1,200 @@
+package signal
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/proto"
+)
+
+func wrapJoin(t testing.TB, body []byte, compression WrappedJoin_Compression) url.Values {
+	t.Helper()
+	if compression == WrappedJoin_GZIP {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		if _, err := w.Write(body); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		body = b.Bytes()
+	}
+	raw, err := proto.Marshal(&WrappedJoin{Compression: compression, JoinRequest: body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url.Values{"join_request": {base64.URLEncoding.EncodeToString(raw)}}
+}
+
+func TestParseJoin(t *testing.T) {
+	join := &Join{ClientInfo: &ClientInfo{Version: "2.23.0", Protocol: 16}, Reconnect: true, ParticipantSid: "PA_x"}
+	body, err := proto.Marshal(join)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := []struct {
+		name  string
+		query url.Values
+		ok    bool
+	}{
+		{"plain", wrapJoin(t, body, WrappedJoin_NONE), true},
+		{"gzip", wrapJoin(t, body, WrappedJoin_GZIP), true},
+		{"unpadded", url.Values{"join_request": {strings.TrimRight(wrapJoin(t, body, WrappedJoin_NONE).Get("join_request"), "=")}}, true},
+		{"unknown compression", wrapJoin(t, body, 7), false},
+		{"not base64", url.Values{"join_request": {"***"}}, false},
+		{"not gzip", wrapJoin(t, nil, WrappedJoin_NONE), true},
+		{"bomb", wrapJoin(t, make([]byte, maxJoin+1), WrappedJoin_GZIP), false},
+		{"garbage", url.Values{"join_request": {"_____w"}}, false},
+	}
+	for _, c := range cases {
+		got, err := ParseJoin(c.query)
+		if (err == nil) != c.ok {
+			t.Errorf("%s: got error %v, want ok %v", c.name, err, c.ok)
+		}
+		if err != nil && !errors.Is(err, ErrBadJoin) {
+			t.Errorf("%s: got %v, want ErrBadJoin", c.name, err)
+		}
+		if c.name == "gzip" && !proto.Equal(got, join) {
+			t.Errorf("%s: got %v, want %v", c.name, got, join)
+		}
+	}
+}
+
+func TestParseLegacyJoin(t *testing.T) {
+	q, err := url.ParseQuery("auto_subscribe=0&protocol=17&adaptive_stream=1&reconnect=1&sid=PA_a&version=2.0&subscriber_allow_pause=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ParseLegacyJoin(q)
+	if got.ConnectionSettings.AutoSubscribe || !got.ConnectionSettings.AdaptiveStream || !got.Reconnect ||
+		got.ParticipantSid != "PA_a" || got.ClientInfo.Protocol != 17 || got.ConnectionSettings.GetSubscriberAllowPause() {
+		t.Errorf("got %v", got)
+	}
+	if !ParseLegacyJoin(url.Values{}).ConnectionSettings.AutoSubscribe {
+		t.Error("auto_subscribe absent: got false, want true")
+	}
+}
+
+// pair gives both ends of a signalling socket.
+func pair(t *testing.T, limits Limits) (*Conn, *websocket.Conn) {
+	t.Helper()
+	conns := make(chan *Conn, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := Accept(w, r, limits)
+		if err != nil {
+			t.Errorf("accept: %v", err)
+			return
+		}
+		conns <- c
+	}))
+	t.Cleanup(srv.Close)
+	ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(srv.URL, "http"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ws.Close() })
+	c := <-conns
+	t.Cleanup(c.Close)
+	return c, ws
+}
+
+func TestConnCarriesMessages(t *testing.T) {
+	c, ws := pair(t, Limits{})
+	req, err := proto.Marshal(&Request{Message: &Request_Ping{Ping: 42}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ws.WriteMessage(websocket.BinaryMessage, req); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Read()
+	if err != nil || got.GetPing() != 42 {
+		t.Fatalf("read: got %v, %v, want ping 42", got, err)
+	}
+	for i := range int64(3) {
+		c.Send(&Response{Message: &Response_Pong{Pong: i}})
+	}
+	c.Close() // what was queued still goes out
+	for i := range int64(3) {
+		_, frame, err := ws.ReadMessage()
+		if err != nil {
+			t.Fatalf("message %d: %v", i, err)
+		}
+		var res Response
+		if err := proto.Unmarshal(frame, &res); err != nil || res.GetPong() != i {
+			t.Errorf("message %d: got %v, %v", i, &res, err)
+		}
+	}
+	if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+		t.Errorf("end: got %v, want normal closure", err)
+	}
+}
+
+func TestConnRefusesGiantFrames(t *testing.T) {
+	c, ws := pair(t, Limits{FrameBytes: 1024})
+	if err := ws.WriteMessage(websocket.BinaryMessage, make([]byte, 2048)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(); !errors.Is(err, websocket.ErrReadLimit) {
+		t.Errorf("got %v, want the read limit", err)
+	}
+}
+
+func TestConnClosesSlowClient(t *testing.T) {
+	c, _ := pair(t, Limits{Queue: 4, WriteWait: 200 * time.Millisecond})
+	big := &Response{Message: &Response_RefreshToken{RefreshToken: strings.Repeat("x", 256<<10)}}
+	deadline := time.Now().Add(10 * time.Second)
+	for c.Send(big) {
+		if time.Now().After(deadline) {
+			t.Fatal("a client that does not read was never given up")
+		}
+	}
+	select {
+	case <-c.Done():
+	case <-time.After(5 * time.Second):
+		t.Error("socket not closed")
+	}
+}
+
+func FuzzParseJoin(f *testing.F) {
+	body, err := proto.Marshal(&Join{ClientInfo: &ClientInfo{Version: "2.23.0"}, PublisherOffer: &SessionDescription{Type: "offer", Id: 1}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wrapJoin(f, body, WrappedJoin_NONE).Get("join_request"))
+	f.Add(wrapJoin(f, body, WrappedJoin_GZIP).Get("join_request"))
+	f.Fuzz(func(t *testing.T, s string) {
+		if join, err := ParseJoin(url.Values{"join_request": {s}}); err == nil && join == nil {
+			t.Error("neither join nor error")
+		}
+	})
+}
+
+func FuzzParseRequest(f *testing.F) {
+	for _, r := range []*Request{
+		{Message: &Request_Ping{Ping: 1}},
+		{Message: &Request_Offer{Offer: &SessionDescription{Type: "offer", Sdp: "v=0", Id: 3}}},
+		{Message: &Request_AddTrack{AddTrack: &AddTrack{Cid: "c", Layers: []*VideoLayer{{Width: 1}}}}},
+	} {
+		b, err := proto.Marshal(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if req, err := ParseRequest(b); err == nil && req == nil {
+			t.Error("neither request nor error")
+		}
+	})
+}
