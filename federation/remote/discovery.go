@@ -49,6 +49,7 @@ const (
 type discovery struct {
 	client   *http.Client
 	resolver *net.Resolver
+	hosts    map[string]string // addresses by configuration, which nothing overrules
 	now      func() time.Time
 	flight   singleflight.Group
 
@@ -56,12 +57,15 @@ type discovery struct {
 	known map[string]target
 }
 
-func newDiscovery(client *http.Client, resolver *net.Resolver) *discovery {
-	return &discovery{client: client, resolver: resolver, now: time.Now, known: make(map[string]target)}
+func newDiscovery(client *http.Client, resolver *net.Resolver, hosts map[string]string) *discovery {
+	return &discovery{client: client, resolver: resolver, hosts: hosts, now: time.Now, known: make(map[string]target)}
 }
 
 // find says where the server is. Equal questions at the same time are asked once.
 func (d *discovery) find(ctx context.Context, server string) (target, error) {
+	if addr, ok := d.hosts[server]; ok {
+		return target{host: server, addrs: []string{addr}}, nil
+	}
 	d.mu.Lock()
 	old, ok := d.known[server]
 	d.mu.Unlock()

@@ -84,7 +84,7 @@ func TestResolve(t *testing.T) {
 		}
 		return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 	})}
-	d := newDiscovery(client, resolver)
+	d := newDiscovery(client, resolver, nil)
 	for _, c := range []struct {
 		server, host string
 		addrs        []string
@@ -125,7 +125,7 @@ func TestDelegationOutlivesAFailure(t *testing.T) {
 		body := io.NopCloser(strings.NewReader(`{"m.server":"there.example:443"}`))
 		return &http.Response{StatusCode: 200, Header: http.Header{"Cache-Control": {"max-age=10"}}, Body: body, Request: r}, nil
 	})}
-	d := newDiscovery(client, dns(t, nil))
+	d := newDiscovery(client, dns(t, nil), nil)
 	now := time.Now()
 	d.now = func() time.Time { return now }
 	for _, step := range []struct {
@@ -153,5 +153,18 @@ func TestLifetime(t *testing.T) {
 		if got := lifetime(http.Header{"Cache-Control": {header}}); got != want {
 			t.Errorf("%q: got %v, want %v", header, got, want)
 		}
+	}
+}
+
+// TestHosts finds a server by configuration, and asks nobody.
+func TestHosts(t *testing.T) {
+	client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		t.Errorf("asked %s", r.URL)
+		return nil, io.EOF
+	})}
+	d := newDiscovery(client, dns(t, nil), map[string]string{"finance.example": "127.0.0.1:8449"})
+	got, err := d.find(t.Context(), "finance.example")
+	if err != nil || got.host != "finance.example" || !slices.Equal(got.addrs, []string{"127.0.0.1:8449"}) {
+		t.Errorf("got %+v, %v; want finance.example at 127.0.0.1:8449", got, err)
 	}
 }

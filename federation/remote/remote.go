@@ -39,6 +39,9 @@ type Config struct {
 	DeniedNetworks []string `yaml:"denied_networks"`
 	// AllowedServers closes the federation: only these servers are spoken with; "*.example.org" names all below. Default: none, open.
 	AllowedServers []string `yaml:"allowed_servers"`
+	// Hosts says where servers are ("finance.example": "10.1.2.3:8448"), in place of .well-known and DNS: for networks that
+	// have neither. The certificate is still checked against the server's name. Default: none.
+	Hosts map[string]string `yaml:"hosts"`
 	// Notaries are servers asked for the keys of others that do not answer themselves. Default: none.
 	Notaries []string `yaml:"notaries"`
 	// Timeout ends a question without an answer. Default: 30s.
@@ -92,7 +95,7 @@ func New(cfg Config, keys *Keys) (*Client, error) {
 		},
 		CheckRedirect: checkRedirect,
 	}
-	c.discovery = newDiscovery(c.external, net.DefaultResolver)
+	c.discovery = newDiscovery(c.external, net.DefaultResolver, cfg.Hosts)
 	c.fed = federation.NewClient(c.name, keys.signingKey(), nil, exhttp.ClientSettings{})
 	c.fed.HTTP.Transport = newTransport(c.discovery, dialer, tlsConfig)
 	c.fed.UserAgent = "Chancery"
