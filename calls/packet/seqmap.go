@@ -1,0 +1,108 @@
+package packet
+
+// Span is a run of packets of one layer whose numbers all move by the same amount.
+type Span struct {
+	Layer     int8
+	In, Out   int64  // the run's first number, coming in and going out
+	Timestamp uint32 // is added to the timestamps
+	VP8       Shift
+}
+
+// Map lays the packets of one layer after another onto one outgoing stream. Lost packets keep their numbers
+// free, so that they can still be repaired; dropped ones leave no hole. Numbers are unwrapped ones.
+// The zero value is ready. It belongs to one goroutine.
+type Map struct {
+	spans [64]Span // the newest ones; spans[(count-1)%64] is in force
+	count int
+	next  int64 // the next outgoing number, when Begin is called
+	high  int64 // highest incoming number of the layer in force
+}
+
+// Current is the span in force, or nil before the first Begin.
+func (m *Map) Current() *Span {
+	if m.count == 0 {
+		return nil
+	}
+	return &m.spans[(m.count-1)%len(m.spans)]
+}
+
+// Begin starts a run at the incoming number s.In; s.Out is set to the number that goes out next.
+func (m *Map) Begin(s Span) {
+	if m.count == 0 && m.next == 0 {
+		m.next = 1<<16 + s.In&0xffff
+	}
+	s.Out = m.next
+	m.spans[m.count%len(m.spans)] = s
+	m.count++
+	m.high = s.In - 1
+}
+
+// Drop leaves out the packet in of the layer in force. shift holds for the packets after it.
+// It is false for a late packet, whose number is spoken for: it is left out by not being sent.
+func (m *Map) Drop(in int64, shift Shift) bool {
+	cur := m.Current()
+	if cur == nil || in <= m.high {
+		return false
+	}
+	if in == cur.In { // nothing of this run has come yet
+		cur.In, cur.VP8, m.high = in+1, shift, in
+		return true
+	}
+	m.next = in - cur.In + cur.Out
+	next := *cur
+	next.In, next.VP8 = in+1, shift
+	m.Begin(next)
+	return true
+}
+
+// Forward gives the outgoing number of a packet of the layer in force, and the span that it belongs to.
+// It is false for late packets that were dropped, or are older than what is remembered.
+func (m *Map) Forward(in int64) (out int64, span *Span, ok bool) {
+	cur := m.Current()
+	if cur == nil {
+		return 0, nil, false
+	}
+	if in >= cur.In {
+		out = in - cur.In + cur.Out
+		if in > m.high {
+			m.high = in
+			m.next = out + 1
+		}
+		return out, cur, true
+	}
+	for i := m.count - 2; i >= 0 && i > m.count-2-len(m.spans)+1; i-- {
+		s, after := &m.spans[i%len(m.spans)], &m.spans[(i+1)%len(m.spans)]
+		if s.Layer != cur.Layer {
+			return 0, nil, false
+		}
+		if in >= s.In {
+			out = in - s.In + s.Out
+			return out, s, out < after.Out
+		}
+	}
+	return 0, nil, false
+}
+
+// Back finds which incoming packet went out, or was to go out, under the 16-bit number out.
+func (m *Map) Back(out uint16) (in int64, span *Span, ok bool) {
+	if m.count == 0 {
+		return 0, nil, false
+	}
+	last := m.next - 1
+	full := last + int64(int16(out-uint16(last)))
+	if full > last {
+		return 0, nil, false
+	}
+	for i := m.count - 1; i >= 0 && i > m.count-1-len(m.spans); i-- {
+		if s := &m.spans[i%len(m.spans)]; full >= s.Out {
+			return full - s.Out + s.In, s, true
+		}
+	}
+	return 0, nil, false
+}
+
+// Next is the outgoing number that has not been used yet.
+func (m *Map) Next() int64 { return m.next }
+
+// Late says whether in comes after a higher number of the layer in force.
+func (m *Map) Late(in int64) bool { return in <= m.high }
