@@ -1,10 +1,19 @@
-// Package pdu makes, checks, signs and redacts one PDU, in every room version.
-// It owns the strict JSON check in front and the seam to gomatrixserverlib.
 package pdu
+
+import "github.com/matrix-org/gomatrixserverlib"
 
 // Key names one piece of a room's state: event type and state key.
 type Key struct {
 	Type, StateKey string
+}
+
+// KeyOf is the piece of state that ev sets; false when it is no state event.
+func KeyOf(ev gomatrixserverlib.PDU) (Key, bool) {
+	sk := ev.StateKey()
+	if sk == nil {
+		return Key{}, false
+	}
+	return Key{ev.Type(), *sk}, true
 }
 
 func (k Key) String() string { return k.Type + "|" + k.StateKey }
