@@ -1,0 +1,138 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Follower is somebody who reads the stream at its own pace.
+type Follower struct {
+	// Name of the cursor. Empty: none is kept; the follower begins at the head.
+	Name string
+	// Kinds of news that it wants. None: all.
+	Kinds []Kind
+	// Handle takes one run of news, in order, up to and including the position.
+	// news may be empty. It is called again with the same news if it fails, after a pause.
+	// The slice is shared: read only.
+	Handle func(ctx context.Context, news []Change, upTo Position) error
+}
+
+// saveEvery is how often a cursor is written at most.
+const saveEvery = time.Second
+
+// Follow reads the stream for f until ctx ends, and then returns nil. News comes at least
+// once: after a crash the last second may come again. A new name begins at the head.
+func (s *Store) Follow(ctx context.Context, f Follower) error {
+	at, err := s.cursor(ctx, f.Name)
+	if err != nil {
+		return fmt.Errorf("follower %s: %w", f.Name, err)
+	}
+	saved, savedAt := at, time.Now()
+	save := func(ctx context.Context) {
+		if f.Name == "" || saved == at {
+			return
+		}
+		if err := s.saveCursor(ctx, f.Name, at); err != nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Str("follower", f.Name).Msg("Cursor not saved")
+			return
+		}
+		saved, savedAt = at, time.Now()
+	}
+	// At a stop the cursor is saved though ctx has ended.
+	defer func() { save(context.WithoutCancel(ctx)) }()
+	pause := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		head, moved := s.Moved()
+		if at >= head {
+			wake := time.NewTimer(saveEvery)
+			select {
+			case <-ctx.Done():
+			case <-moved:
+			case <-wake.C:
+				save(ctx)
+			}
+			wake.Stop()
+			continue
+		}
+		news, to, err := s.news(ctx, at, f.Kinds)
+		if err == nil {
+			err = f.handle(ctx, news, to)
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			zerolog.Ctx(ctx).Error().Err(err).Str("follower", f.Name).Int64("after", int64(at)).Msg("Follower stumbled, will try again")
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, 10*time.Second)
+			continue
+		}
+		pause = 100 * time.Millisecond
+		at = to
+		if time.Since(savedAt) > saveEvery {
+			save(ctx)
+		}
+	}
+	return nil
+}
+
+func (f *Follower) handle(ctx context.Context, news []Change, to Position) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f.Handle(ctx, news, to)
+}
+
+// news gives the wanted changes after the position: from the tail, or from the tables when it does not reach back.
+func (s *Store) news(ctx context.Context, after Position, kinds []Kind) ([]Change, Position, error) {
+	changes, to, ok := s.tail.since(after)
+	if !ok {
+		to = min(to, after+readSpan)
+		var err error
+		if changes, err = s.Changes(ctx, after, to); err != nil {
+			return nil, 0, err
+		}
+	}
+	if len(kinds) == 0 {
+		return changes, to, nil
+	}
+	var wanted []Change
+	for _, c := range changes {
+		if slices.Contains(kinds, c.Kind) {
+			wanted = append(wanted, c)
+		}
+	}
+	return wanted, to, nil
+}
+
+func (s *Store) cursor(ctx context.Context, name string) (Position, error) {
+	head := s.Head()
+	if name == "" {
+		return head, nil
+	}
+	at, err := one(ctx, s, column[*Position], "SELECT position FROM cursors WHERE name = $1", name)
+	if err != nil {
+		return 0, err
+	}
+	if at == nil {
+		return head, s.saveCursor(ctx, name, head)
+	}
+	return min(*at, head), nil
+}
+
+func (s *Store) saveCursor(ctx context.Context, name string, at Position) error {
+	return s.Do(ctx, func(ctx context.Context) error {
+		_, err := s.exec(ctx, `INSERT INTO cursors (name, position) VALUES ($1, $2)
+			ON CONFLICT (name) DO UPDATE SET position = excluded.position`, name, at)
+		return err
+	})
+}
