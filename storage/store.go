@@ -51,6 +51,20 @@ type Store struct {
 	Memberships *Memberships
 	Leases      *Leases
 
+	Accounts           *Accounts
+	Devices            *Devices
+	Tokens             *Tokens
+	Profiles           *Profiles
+	AccountData        *AccountDatas
+	Filters            *Filters
+	RegistrationTokens *RegistrationTokens
+	Confirmations      *Confirmations
+
+	Keys        *Keys
+	DeviceLists *DeviceLists
+	ToDevice    *ToDevice
+	Backups     *Backups
+
 	db     *dbutil.Database // the writing side: the committer alone uses it
 	reader *dbutil.Database
 	bus    *bus.Bus
@@ -100,11 +114,25 @@ func (s *Store) nouns() {
 	s.State = &State{s: s, chains: map[int64]chainLink{}}
 	s.Memberships = &Memberships{s}
 	s.Leases = &Leases{s}
+
+	s.Accounts = &Accounts{s}
+	s.Devices = &Devices{s}
+	s.Tokens = &Tokens{s}
+	s.Profiles = &Profiles{s}
+	s.AccountData = &AccountDatas{s}
+	s.Filters = &Filters{s}
+	s.RegistrationTokens = &RegistrationTokens{s}
+	s.Confirmations = &Confirmations{s}
+
+	s.Keys = &Keys{s}
+	s.DeviceLists = &DeviceLists{s}
+	s.ToDevice = &ToDevice{s}
+	s.Backups = &Backups{s}
 }
 
 // sources lists the nouns whose rows have positions, for tails and followers that lag.
 func (s *Store) sources() []source {
-	return []source{s.Events, s.State, s.Memberships}
+	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice}
 }
 
 func (s *Store) begin(ctx context.Context, cfg Config) error {

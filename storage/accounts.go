@@ -1,0 +1,112 @@
+package storage
+
+import (
+	"context"
+	"time"
+
+	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix/id"
+)
+
+// Account is a user of this server.
+type Account struct {
+	UserID id.UserID
+	// Password is its hash in text form; empty where nobody can log in with one.
+	Password    string
+	Created     time.Time
+	Admin       bool
+	Deactivated bool
+	Erased      bool
+	Locked      bool
+	Suspended   bool
+	// ServiceID names the application service that made the account, or is empty.
+	ServiceID string
+}
+
+// Accounts are the users of this server.
+type Accounts struct{ s *Store }
+
+const (
+	accountColumns = "user_id, password, created, admin, deactivated, erased, locked, suspended, service_id"
+	accountByID    = "SELECT " + accountColumns + " FROM accounts WHERE user_id = $1"
+	accountPage    = "SELECT " + accountColumns + " FROM accounts WHERE user_id > $1 ORDER BY user_id LIMIT $2"
+	accountInsert  = `INSERT INTO accounts (user_id, password, created, admin, service_id) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (user_id) DO NOTHING`
+	accountPassword   = "UPDATE accounts SET password = $2 WHERE user_id = $1"
+	accountDeactivate = "UPDATE accounts SET deactivated = true, password = '', erased = $2 WHERE user_id = $1"
+	accountStanding   = "UPDATE accounts SET admin = $2, locked = $3, suspended = $4 WHERE user_id = $1"
+)
+
+func scanAccount(row dbutil.Scannable) (*Account, error) {
+	var a Account
+	var created int64
+	err := row.Scan(&a.UserID, &a.Password, &created, &a.Admin, &a.Deactivated, &a.Erased, &a.Locked, &a.Suspended, &a.ServiceID)
+	if err != nil {
+		return nil, err
+	}
+	a.Created = time.UnixMilli(created)
+	return &a, nil
+}
+
+// ByID is the account of this user, or nil.
+func (a *Accounts) ByID(ctx context.Context, user id.UserID) (*Account, error) {
+	return one(ctx, a.s, scanAccount, accountByID, user)
+}
+
+// Page lists accounts in the order of their names, after this one.
+func (a *Accounts) Page(ctx context.Context, after id.UserID, limit int) ([]*Account, error) {
+	return all(ctx, a.s, scanAccount, accountPage, after, limit)
+}
+
+// Create makes the account, inside Do; false if the name is taken, for which a deactivated account suffices.
+func (a *Accounts) Create(ctx context.Context, account *Account) (bool, error) {
+	done, err := a.s.exec(ctx, accountInsert, account.UserID, account.Password, a.s.now().UnixMilli(), account.Admin, account.ServiceID)
+	if err != nil {
+		return false, err
+	}
+	n, err := done.RowsAffected()
+	return n == 1, err
+}
+
+// SetPassword replaces the password's hash, inside Do.
+func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, hash string) error {
+	_, err := a.s.exec(ctx, accountPassword, user, hash)
+	return err
+}
+
+// SetStanding writes what an administrator may change, inside Do: Admin, Locked and Suspended.
+func (a *Accounts) SetStanding(ctx context.Context, account *Account) error {
+	_, err := a.s.exec(ctx, accountStanding, account.UserID, account.Admin, account.Locked, account.Suspended)
+	return err
+}
+
+// Deactivate closes the account for ever, inside Do: its devices end, its profile and private data go. Rooms are the caller's.
+func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
+	if _, err := a.s.exec(ctx, accountDeactivate, user, erase); err != nil {
+		return err
+	}
+	devices, err := a.s.Devices.All(ctx, user)
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if err := a.s.Devices.End(ctx, user, d.DeviceID); err != nil {
+			return err
+		}
+	}
+	for _, q := range []string{
+		"DELETE FROM profiles WHERE user_id = $1",
+		"DELETE FROM passes WHERE user_id = $1",
+		"DELETE FROM confirmations WHERE user_id = $1",
+		"DELETE FROM cross_signing_keys WHERE user_id = $1",
+		"DELETE FROM key_signatures WHERE user_id = $1 OR signer_id = $1",
+		"DELETE FROM backup_keys WHERE user_id = $1",
+		"UPDATE backup_versions SET deleted = true WHERE user_id = $1",
+		"DELETE FROM account_data WHERE user_id = $1",
+	} {
+		if _, err := a.s.exec(ctx, q, user); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package storage
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix/id"
+)
+
+// ToDevice are messages from device to device, kept until their device has fetched them.
+type ToDevice struct{ s *Store }
+
+// ToDeviceMessage waits for a device.
+type ToDeviceMessage struct {
+	Position Position
+	UserID   id.UserID
+	DeviceID id.DeviceID
+	JSON     json.RawMessage // {"sender", "type", "content"}
+}
+
+// OutgoingToDevice waits for another server.
+type OutgoingToDevice struct {
+	Position    Position
+	Destination string
+	JSON        json.RawMessage // the content of an m.direct_to_device EDU
+}
+
+// maxToDevice bounds what waits for one device; beyond it the oldest go.
+const maxToDevice = 100_000
+
+const (
+	toDeviceInsert = "INSERT INTO to_device (position, user_id, device_id, json) VALUES"
+	toDeviceAfter  = `SELECT position, user_id, device_id, json FROM to_device
+		WHERE user_id = $1 AND device_id = $2 AND position > $3 AND position <= $4 ORDER BY position LIMIT $5`
+	toDeviceSince  = "SELECT position, user_id, device_id FROM to_device WHERE position > $1 AND position <= $2"
+	toDeviceDelete = "DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND position <= $3"
+	toDeviceExcess = `DELETE FROM to_device WHERE user_id = $1 AND device_id = $2 AND position <=
+		(SELECT position FROM to_device WHERE user_id = $1 AND device_id = $2 ORDER BY position DESC LIMIT 1 OFFSET $3)`
+
+	toDeviceOnce      = "INSERT INTO to_device_sent (sender, name, created) VALUES ($1, $2, $3) ON CONFLICT (sender, name) DO NOTHING"
+	toDeviceOnceSweep = "DELETE FROM to_device_sent WHERE created < $1"
+
+	outgoingInsert = "INSERT INTO outgoing_to_device (position, destination, json) VALUES ($1, $2, $3)"
+	outgoingAfter  = `SELECT position, destination, json FROM outgoing_to_device
+		WHERE destination = $1 AND position > $2 ORDER BY position LIMIT $3`
+	outgoingSince  = "SELECT position, destination, json FROM outgoing_to_device WHERE position > $1 AND position <= $2"
+	outgoingDelete = "DELETE FROM outgoing_to_device WHERE destination = $1 AND position <= $2"
+	outgoingAll    = "SELECT DISTINCT destination FROM outgoing_to_device"
+)
+
+// Once says, inside Do, whether this is the first time that sender sends what has this name: of a device a transaction
+// ("@user:server/DEVICE"), of a server a message ID.
+func (t *ToDevice) Once(ctx context.Context, sender, name string) (bool, error) {
+	done, err := t.s.exec(ctx, toDeviceOnce, escape(sender), escape(name), t.s.now().UnixMilli())
+	if err != nil {
+		return false, err
+	}
+	n, err := done.RowsAffected()
+	return n == 1, err
+}
+
+// Put stores messages for our own devices, inside Do, and tells of them. It gives them their positions.
+func (t *ToDevice) Put(ctx context.Context, messages []ToDeviceMessage) error {
+	if len(messages) == 0 {
+		return nil
+	}
+	first := t.s.Next(ctx, len(messages))
+	rows := make([][]any, len(messages))
+	for i := range messages {
+		m := &messages[i]
+		m.Position = first + Position(i)
+		rows[i] = []any{m.Position, m.UserID, m.DeviceID, []byte(m.JSON)}
+		t.s.note(ctx, Change{Position: m.Position, Kind: ToDeviceNews, UserID: m.UserID, DeviceID: m.DeviceID})
+	}
+	return t.s.insert(ctx, toDeviceInsert, rows, "")
+}
+
+// After are the device's next messages after from and not after to, in their order, at most limit.
+func (t *ToDevice) After(ctx context.Context, user id.UserID, device id.DeviceID, from, to Position, limit int) ([]ToDeviceMessage, error) {
+	return all(ctx, t.s, func(row dbutil.Scannable) (ToDeviceMessage, error) {
+		var m ToDeviceMessage
+		var raw []byte
+		err := row.Scan(&m.Position, &m.UserID, &m.DeviceID, &raw)
+		m.JSON = raw
+		return m, err
+	}, toDeviceAfter, user, device, from, to, limit)
+}
+
+// Delete forgets what the device has fetched, inside Do.
+func (t *ToDevice) Delete(ctx context.Context, user id.UserID, device id.DeviceID, upTo Position) error {
+	_, err := t.s.exec(ctx, toDeviceDelete, user, device, upTo)
+	return err
+}
+
+// Trim drops the oldest of a device's messages beyond what may wait for it, inside Do; it says how many.
+func (t *ToDevice) Trim(ctx context.Context, user id.UserID, device id.DeviceID) (int64, error) {
+	done, err := t.s.exec(ctx, toDeviceExcess, user, device, maxToDevice)
+	if err != nil {
+		return 0, err
+	}
+	return done.RowsAffected()
+}
+
+func scanOutgoing(row dbutil.Scannable) (*OutgoingToDevice, error) {
+	var o OutgoingToDevice
+	var raw []byte
+	err := row.Scan(&o.Position, &o.Destination, &raw)
+	o.JSON = raw
+	return &o, err
+}
+
+// PutOutgoing stores a message for another server, inside Do, and tells of it (OutboundNews, with the row).
+func (t *ToDevice) PutOutgoing(ctx context.Context, destination string, edu json.RawMessage) error {
+	o := &OutgoingToDevice{Position: t.s.Next(ctx, 1), Destination: destination, JSON: edu}
+	if _, err := t.s.exec(ctx, outgoingInsert, o.Position, o.Destination, []byte(o.JSON)); err != nil {
+		return err
+	}
+	t.s.note(ctx, Change{Position: o.Position, Kind: OutboundNews, Row: o})
+	return nil
+}
+
+// Outgoing are the next messages for a server after this position, in their order.
+func (t *ToDevice) Outgoing(ctx context.Context, destination string, after Position, limit int) ([]*OutgoingToDevice, error) {
+	return all(ctx, t.s, scanOutgoing, outgoingAfter, destination, after, limit)
+}
+
+// OutgoingDestinations lists the servers for which messages wait.
+func (t *ToDevice) OutgoingDestinations(ctx context.Context) ([]string, error) {
+	return all(ctx, t.s, column[string], outgoingAll)
+}
+
+// Acknowledge forgets what a server has received, inside Do.
+func (t *ToDevice) Acknowledge(ctx context.Context, destination string, upTo Position) error {
+	_, err := t.s.exec(ctx, outgoingDelete, destination, upTo)
+	return err
+}
+
+// Sweep forgets, inside Do, the names of what was sent before this time.
+func (t *ToDevice) Sweep(ctx context.Context, before time.Time) error {
+	_, err := t.s.exec(ctx, toDeviceOnceSweep, before.UnixMilli())
+	return err
+}
+
+func (t *ToDevice) changes(ctx context.Context, from, to Position) ([]Change, error) {
+	waiting, err := all(ctx, t.s, func(row dbutil.Scannable) (Change, error) {
+		c := Change{Kind: ToDeviceNews}
+		err := row.Scan(&c.Position, &c.UserID, &c.DeviceID)
+		return c, err
+	}, toDeviceSince, from, to)
+	if err != nil {
+		return nil, err
+	}
+	outgoing, err := all(ctx, t.s, func(row dbutil.Scannable) (Change, error) {
+		o, err := scanOutgoing(row)
+		return Change{Position: o.Position, Kind: OutboundNews, Row: o}, err
+	}, outgoingSince, from, to)
+	return append(waiting, outgoing...), err
+}

@@ -1,0 +1,194 @@
+package storage
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix/id"
+)
+
+// Session is who holds an access token, and how their account stands.
+type Session struct {
+	UserID    id.UserID
+	DeviceID  id.DeviceID
+	Expires   time.Time // zero: never
+	Admin     bool
+	Locked    bool
+	Suspended bool
+	// Seen is when the device was last written down as active.
+	Seen time.Time
+	// Fresh: the token has never been used, and replaces another that its first use ends (see Confirm).
+	Fresh bool
+}
+
+// Tokens are access and refresh tokens. The database holds only hashes of them.
+type Tokens struct{ s *Store }
+
+const (
+	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, d.seen, t.replaces IS NOT NULL
+		FROM tokens t JOIN accounts a ON a.user_id = t.user_id JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id
+		WHERE t.access_hash = $1 AND NOT t.spent AND NOT a.deactivated`
+	tokenInsert = `INSERT INTO tokens (access_hash, refresh_hash, user_id, device_id, created, expires, replaces)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`
+	tokenRefreshable = `SELECT t.access_hash, t.user_id, t.device_id, t.spent, t.replaces FROM tokens t
+		JOIN accounts a ON a.user_id = t.user_id WHERE t.refresh_hash = $1 AND NOT a.deactivated`
+	tokenReplaced    = "SELECT replaces FROM tokens WHERE access_hash = $1"
+	tokenSpend       = "UPDATE tokens SET spent = true WHERE access_hash = $1"
+	tokenConfirm     = "UPDATE tokens SET replaces = NULL WHERE access_hash = $1"
+	tokenSuccessors  = "DELETE FROM tokens WHERE user_id = $1 AND device_id = $2 AND replaces = $3"
+	tokenEndOfDevice = "DELETE FROM tokens WHERE user_id = $1 AND device_id = $2"
+	tokenSweep       = "DELETE FROM tokens WHERE spent AND created < $1"
+
+	passInsert = "INSERT INTO passes (hash, purpose, user_id, expires) VALUES ($1, $2, $3, $4)"
+	passUser   = "SELECT user_id FROM passes WHERE hash = $1 AND purpose = $2 AND expires > $3"
+	passTake   = "DELETE FROM passes WHERE hash = $1 AND purpose = $2 RETURNING user_id, expires"
+	passSweep  = "DELETE FROM passes WHERE expires < $1"
+)
+
+func hashToken(token string) []byte {
+	sum := sha256.Sum256([]byte(token))
+	return sum[:]
+}
+
+// Session is who holds this access token; nil for one that is unknown, spent, or of a closed account. An expired one is
+// still given: the caller looks at Expires.
+func (t *Tokens) Session(ctx context.Context, access string) (*Session, error) {
+	return one(ctx, t.s, func(row dbutil.Scannable) (*Session, error) {
+		var s Session
+		var expires *int64
+		var seen int64
+		err := row.Scan(&s.UserID, &s.DeviceID, &expires, &s.Admin, &s.Locked, &s.Suspended, &seen, &s.Fresh)
+		if err != nil {
+			return nil, err
+		}
+		s.Seen = time.UnixMilli(seen)
+		if expires != nil {
+			s.Expires = time.UnixMilli(*expires)
+		}
+		return &s, nil
+	}, tokenSession, hashToken(access))
+}
+
+// Pair is an access token, and perhaps a refresh token, to be given to a device.
+type Pair struct {
+	Access  string
+	Refresh string    // empty: none
+	Expires time.Time // of the access token; zero: never
+}
+
+// Put makes this the device's only pair, inside Do: older tokens of the device die.
+func (t *Tokens) Put(ctx context.Context, user id.UserID, device id.DeviceID, pair Pair) error {
+	if _, err := t.s.exec(ctx, tokenEndOfDevice, user, device); err != nil {
+		return err
+	}
+	return t.insert(ctx, user, device, pair, nil)
+}
+
+func (t *Tokens) insert(ctx context.Context, user id.UserID, device id.DeviceID, pair Pair, replaces []byte) error {
+	var refresh []byte
+	if pair.Refresh != "" {
+		refresh = hashToken(pair.Refresh)
+	}
+	var expires *int64
+	if !pair.Expires.IsZero() {
+		ms := pair.Expires.UnixMilli()
+		expires = &ms
+	}
+	_, err := t.s.exec(ctx, tokenInsert, hashToken(pair.Access), refresh, user, device, t.s.now().UnixMilli(), expires, replaces)
+	return err
+}
+
+// Refresh trades a refresh token for a new pair, inside Do; false if it is not known. The old pair lives until the new
+// one is used, since the answer may be lost. A refresh token that comes back after that has been stolen, by whoever
+// came first or by whoever comes now: all tokens of the device die.
+func (t *Tokens) Refresh(ctx context.Context, refresh string, pair Pair) (bool, error) {
+	type row struct {
+		access   []byte
+		user     id.UserID
+		device   id.DeviceID
+		spent    bool
+		replaces []byte
+	}
+	old, err := one(ctx, t.s, func(r dbutil.Scannable) (*row, error) {
+		var v row
+		err := r.Scan(&v.access, &v.user, &v.device, &v.spent, &v.replaces)
+		return &v, err
+	}, tokenRefreshable, hashToken(refresh))
+	if err != nil || old == nil {
+		return false, err
+	}
+	if old.spent {
+		_, err := t.s.exec(ctx, tokenEndOfDevice, old.user, old.device)
+		return false, err
+	}
+	if old.replaces != nil {
+		// Using the refresh token is a use of the pair as well.
+		if err := t.confirm(ctx, old.access, old.replaces); err != nil {
+			return false, err
+		}
+	}
+	if _, err := t.s.exec(ctx, tokenSuccessors, old.user, old.device, old.access); err != nil {
+		return false, err
+	}
+	return true, t.insert(ctx, old.user, old.device, pair, old.access)
+}
+
+// Confirm notes the first use of a fresh access token, inside Do: the pair that it replaces dies.
+func (t *Tokens) Confirm(ctx context.Context, access string) error {
+	replaces, err := one(ctx, t.s, column[[]byte], tokenReplaced, hashToken(access))
+	if err != nil || replaces == nil {
+		return err
+	}
+	return t.confirm(ctx, hashToken(access), replaces)
+}
+
+func (t *Tokens) confirm(ctx context.Context, access, replaces []byte) error {
+	if _, err := t.s.exec(ctx, tokenSpend, replaces); err != nil {
+		return err
+	}
+	_, err := t.s.exec(ctx, tokenConfirm, access)
+	return err
+}
+
+// Purpose is what a pass is good for.
+type Purpose string
+
+const (
+	LoginPass  Purpose = "login"  // one login with m.login.token
+	OpenIDPass Purpose = "openid" // proving to others who one is
+)
+
+// PutPass stores a token for one purpose, inside Do.
+func (t *Tokens) PutPass(ctx context.Context, purpose Purpose, token string, user id.UserID, expires time.Time) error {
+	_, err := t.s.exec(ctx, passInsert, hashToken(token), purpose, user, expires.UnixMilli())
+	return err
+}
+
+// PassUser is whose token this is; empty for one that is unknown, expired, or for something else.
+func (t *Tokens) PassUser(ctx context.Context, purpose Purpose, token string) (id.UserID, error) {
+	return one(ctx, t.s, column[id.UserID], passUser, hashToken(token), purpose, t.s.now().UnixMilli())
+}
+
+// TakePass is PassUser for tokens that are good once, inside Do.
+func (t *Tokens) TakePass(ctx context.Context, purpose Purpose, token string) (id.UserID, error) {
+	now := t.s.now().UnixMilli()
+	return one(ctx, t.s, func(row dbutil.Scannable) (id.UserID, error) {
+		var user id.UserID
+		var expires int64
+		if err := row.Scan(&user, &expires); err != nil || expires <= now {
+			return "", err
+		}
+		return user, nil
+	}, passTake, hashToken(token), purpose)
+}
+
+// Sweep forgets, inside Do, expired passes, and spent pairs made before this time.
+func (t *Tokens) Sweep(ctx context.Context, spentBefore time.Time) error {
+	if _, err := t.s.exec(ctx, tokenSweep, spentBefore.UnixMilli()); err != nil {
+		return err
+	}
+	_, err := t.s.exec(ctx, passSweep, t.s.now().UnixMilli())
+	return err
+}
