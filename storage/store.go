@@ -65,6 +65,11 @@ type Store struct {
 	ToDevice    *ToDevice
 	Backups     *Backups
 
+	ServerKeys   *ServerKeys
+	Destinations *Destinations
+	Outbound     *Outbounds
+	Received     *Received
+
 	db     *dbutil.Database // the writing side: the committer alone uses it
 	reader *dbutil.Database
 	bus    *bus.Bus
@@ -128,11 +133,16 @@ func (s *Store) nouns() {
 	s.DeviceLists = &DeviceLists{s}
 	s.ToDevice = &ToDevice{s}
 	s.Backups = &Backups{s}
+
+	s.ServerKeys = &ServerKeys{s}
+	s.Destinations = &Destinations{s}
+	s.Outbound = &Outbounds{s}
+	s.Received = &Received{s}
 }
 
 // sources lists the nouns whose rows have positions, for tails and followers that lag.
 func (s *Store) sources() []source {
-	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice}
+	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice, s.Outbound}
 }
 
 func (s *Store) begin(ctx context.Context, cfg Config) error {

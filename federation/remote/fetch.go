@@ -43,7 +43,7 @@ func CheckServerKeys(server string, raw []byte, now time.Time) (map[keyRequest]k
 	out := make(map[keyRequest]keyResult)
 	signed := false
 	for keyID, key := range fields.VerifyKeys {
-		if !strings.HasPrefix(string(keyID), "ed25519:") || len(key.Key) != ed25519.PublicKeySize {
+		if !validKeyID(keyID) || len(key.Key) != ed25519.PublicKeySize {
 			continue
 		}
 		if gomatrixserverlib.VerifyJSON(server, keyID, ed25519.PublicKey(key.Key), raw) != nil {
@@ -57,12 +57,19 @@ func CheckServerKeys(server string, raw []byte, now time.Time) (map[keyRequest]k
 	}
 	for keyID, key := range fields.OldVerifyKeys {
 		req := keyRequest{ServerName: fields.ServerName, KeyID: keyID}
-		if _, current := out[req]; current || key.ExpiredTS == 0 || len(key.Key) != ed25519.PublicKeySize {
+		if _, current := out[req]; current || !validKeyID(keyID) || key.ExpiredTS == 0 || len(key.Key) != ed25519.PublicKeySize {
 			continue
 		}
 		out[req] = keyResult{VerifyKey: key.VerifyKey, ExpiredTS: key.ExpiredTS}
 	}
 	return out, nil
+}
+
+// validKeyID takes more than the spec's letters, digits and underscores, since there are servers with more, but nothing that
+// cannot be kept or printed.
+func validKeyID(keyID gomatrixserverlib.KeyID) bool {
+	version, ok := strings.CutPrefix(string(keyID), "ed25519:")
+	return ok && version != "" && len(version) <= 128 && strings.IndexFunc(version, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
 }
 
 // directFetcher asks each server for its own keys. A server is asked once at a time, and not again right after it failed or

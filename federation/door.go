@@ -1,0 +1,289 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/federation/remote"
+	"chancery/storage/bus"
+)
+
+var (
+	answered = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_federation_requests_total",
+		Help: "Requests of other servers, by endpoint and HTTP status.",
+	}, []string{"endpoint", "code"})
+	answerSeconds = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "chancery_federation_request_seconds",
+		Help:    "How long other servers waited for an answer.",
+		Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10, 30},
+	}, []string{"endpoint"})
+)
+
+// request is a request of another server whose signature was good, or of anybody on the few open routes.
+type request struct {
+	*http.Request
+	// origin is the server that signed it; empty on open routes.
+	origin string
+	// body is the JSON object that came with it, nil if none.
+	body []byte
+	// query is the parsed query.
+	query url.Values
+}
+
+func (r *request) roomID() id.RoomID   { return id.RoomID(r.PathValue("roomId")) }
+func (r *request) eventID() id.EventID { return id.EventID(r.PathValue("eventId")) }
+func (r *request) userID() id.UserID   { return id.UserID(r.PathValue("userId")) }
+
+// decode reads the body into v.
+func (r *request) decode(v any) error {
+	if err := json.Unmarshal(r.body, v); err != nil {
+		return mautrix.MBadJSON.WithMessage("The body does not have the form that this endpoint wants")
+	}
+	return nil
+}
+
+// limit reads a number from the query, within bounds.
+func (r *request) limit(name string, byDefault, most int) int {
+	n, err := strconv.Atoi(r.query.Get(name))
+	if err != nil || n < 0 {
+		n = byDefault
+	}
+	return min(n, most)
+}
+
+// handler answers a request with a value, which is marshalled (json.RawMessage goes out as it is), or an error: a RespError or a
+// bus.Refusal is told to the other server, anything else becomes a 500 with its cause in the log. A stream writes itself.
+type handler func(r *request) (any, error)
+
+// stream is an answer that writes itself.
+type stream func(w http.ResponseWriter)
+
+// route is one line of the table in server.go.
+type route struct {
+	method, path string
+	handle       handler
+	// open routes need no signature.
+	open bool
+	// limit bounds the body; 0 takes defaultBody.
+	limit int64
+}
+
+const (
+	defaultBody = 1 << 20
+	// sendBody holds 50 PDUs and 100 EDUs of the greatest size.
+	sendBody = 16 << 20
+)
+
+// door authenticates, routes, answers.
+type door struct {
+	name   string
+	remote *remote.Client
+	ring   gomatrixserverlib.JSONVerifier
+	log    zerolog.Logger
+	mux    *http.ServeMux
+	paths  map[string]map[string]route // by pattern, by method
+	guests *guests
+}
+
+func newDoor(client *remote.Client, ring gomatrixserverlib.JSONVerifier, perOrigin int, log zerolog.Logger) *door {
+	return &door{
+		name: client.ServerName(), remote: client, ring: ring, log: log,
+		mux: http.NewServeMux(), paths: make(map[string]map[string]route), guests: newGuests(perOrigin),
+	}
+}
+
+// serve makes the table's routes known.
+func (d *door) serve(routes []route) {
+	for _, rt := range routes {
+		if d.paths[rt.path] == nil {
+			d.paths[rt.path] = make(map[string]route)
+			d.mux.HandleFunc(rt.path, func(w http.ResponseWriter, r *http.Request) { d.choose(w, r, d.paths[rt.path]) })
+		}
+		d.paths[rt.path][rt.method] = rt
+	}
+}
+
+// ServeHTTP is http.Handler's.
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p := r.URL.EscapedPath(); path.Clean(p) != strings.TrimSuffix(p, "/") && p != "/" {
+		// The mux would redirect, and signed requests do not follow redirects.
+		writeError(w, mautrix.MUnrecognized.WithMessage("Unrecognized request"))
+		return
+	}
+	if _, pattern := d.mux.Handler(r); pattern == "" {
+		writeError(w, mautrix.MUnrecognized.WithMessage("Unrecognized request"))
+		return
+	}
+	d.mux.ServeHTTP(w, r)
+}
+
+func (d *door) choose(w http.ResponseWriter, r *http.Request, methods map[string]route) {
+	rt, ok := methods[r.Method]
+	if !ok {
+		refusal := mautrix.MUnrecognized.WithMessage("Unrecognized method")
+		refusal.StatusCode = http.StatusMethodNotAllowed
+		writeError(w, refusal)
+		return
+	}
+	start := time.Now()
+	name := rt.name()
+	status := d.answer(w, r, rt)
+	answered.WithLabelValues(name, strconv.Itoa(status)).Inc()
+	answerSeconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
+}
+
+// name is the last fixed segment of the path: what metrics call the endpoint.
+func (rt route) name() string {
+	name := ""
+	for _, s := range strings.Split(rt.path, "/") {
+		if s != "" && !strings.HasPrefix(s, "{") {
+			name = s
+		}
+	}
+	return name
+}
+
+func (d *door) answer(w http.ResponseWriter, r *http.Request, rt route) (status int) {
+	log := d.log.With().Str("endpoint", rt.name()).Logger()
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Msg("Handler panicked")
+			status = writeError(w, mautrix.MUnknown.WithMessage("Internal server error"))
+		}
+	}()
+	req := &request{Request: r.WithContext(log.WithContext(r.Context())), query: r.URL.Query()}
+	value, err := d.handle(req, rt)
+	switch v := value.(type) {
+	case stream:
+		if err == nil {
+			v(w)
+			return http.StatusOK
+		}
+	default:
+		if err == nil {
+			return writeJSON(w, http.StatusOK, value)
+		}
+	}
+	var refusal mautrix.RespError
+	var refused *bus.Refusal
+	switch {
+	case errors.As(err, &refusal):
+	case errors.As(err, &refused):
+		refusal = mautrix.RespError{ErrCode: refused.Code, Err: refused.Message, StatusCode: refused.Status, ExtraData: refused.Extra}
+	case errors.Is(err, context.DeadlineExceeded):
+		refusal = mautrix.MUnknown.WithMessage("Timed out")
+		refusal.StatusCode = http.StatusGatewayTimeout
+	default:
+		if r.Context().Err() == nil {
+			log.Error().Err(err).Str("origin", req.origin).Msg("Request failed")
+		}
+		refusal = mautrix.MUnknown.WithMessage("Internal server error")
+	}
+	return writeError(w, refusal)
+}
+
+func (d *door) handle(r *request, rt route) (any, error) {
+	limit := rt.limit
+	if limit == 0 {
+		limit = defaultBody
+	}
+	var err error
+	if rt.open {
+		if r.Method != http.MethodGet {
+			if r.body, err = readBody(r.Request, limit); err != nil {
+				return nil, err
+			}
+		}
+		return rt.handle(r)
+	}
+	if r.origin, r.body, err = d.authenticate(r.Request, limit); err != nil {
+		return nil, err
+	}
+	leave, ok := d.guests.enter(r.origin)
+	if !ok {
+		return nil, mautrix.MLimitExceeded.WithMessage("Too many requests at once")
+	}
+	defer leave()
+	return rt.handle(r)
+}
+
+// guests counts what each origin has under way, so that one cannot take all.
+type guests struct {
+	most int
+	mu   sync.Mutex
+	busy map[string]int
+}
+
+func newGuests(most int) *guests { return &guests{most: most, busy: make(map[string]int)} }
+
+func (g *guests) enter(origin string) (leave func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.most > 0 && g.busy[origin] >= g.most {
+		return nil, false
+	}
+	g.busy[origin]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.busy[origin]--; g.busy[origin] == 0 {
+			delete(g.busy, origin)
+		}
+	}, true
+}
+
+func writeJSON(w http.ResponseWriter, status int, value any) int {
+	raw, ok := value.(json.RawMessage)
+	if !ok {
+		var err error
+		if raw, err = json.Marshal(value); err != nil {
+			return writeError(w, mautrix.MUnknown.WithMessage("Internal server error"))
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
+	w.WriteHeader(status)
+	_, _ = w.Write(raw) // a reader who has gone away is not our fault
+	return status
+}
+
+func writeError(w http.ResponseWriter, refusal mautrix.RespError) int {
+	if refusal.StatusCode == 0 {
+		refusal.StatusCode = http.StatusBadRequest
+	}
+	body := make(map[string]any, len(refusal.ExtraData)+2)
+	for k, v := range refusal.ExtraData {
+		body[k] = v
+	}
+	body["errcode"], body["error"] = refusal.ErrCode, refusal.Err
+	return writeJSON(w, refusal.StatusCode, body)
+}
+
+// ask puts a question to a room over the bus, with a deadline that suits a waiting server.
+func (f *Federation) askRoom(ctx context.Context, room id.RoomID, q bus.RoomQuestion) (bus.RoomAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
+	defer cancel()
+	answer, err := bus.Ask[bus.RoomQuestion, bus.RoomAnswer](ctx, f.bus, bus.RoomDo(room), q)
+	if err != nil {
+		return answer, fmt.Errorf("ask room %s: %w", room, err)
+	}
+	return answer, nil
+}

@@ -1,0 +1,101 @@
+package federation
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"chancery/federation/remote"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// Config is the federation's part of the configuration.
+type Config struct {
+	// Remote is how other servers are found and reached.
+	Remote remote.Config `yaml:",inline"`
+	// RequestsPerOrigin bounds what one other server may have under way at once; 0 is no bound. Default: 100.
+	RequestsPerOrigin int `yaml:"requests_per_origin"`
+}
+
+// DefaultConfig is an open federation.
+func DefaultConfig() Config {
+	return Config{Remote: remote.DefaultConfig(), RequestsPerOrigin: 100}
+}
+
+// Keys are the server's own signing keys.
+type Keys = remote.Keys
+
+// LoadKeys reads the server's key file, and makes one with a new key if there is none.
+func LoadKeys(serverName, path string) (*Keys, error) { return remote.CreateKeys(serverName, path) }
+
+// Federation is the component: the door for other servers, and the mouth to them.
+type Federation struct {
+	name   string
+	remote *remote.Client
+	ring   *remote.Ring
+	store  *storage.Store
+	bus    *bus.Bus
+	notary notarised
+	door   *door
+}
+
+// New makes the component. Nothing is answered or sent before Run.
+func New(cfg Config, keys *Keys, store *storage.Store, b *bus.Bus, log zerolog.Logger) (*Federation, error) {
+	client, err := remote.New(cfg.Remote, keys)
+	if err != nil {
+		return nil, err
+	}
+	f := &Federation{
+		name: keys.ServerName, remote: client, store: store, bus: b,
+		ring:   remote.NewRing(client, store.ServerKeys, cfg.Remote.Notaries),
+		notary: notarised{known: make(map[string]notarisedKeys)},
+	}
+	f.door = newDoor(client, f.ring, cfg.RequestsPerOrigin, log)
+	f.door.serve(f.routes())
+	return f, nil
+}
+
+// Handler serves the federation API, under /_matrix/federation and /_matrix/key.
+func (f *Federation) Handler() http.Handler { return f.door }
+
+// Run answers the other components' questions and sends to other servers, until ctx ends.
+func (f *Federation) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { <-ctx.Done(); return nil })
+	return group.Wait()
+}
+
+const (
+	v1  = "/_matrix/federation/v1"
+	v2  = "/_matrix/federation/v2"
+	key = "/_matrix/key/v2"
+)
+
+// routes is the whole federation API, by the spec's chapters.
+func (f *Federation) routes() []route {
+	return []route{
+		// Server implementation, keys
+		{method: "GET", path: v1 + "/version", handle: f.version, open: true},
+		{method: "GET", path: key + "/server", handle: f.ownKeys, open: true},
+		{method: "GET", path: key + "/server/{keyId}", handle: f.ownKeys, open: true},
+		{method: "GET", path: key + "/query/{serverName}", handle: f.notaryQuery, open: true},
+		{method: "GET", path: key + "/query/{serverName}/{keyId}", handle: f.notaryQuery, open: true},
+		{method: "POST", path: key + "/query", handle: f.notaryQueries, open: true},
+	}
+}
+
+// version handles GET /_matrix/federation/v1/version.
+// Spec: server-server-api/#get_matrixfederationv1version
+func (f *Federation) version(*request) (any, error) {
+	type server struct {
+		Name    string `json:"name"`
+		Version string `json:"version"`
+	}
+	return map[string]server{"server": {"Chancery", Version}}, nil
+}
+
+// Version is what this server tells others of itself.
+const Version = "0.1.0"

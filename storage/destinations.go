@@ -1,0 +1,101 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+
+	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix/id"
+)
+
+// Destination is how it stands with a server that we send to.
+type Destination struct {
+	Server string
+	// Failures in a row; 0 when the last attempt went well.
+	Failures int
+	// RetryAt in ms since 1970: not before then.
+	RetryAt int64
+	// DeviceList is the stream_id of the last device list update told to it; 0 for none.
+	DeviceList Position
+}
+
+// Destinations remembers servers that fail or lag. Only federation/sender writes it.
+type Destinations struct{ s *Store }
+
+func scanDestination(row dbutil.Scannable) (*Destination, error) {
+	d := &Destination{}
+	err := row.Scan(&d.Server, &d.Failures, &d.RetryAt, &d.DeviceList)
+	return d, err
+}
+
+// ByName gives the server's row, or nil.
+func (t *Destinations) ByName(ctx context.Context, server string) (*Destination, error) {
+	return one(ctx, t.s, scanDestination, "SELECT server, failures, retry_at, device_list FROM destinations WHERE server = $1", server)
+}
+
+// Failing gives all servers whose last attempt failed.
+func (t *Destinations) Failing(ctx context.Context) ([]*Destination, error) {
+	return all(ctx, t.s, scanDestination, "SELECT server, failures, retry_at, device_list FROM destinations WHERE failures > 0")
+}
+
+// Attempted writes how the last attempt went: the failures in a row, and when to try again.
+func (t *Destinations) Attempted(ctx context.Context, server string, failures int, retryAt int64) error {
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		_, err := t.s.exec(ctx, `INSERT INTO destinations (server, failures, retry_at) VALUES ($1, $2, $3)
+			ON CONFLICT (server) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at`, server, failures, retryAt)
+		return err
+	})
+}
+
+// NextDeviceList notes the stream_id that is now told to the server, and gives the one told before, 0 for none.
+func (t *Destinations) NextDeviceList(ctx context.Context, server string, id Position) (before Position, err error) {
+	err = t.s.Do(ctx, func(ctx context.Context) error {
+		told, err := one(ctx, t.s, column[sql.NullInt64], "SELECT device_list FROM destinations WHERE server = $1", server)
+		if err != nil {
+			return err
+		}
+		before = Position(told.Int64)
+		_, err = t.s.exec(ctx, `INSERT INTO destinations (server, device_list) VALUES ($1, $2)
+			ON CONFLICT (server) DO UPDATE SET device_list = excluded.device_list`, server, id)
+		return err
+	})
+	return before, err
+}
+
+// Lag is a room of which a server lacks our events from the position on.
+type Lag struct {
+	Server   string
+	RoomID   id.RoomID
+	Position Position
+}
+
+// Lags gives all that any server lacks.
+func (t *Destinations) Lags(ctx context.Context) ([]Lag, error) {
+	return all(ctx, t.s, func(row dbutil.Scannable) (l Lag, err error) {
+		err = row.Scan(&l.Server, &l.RoomID, &l.Position)
+		return l, err
+	}, "SELECT server, room_id, position FROM destination_rooms")
+}
+
+// AddLags writes what servers lack; an earlier position stays.
+func (t *Destinations) AddLags(ctx context.Context, lags []Lag) error {
+	rows := make([][]any, len(lags))
+	for i, l := range lags {
+		rows[i] = []any{l.Server, l.RoomID, l.Position}
+	}
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		return t.s.insert(ctx, "INSERT INTO destination_rooms (server, room_id, position) VALUES", rows, "ON CONFLICT (server, room_id) DO NOTHING")
+	})
+}
+
+// MoveLag says that the server has had everything before the position; 0 that it lacks nothing any more.
+func (t *Destinations) MoveLag(ctx context.Context, l Lag) error {
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		if l.Position == 0 {
+			_, err := t.s.exec(ctx, "DELETE FROM destination_rooms WHERE server = $1 AND room_id = $2", l.Server, l.RoomID)
+			return err
+		}
+		_, err := t.s.exec(ctx, "UPDATE destination_rooms SET position = $3 WHERE server = $1 AND room_id = $2", l.Server, l.RoomID, l.Position)
+		return err
+	})
+}
