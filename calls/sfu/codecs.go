@@ -1,0 +1,100 @@
+package sfu
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/pion/sdp/v3"
+	"github.com/pion/webrtc/v4"
+)
+
+const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
+
+var videoFeedback = []webrtc.RTCPFeedback{
+	{Type: "goog-remb"}, {Type: "transport-cc"}, {Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"},
+}
+
+// videoCodecs are what we forward, with the payload types that browsers use.
+var videoCodecs = []struct {
+	mime, fmtp   string
+	payload, rtx webrtc.PayloadType
+}{
+	{webrtc.MimeTypeVP8, "", 96, 97},
+	{webrtc.MimeTypeVP9, "profile-id=0", 98, 99},
+	{webrtc.MimeTypeH264, "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42001f", 102, 103},
+	{webrtc.MimeTypeH264, "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f", 106, 107},
+	{webrtc.MimeTypeH264, "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=4d001f", 112, 113},
+	{webrtc.MimeTypeH264, "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=64001f", 114, 115},
+	{webrtc.MimeTypeAV1, "", 45, 46},
+}
+
+// MimeTypes lists the codecs that may be published.
+func MimeTypes() []string {
+	return []string{webrtc.MimeTypeOpus, webrtc.MimeTypeVP8, webrtc.MimeTypeVP9, webrtc.MimeTypeH264, webrtc.MimeTypeAV1}
+}
+
+func mediaEngine() (*webrtc.MediaEngine, error) {
+	m := &webrtc.MediaEngine{}
+	opus := webrtc.RTPCodecCapability{
+		MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2, SDPFmtpLine: "minptime=10;useinbandfec=1;usedtx=1",
+		RTCPFeedback: []webrtc.RTCPFeedback{{Type: "transport-cc"}, {Type: "nack"}},
+	}
+	if err := m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: opus, PayloadType: 111}, webrtc.RTPCodecTypeAudio); err != nil {
+		return nil, err
+	}
+	for _, c := range videoCodecs {
+		media := webrtc.RTPCodecCapability{MimeType: c.mime, ClockRate: 90000, SDPFmtpLine: c.fmtp, RTCPFeedback: videoFeedback}
+		repair := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeRTX, ClockRate: 90000, SDPFmtpLine: fmt.Sprintf("apt=%d", c.payload)}
+		for payload, capability := range map[webrtc.PayloadType]webrtc.RTPCodecCapability{c.payload: media, c.rtx: repair} {
+			if err := m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: capability, PayloadType: payload}, webrtc.RTPCodecTypeVideo); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return m, registerExtensions(m)
+}
+
+// registerExtensions names what we read. Header extensions never travel through: their ids belong to one peer connection.
+func registerExtensions(m *webrtc.MediaEngine) error {
+	for _, ext := range []struct {
+		uri   string
+		kinds []webrtc.RTPCodecType
+	}{
+		{sdp.SDESMidURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeAudio, webrtc.RTPCodecTypeVideo}},
+		{sdp.SDESRTPStreamIDURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeVideo}},
+		{sdp.SDESRepairRTPStreamIDURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeVideo}},
+		{sdp.TransportCCURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeAudio, webrtc.RTPCodecTypeVideo}},
+		{audioLevelURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeAudio}},
+	} {
+		for _, kind := range ext.kinds {
+			err := m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: ext.uri}, kind, webrtc.RTPTransceiverDirectionRecvonly)
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// match picks from what a subscriber agreed to the codec that is being sent, and the payload type of its repair stream.
+func match(codec webrtc.RTPCodecCapability, agreed []webrtc.RTPCodecParameters) (chosen webrtc.RTPCodecParameters, rtx webrtc.PayloadType, ok bool) {
+	for _, c := range agreed {
+		if !strings.EqualFold(c.MimeType, codec.MimeType) {
+			continue
+		}
+		exact := c.SDPFmtpLine == codec.SDPFmtpLine
+		if !ok || exact {
+			chosen, ok = c, true
+		}
+		if exact {
+			break
+		}
+	}
+	apt := fmt.Sprintf("apt=%d", chosen.PayloadType)
+	for _, c := range agreed {
+		if ok && strings.EqualFold(c.MimeType, webrtc.MimeTypeRTX) && c.SDPFmtpLine == apt {
+			rtx = c.PayloadType
+		}
+	}
+	return chosen, rtx, ok
+}

@@ -1,0 +1,422 @@
+package sfu
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/packet"
+)
+
+// DownTrack is one UpTrack as one subscriber gets it. It is the webrtc.TrackLocal that Pion binds, and the
+// Sink that the UpTrack feeds.
+type DownTrack struct {
+	id, stream string
+	up         *UpTrack
+	link       *Downlink
+
+	binding atomic.Pointer[binding]
+	target  atomic.Int32 // layer, or paused
+	maxTID  atomic.Int32
+	rtt     atomic.Int64 // microseconds, from receiver reports
+	lossPct atomic.Uint32
+
+	sentReport  atomic.Pointer[sentReport]
+	unsupported atomic.Bool
+
+	mu    sync.Mutex // guards wish and its turning into target
+	wish  Wish
+	limit int // highest layer that the subscriber's line carries
+
+	// owned by the Downlink's goroutine
+	current  int // layer that is being forwarded, or paused
+	curTID   uint8
+	numbers  packet.Map
+	last     shown
+	repaired repaired
+	rtxSeq   uint16
+	packets  uint32
+	octets   uint32
+}
+
+// binding is what was agreed with the subscriber.
+type binding struct {
+	writer  webrtc.TrackLocalWriter
+	ssrc    uint32
+	payload uint8
+	rtxSSRC uint32
+	rtx     uint8 // 0: no repair stream
+}
+
+// sentReport is the newest sender report, by which a receiver report tells the round trip.
+type sentReport struct {
+	middle uint32 // of its NTP time
+	at     time.Time
+}
+
+// shown is the newest of what the subscriber saw.
+type shown struct {
+	sent      bool
+	at        time.Time
+	timestamp uint32
+	layer     int
+	picture   uint16
+	tl0, key  uint8
+}
+
+// NewDownTrack makes a subscription; id and stream are what the subscriber reads in the SDP.
+// It is fed once the caller adds it to the UpTrack with Start.
+func NewDownTrack(up *UpTrack, link *Downlink, id, stream string) *DownTrack {
+	d := &DownTrack{id: id, stream: stream, up: up, link: link, wish: Best, limit: MaxLayers - 1, current: paused}
+	d.maxTID.Store(temporal(0))
+	d.retarget()
+	return d
+}
+
+// Start begins to forward, as soon as Pion has bound the track and the transport is up.
+func (d *DownTrack) Start() {
+	d.link.must(item{what: doAttach, track: d})
+	d.up.AddSink(d)
+	d.LayersChanged()
+}
+
+// Stop ends the subscription.
+func (d *DownTrack) Stop() {
+	d.up.RemoveSink(d)
+	d.link.must(item{what: doDetach, track: d})
+}
+
+// ID, RID, StreamID and Kind are for Pion.
+func (d *DownTrack) ID() string       { return d.id }
+func (d *DownTrack) RID() string      { return "" }
+func (d *DownTrack) StreamID() string { return d.stream }
+func (d *DownTrack) Kind() webrtc.RTPCodecType {
+	if d.up.video {
+		return webrtc.RTPCodecTypeVideo
+	}
+	return webrtc.RTPCodecTypeAudio
+}
+
+// Bind takes what was agreed in an offer and its answer. A subscriber without the codec gets nothing, and
+// Unsupported says so: an error here would spoil the whole negotiation.
+func (d *DownTrack) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
+	agreed := ctx.CodecParameters()
+	if len(agreed) == 0 {
+		return webrtc.RTPCodecParameters{}, webrtc.ErrUnsupportedCodec
+	}
+	codec := d.up.Codec()
+	if codec == nil {
+		return webrtc.RTPCodecParameters{}, fmt.Errorf("sfu: track %s has no codec yet", d.id)
+	}
+	chosen, rtx, ok := match(codec.RTPCodecCapability, agreed)
+	if !ok {
+		d.unsupported.Store(true)
+		return agreed[0], nil
+	}
+	b := &binding{writer: ctx.WriteStream(), ssrc: uint32(ctx.SSRC()), payload: uint8(chosen.PayloadType)}
+	if ssrc := ctx.SSRCRetransmission(); ssrc != 0 && rtx != 0 {
+		b.rtxSSRC, b.rtx = uint32(ssrc), uint8(rtx)
+	}
+	d.binding.Store(b)
+	return chosen, nil
+}
+
+// Unsupported says that the subscriber agreed to no codec of this track.
+func (d *DownTrack) Unsupported() bool { return d.unsupported.Load() }
+
+// Unbind ends what Bind began.
+func (d *DownTrack) Unbind(webrtc.TrackLocalContext) error {
+	d.binding.Store(nil)
+	return nil
+}
+
+// SetWish takes the subscriber's wish.
+func (d *DownTrack) SetWish(w Wish) {
+	d.mu.Lock()
+	d.wish = w
+	d.mu.Unlock()
+	d.maxTID.Store(temporal(w.FPS))
+	d.retarget()
+}
+
+// Wanted is the layer that the subscriber would have if it were there, or -1.
+func (d *DownTrack) Wanted() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.wish.Disabled {
+		return paused
+	}
+	return suits(d.wish, *d.up.sizes.Load())
+}
+
+// LayersChanged chooses anew.
+func (d *DownTrack) LayersChanged() { d.retarget() }
+
+func (d *DownTrack) retarget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	target := choose(d.wish, *d.up.sizes.Load(), d.up.Alive())
+	if d.target.Swap(int32(target)) == int32(target) || target == paused {
+		return
+	}
+	if l := d.up.Layer(target); l != nil && d.up.video {
+		l.RequestKeyFrame()
+	}
+}
+
+// Push hands a packet on to the subscriber's goroutine, if it is of a layer that matters.
+func (d *DownTrack) Push(l *Layer, seq int64) {
+	if d.binding.Load() == nil || !d.link.ready.Load() {
+		return
+	}
+	d.link.push(item{what: doForward, track: d, layer: l, seq: seq})
+}
+
+// forward is the second half of a packet's way: is it wanted, under which number, and out.
+func (d *DownTrack) forward(l *Layer, seq int64) {
+	target := int(d.target.Load())
+	if target == paused {
+		d.current = paused
+		return
+	}
+	if l.Index != d.current && l.Index != target {
+		return
+	}
+	b := d.binding.Load()
+	if b == nil {
+		d.current = paused
+		return
+	}
+	buf := d.link.buf[2:]
+	meta := &d.link.meta
+	n, ok := l.cache.Get(seq, meta, buf)
+	if !ok {
+		return
+	}
+	if l.Index != d.current && !d.switchTo(l, seq, meta) {
+		return
+	}
+	if !d.wanted(seq, meta) {
+		d.numbers.Drop(seq, d.shiftAfterDrop(meta))
+		return
+	}
+	out, span, ok := d.numbers.Forward(seq)
+	if !ok {
+		return
+	}
+	d.note(meta, span, l)
+	d.write(b, meta, span, out, buf[:n], l.codec)
+}
+
+// switchTo begins to forward layer l, if seq is where that can be done.
+func (d *DownTrack) switchTo(l *Layer, seq int64, meta *packet.Meta) bool {
+	if meta.Empty {
+		return false
+	}
+	if l.codec.KeyFrames() && !meta.Key {
+		l.RequestKeyFrame()
+		return false
+	}
+	span := packet.Span{Layer: int8(l.Index), In: seq}
+	if d.last.sent {
+		span.Timestamp = d.align(l, meta.Timestamp)
+		if l.codec == packet.VP8 {
+			span.VP8 = meta.VP8.Follow(d.last.picture, d.last.tl0, d.last.key)
+		}
+	}
+	d.numbers.Begin(span)
+	d.current = l.Index
+	d.curTID = 3
+	if max := uint8(d.maxTID.Load()); max < d.curTID {
+		d.curTID = max
+	}
+	return true
+}
+
+// align gives what must be added to l's timestamps so that they go on from what was shown.
+func (d *DownTrack) align(l *Layer, timestamp uint32) uint32 {
+	span := d.numbers.Current()
+	if d.last.layer == l.Index {
+		return span.Timestamp // one stream that paused: its own clock went on
+	}
+	elapsed := uint32(time.Since(d.last.at).Milliseconds() * int64(l.clock) / 1000)
+	next := d.last.timestamp + max(elapsed, 1)
+	if old := d.up.Layer(d.last.layer); old != nil {
+		if from, to := old.report.Load(), l.report.Load(); from != nil && to != nil {
+			// the same instant on both layers' clocks
+			ntp := int64(to.ntp-from.ntp) * int64(l.clock) >> 32
+			same := from.rtp + uint32(ntp) + (timestamp - to.rtp) + span.Timestamp
+			if ahead := int32(same - d.last.timestamp); ahead > 0 && ahead < int32(10*l.clock) {
+				next = same
+			}
+		}
+	}
+	return next - timestamp
+}
+
+// wanted says whether a packet of the current layer goes out, by its temporal layer.
+func (d *DownTrack) wanted(seq int64, meta *packet.Meta) bool {
+	if meta.Empty {
+		return false
+	}
+	v := &meta.VP8
+	if !v.HasTemporal() || d.numbers.Late(seq) {
+		return true
+	}
+	if v.Start {
+		limit := uint8(d.maxTID.Load())
+		switch {
+		case limit < d.curTID:
+			d.curTID = limit
+		case v.Temporal > d.curTID && v.Temporal <= limit && v.Sync:
+			d.curTID = v.Temporal
+		case meta.Key:
+			d.curTID = limit
+		}
+	}
+	return v.Temporal <= d.curTID
+}
+
+// shiftAfterDrop closes the gap that a dropped frame leaves in the picture IDs.
+func (d *DownTrack) shiftAfterDrop(meta *packet.Meta) packet.Shift {
+	var shift packet.Shift
+	if span := d.numbers.Current(); span != nil {
+		shift = span.VP8
+	}
+	if meta.VP8.Start && !meta.Empty {
+		shift.Picture--
+	}
+	return shift
+}
+
+// note keeps what the subscriber saw last, for the next switch.
+func (d *DownTrack) note(meta *packet.Meta, span *packet.Span, l *Layer) {
+	timestamp := meta.Timestamp + span.Timestamp
+	if d.last.sent && int32(timestamp-d.last.timestamp) < 0 {
+		return
+	}
+	d.last.sent, d.last.at, d.last.timestamp, d.last.layer = true, time.Now(), timestamp, l.Index
+	if l.codec == packet.VP8 {
+		d.last.picture, d.last.tl0, d.last.key = meta.VP8.Shown(span.VP8)
+	}
+}
+
+func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out int64, payload []byte, codec packet.Codec) {
+	if codec == packet.VP8 {
+		meta.VP8.Apply(span.VP8, payload)
+	}
+	h := &d.link.header
+	*h = rtp.Header{
+		Version: 2, Marker: meta.Marker, PayloadType: b.payload, SSRC: b.ssrc,
+		SequenceNumber: uint16(out), Timestamp: meta.Timestamp + span.Timestamp,
+	}
+	if _, err := b.writer.WriteRTP(h, payload); err != nil {
+		return // the transport is closing; calls will hear of it
+	}
+	d.packets++
+	d.octets += uint32(len(payload))
+}
+
+// repair answers a NACK pair from the cache, over the repair stream if there is one.
+func (d *DownTrack) repair(_ *Layer, first, mask uint16) {
+	b := d.binding.Load()
+	if b == nil {
+		return
+	}
+	now := time.Now().UnixMilli()
+	d.repairOne(b, first, now)
+	for i := uint16(1); mask != 0; i, mask = i+1, mask>>1 {
+		if mask&1 != 0 {
+			d.repairOne(b, first+i, now)
+		}
+	}
+}
+
+func (d *DownTrack) repairOne(b *binding, out uint16, now int64) {
+	in, span, ok := d.numbers.Back(out)
+	if !ok || !d.repaired.allow(out, now, d.rtt.Load()/1000) {
+		return
+	}
+	l := d.up.Layer(int(span.Layer))
+	if l == nil {
+		return
+	}
+	meta := &d.link.meta
+	n, ok := l.cache.Get(in, meta, d.link.buf[2:])
+	if !ok || meta.Empty {
+		return
+	}
+	payload := d.link.buf[2 : 2+n]
+	if b.rtx == 0 {
+		d.write(b, meta, span, int64(out), payload, l.codec)
+		return
+	}
+	if l.codec == packet.VP8 {
+		meta.VP8.Apply(span.VP8, payload)
+	}
+	binary.BigEndian.PutUint16(d.link.buf[:2], out)
+	h := &d.link.header
+	*h = rtp.Header{
+		Version: 2, Marker: meta.Marker, PayloadType: b.rtx, SSRC: b.rtxSSRC,
+		SequenceNumber: d.rtxSeq, Timestamp: meta.Timestamp + span.Timestamp,
+	}
+	d.rtxSeq++
+	_, _ = b.writer.WriteRTP(h, d.link.buf[:2+n]) // lost or closing: the subscriber asks again or is gone
+}
+
+// repaired remembers what was sent again, so that a storm of NACKs brings each packet a few times only.
+type repaired struct {
+	slots [256]struct {
+		seq   uint16
+		tries uint8
+		at    int64
+	}
+}
+
+const maxRepairs = 5
+
+func (r *repaired) allow(seq uint16, now, rttMillis int64) bool {
+	s := &r.slots[seq%uint16(len(r.slots))]
+	if s.seq != seq || now-s.at > 5000 {
+		s.seq, s.tries, s.at = seq, 0, 0
+	}
+	if s.tries >= maxRepairs || now-s.at < min(max(rttMillis, 10), 200) {
+		return false
+	}
+	s.tries++
+	s.at = now
+	return true
+}
+
+// senderReport tells the subscriber where the track's timestamps stand on the publisher's clock, as all of
+// that publisher's tracks do: lips and voice stay together.
+func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
+	b, span := d.binding.Load(), d.numbers.Current()
+	if b == nil || span == nil || d.current == paused || d.packets == 0 {
+		return nil
+	}
+	l := d.up.Layer(d.current)
+	if l == nil {
+		return nil
+	}
+	report := l.report.Load()
+	if report == nil {
+		return nil
+	}
+	since := now.Sub(report.arrived)
+	ntp := report.ntp + uint64(since/time.Second)<<32 + uint64(since%time.Second)<<32/uint64(time.Second)
+	d.sentReport.Store(&sentReport{middle: uint32(ntp >> 16), at: now})
+	return &rtcp.SenderReport{
+		SSRC:        b.ssrc,
+		NTPTime:     ntp,
+		RTPTime:     report.rtp + span.Timestamp + uint32(int64(since)*int64(l.clock)/int64(time.Second)),
+		PacketCount: d.packets,
+		OctetCount:  d.octets,
+	}
+}

@@ -1,0 +1,253 @@
+package sfu
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/packet"
+)
+
+// Layer is one incoming RTP stream: the whole of a track, or one size of it.
+type Layer struct {
+	Index int
+
+	track   *UpTrack
+	ssrc    uint32
+	codec   packet.Codec
+	clock   uint32
+	levelID uint8
+	cache   *packet.Cache
+
+	repairable bool // the publisher answers NACKs
+
+	report     atomic.Pointer[senderReport]
+	lastPacket atomic.Int64 // milliseconds
+	lastAsk    atomic.Int64 // when a key frame was last asked for, milliseconds
+	alive      atomic.Bool
+	packets    atomic.Uint64
+	bytes      atomic.Uint64
+
+	levels, loud atomic.Uint32
+	loudest      atomic.Uint32
+
+	// owned by run
+	unwrap  packet.Unwrapper
+	missing missing
+}
+
+// senderReport ties a stream's timestamps to its publisher's clock.
+type senderReport struct {
+	ntp     uint64
+	rtp     uint32
+	arrived time.Time
+}
+
+const (
+	videoCache = 512 // packets: more than a second at 2.5 Mbit/s
+	audioCache = 64
+	// audibleLevel is how loud (-dBov) speech must be to count.
+	audibleLevel = 35
+)
+
+func newLayer(u *UpTrack, index int, ssrc uint32, codec webrtc.RTPCodecCapability) *Layer {
+	l := &Layer{Index: index, track: u, ssrc: ssrc, codec: packet.CodecOf(codec.MimeType), clock: codec.ClockRate}
+	for _, f := range codec.RTCPFeedback {
+		l.repairable = l.repairable || f.Type == "nack" && f.Parameter == ""
+	}
+	l.loudest.Store(127)
+	l.alive.Store(true)
+	l.lastPacket.Store(time.Now().UnixMilli())
+	size := audioCache
+	if u.video {
+		size = videoCache
+	}
+	l.cache = packet.NewCache(size)
+	return l
+}
+
+// Stats gives packets and payload bytes received so far.
+func (l *Layer) Stats() (packets, bytes uint64) { return l.packets.Load(), l.bytes.Load() }
+
+// run reads until Pion's receiver stops.
+func (l *Layer) run(remote *webrtc.TrackRemote) {
+	buf := make([]byte, receiveMTU)
+	for {
+		n, _, err := remote.Read(buf)
+		if err != nil {
+			return
+		}
+		l.receive(buf[:n], time.Now())
+	}
+}
+
+// receive is the first half of a packet's way: note it, keep it, tell who wants it.
+func (l *Layer) receive(b []byte, now time.Time) {
+	h, ok := packet.ParseHeader(b)
+	if !ok {
+		return
+	}
+	payload := b[h.Payload:h.End]
+	seq := l.unwrap.Unwrap(h.Sequence)
+	if !l.cache.Put(seq, packet.Describe(l.codec, &h, payload), payload) {
+		return
+	}
+	ms := now.UnixMilli()
+	l.lastPacket.Store(ms)
+	l.packets.Add(1)
+	l.bytes.Add(uint64(len(payload)))
+	if l.levelID != 0 {
+		l.noteLevel(packet.AudioLevel(h.Extension(b, l.levelID)))
+	}
+	if l.repairable && l.missing.note(seq, ms) {
+		l.askAgain(ms)
+	}
+	for _, s := range *l.track.sinks.Load() {
+		s.Push(l, seq)
+	}
+}
+
+func (l *Layer) noteLevel(level uint8, ok bool) {
+	if !ok {
+		return
+	}
+	l.levels.Add(1)
+	if level < audibleLevel {
+		l.loud.Add(1)
+	}
+	if uint32(level) < l.loudest.Load() {
+		l.loudest.Store(uint32(level))
+	}
+}
+
+// askAgain sends a NACK for what is missing.
+func (l *Layer) askAgain(ms int64) {
+	pairs := l.missing.pairs(ms)
+	if len(pairs) == 0 {
+		return
+	}
+	select {
+	case l.track.feedback <- &rtcp.TransportLayerNack{MediaSSRC: l.ssrc, Nacks: pairs}:
+	default: // feedback is behind; the next round asks again
+	}
+}
+
+// RequestKeyFrame asks the publisher for a key frame, at most twice a second. Who waits asks with every packet.
+func (l *Layer) RequestKeyFrame() {
+	now := time.Now().UnixMilli()
+	last := l.lastAsk.Load()
+	if now-last < keyFrameThrottle.Milliseconds() || !l.lastAsk.CompareAndSwap(last, now) {
+		return
+	}
+	select {
+	case l.track.feedback <- &rtcp.PictureLossIndication{MediaSSRC: l.ssrc}:
+	default:
+		l.lastAsk.Store(last)
+	}
+}
+
+const keyFrameThrottle = 500 * time.Millisecond
+
+// readReports keeps the newest sender report. It ends with Pion's receiver.
+func (l *Layer) readReports(receiver *webrtc.RTPReceiver, rid string) {
+	for {
+		var packets []rtcp.Packet
+		var err error
+		if rid != "" {
+			packets, _, err = receiver.ReadSimulcastRTCP(rid)
+		} else {
+			packets, _, err = receiver.ReadRTCP()
+		}
+		if err != nil {
+			return
+		}
+		for _, p := range packets {
+			if sr, ok := p.(*rtcp.SenderReport); ok && sr.SSRC == l.ssrc {
+				l.report.Store(&senderReport{ntp: sr.NTPTime, rtp: sr.RTPTime, arrived: time.Now()})
+			}
+		}
+	}
+}
+
+// missing remembers holes in the incoming numbers and when they were asked for.
+type missing struct {
+	high int64
+	list [maxMissing]hole
+	n    int
+}
+
+type hole struct {
+	seq   int64
+	since int64
+	asked int64
+	tries uint8
+}
+
+const (
+	maxMissing   = 128
+	maxNackTries = 8
+	reorderWait  = 8   // milliseconds that a packet may be late before it counts as lost
+	nackAgain    = 60  // milliseconds between two NACKs for one packet
+	nackGiveUp   = 800 // milliseconds after which a packet is of no use any more
+)
+
+// note takes a packet in. It is true if somebody should look for what to ask.
+func (m *missing) note(seq, ms int64) bool {
+	if m.high == 0 || seq-m.high > maxMissing {
+		m.high, m.n = seq, 0
+		return false
+	}
+	if seq <= m.high {
+		m.remove(seq)
+		return m.n > 0
+	}
+	for s := m.high + 1; s < seq && m.n < maxMissing; s++ {
+		m.list[m.n] = hole{seq: s, since: ms}
+		m.n++
+	}
+	m.high = seq
+	return m.n > 0
+}
+
+func (m *missing) remove(seq int64) {
+	for i := range m.n {
+		if m.list[i].seq == seq {
+			m.n--
+			copy(m.list[i:m.n], m.list[i+1:m.n+1])
+			return
+		}
+	}
+}
+
+// pairs says what to ask for now. It allocates only if there is something.
+func (m *missing) pairs(ms int64) []rtcp.NackPair {
+	var pairs []rtcp.NackPair
+	kept := 0
+	for i := range m.n {
+		h := m.list[i]
+		if ms-h.since > nackGiveUp || h.tries >= maxNackTries {
+			continue
+		}
+		if ms-h.since >= reorderWait && ms-h.asked >= nackAgain {
+			h.asked = ms
+			h.tries++
+			pairs = addNack(pairs, uint16(h.seq))
+		}
+		m.list[kept] = h
+		kept++
+	}
+	m.n = kept
+	return pairs
+}
+
+func addNack(pairs []rtcp.NackPair, seq uint16) []rtcp.NackPair {
+	if n := len(pairs); n > 0 {
+		if d := seq - pairs[n-1].PacketID; d >= 1 && d <= 16 {
+			pairs[n-1].LostPackets |= 1 << (d - 1)
+			return pairs
+		}
+	}
+	return append(pairs, rtcp.NackPair{PacketID: seq})
+}

@@ -1,0 +1,214 @@
+package sfu
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/webrtc/v4"
+)
+
+// MaxLayers is how many simulcast layers a track may have.
+const MaxLayers = 3
+
+// Sink takes what an UpTrack receives. Push is called for each packet by the goroutine of its layer and must not block.
+type Sink interface {
+	Push(l *Layer, seq int64)
+	// LayersChanged is told when a layer came or fell silent; never from the packet path.
+	LayersChanged()
+}
+
+// Size is a layer's picture as the publisher announced it; zero if unknown.
+type Size struct{ Width, Height uint32 }
+
+// Uplink sends RTCP to one publisher.
+type Uplink interface {
+	WriteRTCP([]rtcp.Packet) error
+}
+
+// UpTrack is one published track.
+type UpTrack struct {
+	up       Uplink
+	video    bool
+	ctx      context.Context // of the track's life: feedback and layers end with it
+	cancel   context.CancelFunc
+	feedback chan rtcp.Packet
+	running  sync.WaitGroup
+
+	layers [MaxLayers]atomic.Pointer[Layer]
+	sinks  atomic.Pointer[[]Sink]
+	sizes  atomic.Pointer[[MaxLayers]Size]
+	codec  atomic.Pointer[webrtc.RTPCodecParameters]
+
+	mu sync.Mutex // guards changes of sinks and layers, not their reading
+}
+
+// NewUpTrack makes a track that sends its feedback through up. Close ends it.
+func NewUpTrack(up Uplink, video bool, sizes [MaxLayers]Size) *UpTrack {
+	u := &UpTrack{up: up, video: video, feedback: make(chan rtcp.Packet, 32)}
+	u.ctx, u.cancel = context.WithCancel(context.Background())
+	u.sinks.Store(&[]Sink{})
+	u.sizes.Store(&sizes)
+	u.running.Go(u.sendFeedback)
+	return u
+}
+
+// Video says whether it is video; otherwise it is audio.
+func (u *UpTrack) Video() bool { return u.video }
+
+// Codec is what the publisher sends, or nil before its first packet.
+func (u *UpTrack) Codec() *webrtc.RTPCodecParameters { return u.codec.Load() }
+
+// AddLayer starts to read a layer of the track from Pion. index is 0 for the smallest.
+func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ctx.Err() != nil || index < 0 || index >= MaxLayers {
+		return
+	}
+	codec := remote.Codec()
+	u.codec.Store(&codec)
+	l := newLayer(u, index, uint32(remote.SSRC()), codec.RTPCodecCapability)
+	for _, ext := range receiver.GetParameters().HeaderExtensions {
+		if ext.URI == audioLevelURI {
+			l.levelID = uint8(ext.ID)
+		}
+	}
+	u.layers[index].Store(l)
+	u.running.Go(func() { l.run(remote) })
+	u.running.Go(func() { l.readReports(receiver, remote.RID()) })
+	u.tellSinks()
+}
+
+// Layer is the layer with this index, or nil.
+func (u *UpTrack) Layer(index int) *Layer {
+	if index < 0 || index >= MaxLayers {
+		return nil
+	}
+	return u.layers[index].Load()
+}
+
+// SetSizes replaces the announced sizes.
+func (u *UpTrack) SetSizes(sizes [MaxLayers]Size) {
+	u.sizes.Store(&sizes)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.tellSinks()
+}
+
+// AddSink lets s have every packet from now on.
+func (u *UpTrack) AddSink(s Sink) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	old := *u.sinks.Load()
+	sinks := append(make([]Sink, 0, len(old)+1), old...)
+	sinks = append(sinks, s)
+	u.sinks.Store(&sinks)
+}
+
+// RemoveSink ends what AddSink began. A packet that is on its way may still come.
+func (u *UpTrack) RemoveSink(s Sink) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	old := *u.sinks.Load()
+	sinks := make([]Sink, 0, len(old))
+	for _, o := range old {
+		if o != s {
+			sinks = append(sinks, o)
+		}
+	}
+	u.sinks.Store(&sinks)
+}
+
+func (u *UpTrack) tellSinks() {
+	for _, s := range *u.sinks.Load() {
+		s.LayersChanged()
+	}
+}
+
+// Close ends the track. Its layers' goroutines end when Pion's receiver is stopped.
+func (u *UpTrack) Close() { u.cancel() }
+
+// RequestKeyFrame asks the publisher for a key frame of each layer, as after an unmute.
+func (u *UpTrack) RequestKeyFrame() {
+	for i := range u.layers {
+		if l := u.layers[i].Load(); l != nil {
+			l.RequestKeyFrame()
+		}
+	}
+}
+
+// Alive tells for each layer whether it is there and sends.
+func (u *UpTrack) Alive() (alive [MaxLayers]bool) {
+	for i := range u.layers {
+		l := u.layers[i].Load()
+		alive[i] = l != nil && l.alive.Load()
+	}
+	return alive
+}
+
+const (
+	layerCheck  = 200 * time.Millisecond // how often silent layers are looked for
+	layerSilent = 600 * time.Millisecond // and after which silence one is down, while others send
+)
+
+// sendFeedback writes RTCP on behalf of the packet path, and watches which layers send.
+func (u *UpTrack) sendFeedback() {
+	tick := time.NewTicker(layerCheck)
+	defer tick.Stop()
+	if !u.video {
+		tick.Stop()
+	}
+	for {
+		select {
+		case <-u.ctx.Done():
+			return
+		case p := <-u.feedback:
+			_ = u.up.WriteRTCP([]rtcp.Packet{p}) // a closed connection ends the track by itself
+		case <-tick.C:
+			if u.checkLayers(time.Now().UnixMilli()) {
+				u.mu.Lock()
+				u.tellSinks()
+				u.mu.Unlock()
+			}
+		}
+	}
+}
+
+// checkLayers updates who is alive. Where everything is silent (muted, a still screen) nobody is down.
+func (u *UpTrack) checkLayers(now int64) (changed bool) {
+	newest := int64(0)
+	for i := range u.layers {
+		if l := u.layers[i].Load(); l != nil {
+			newest = max(newest, l.lastPacket.Load())
+		}
+	}
+	for i := range u.layers {
+		l := u.layers[i].Load()
+		if l == nil {
+			continue
+		}
+		last := l.lastPacket.Load()
+		alive := last != 0 && (now-last < layerSilent.Milliseconds() || newest-last < layerSilent.Milliseconds())
+		if l.alive.Swap(alive) != alive {
+			changed = true
+		}
+	}
+	return changed
+}
+
+// Level gives the loudest audio level since the last call (0 loudest, 127 silence) and the share of packets that were audible.
+func (u *UpTrack) Level() (level uint8, active float64) {
+	l := u.layers[0].Load()
+	if l == nil {
+		return 127, 0
+	}
+	total, loud := l.levels.Swap(0), l.loud.Swap(0)
+	level = uint8(l.loudest.Swap(127))
+	if total == 0 {
+		return 127, 0
+	}
+	return level, float64(loud) / float64(total)
+}
