@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"crypto/ed25519"
@@ -20,6 +21,11 @@ import (
 // after signing in version 12 and panic on some room IDs; this one is parsed once and
 // answers from its fields.
 type event struct {
+	fields
+	memo atomic.Pointer[any]
+}
+
+type fields struct {
 	*format
 	raw      []byte // canonical
 	id       string
@@ -47,6 +53,25 @@ func RoomIDOf(ev gomatrixserverlib.PDU) id.RoomID {
 	}
 	room := ev.RoomID()
 	return id.RoomID(room.String())
+}
+
+// Memo gives what compute makes of ev, and remembers it for as long as ev lives, so that
+// content is parsed once. There is one memory per event: whoever asks must always ask for the same T.
+// Two who ask at the same time may both compute.
+func Memo[T any](ev gomatrixserverlib.PDU, compute func() T) T {
+	e, ok := ev.(*event)
+	if !ok {
+		return compute()
+	}
+	if known := e.memo.Load(); known != nil {
+		if value, ok := (*known).(T); ok {
+			return value
+		}
+	}
+	value := compute()
+	var boxed any = value
+	e.memo.Store(&boxed)
+	return value
 }
 
 // Sender is the user who sent ev.
@@ -172,7 +197,8 @@ func (e *event) Redact() {
 	}
 	if pruned, err := trusted(e.format, e.id, raw); err == nil {
 		pruned.redacted = true
-		*e = *pruned
+		e.fields = pruned.fields
+		e.memo.Store(nil)
 	}
 }
 
@@ -181,11 +207,11 @@ func (e *event) SetUnsigned(unsigned any) (gomatrixserverlib.PDU, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed := *e
+	changed := &event{fields: e.fields}
 	if err := changed.setUnsigned(value); err != nil {
 		return nil, err
 	}
-	return &changed, nil
+	return changed, nil
 }
 
 func (e *event) SetUnsignedField(path string, value any) error {

@@ -122,7 +122,7 @@ func (f *format) strip(clean []byte) ([]byte, []member, error) {
 
 // read looks up the fields and their types. It leaves out id and, in version 12's create event, the room.
 func (f *format) read(raw []byte, all []member) (*event, error) {
-	e := &event{format: f, raw: raw}
+	e := &event{fields: fields{format: f, raw: raw}}
 	var ok bool
 	for _, m := range all {
 		ok = true

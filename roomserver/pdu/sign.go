@@ -128,6 +128,55 @@ func addSignature(old []byte, signer Signer, message []byte) ([]byte, error) {
 	return appendObject(nil, servers), nil
 }
 
+// maxAttempts bounds the signature checks that one object may cost us.
+const maxAttempts = 64
+
+// SignedBy says whether any signature in a canonical object, whoever it claims to be from, was made by any
+// of the keys: how the "signed" part of an invite by e-mail is proved. At most 64 pairs are tried.
+func SignedBy(object []byte, keys []ed25519.PublicKey) bool {
+	all, err := members(nil, object)
+	if err != nil {
+		return false
+	}
+	servers, err := members(nil, field(all, "signatures"))
+	if err != nil {
+		return false
+	}
+	message := appendObject(nil, all, "signatures", "unsigned")
+	attempts := 0
+	for _, server := range servers {
+		signatures, err := members(nil, server.value)
+		if err != nil {
+			continue
+		}
+		for _, m := range signatures {
+			encoded, _ := text(m.value)
+			signature, ok := decodeBase64(encoded)
+			if !ok || len(signature) != ed25519.SignatureSize || !strings.HasPrefix(string(m.key), "ed25519:") {
+				continue
+			}
+			for _, key := range keys {
+				if attempts++; attempts > maxAttempts {
+					return false
+				}
+				if len(key) == ed25519.PublicKeySize && ed25519.Verify(key, message, signature) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// PublicKey reads a key in base64; nil if it is none.
+func PublicKey(encoded string) ed25519.PublicKey {
+	key, ok := decodeBase64(encoded)
+	if !ok || len(key) != ed25519.PublicKeySize {
+		return nil
+	}
+	return key
+}
+
 // Verify checks that each event bears the signatures it needs; the result has an error or
 // nil for each, in their order. All keys that are needed are asked of the ring at once.
 // Keys that the ring does not know are no failure as long as one known key of that server fits.
