@@ -115,11 +115,6 @@ func TestReceived(t *testing.T) {
 		if a, err := s.Received.Answer(t.Context(), "a.example", "1"); string(a) != `{}` || err != nil {
 			t.Errorf("got %s and error %v, want {}", a, err)
 		}
-		for i, want := range []bool{true, false} {
-			if fresh, err := s.Received.Message(t.Context(), "a.example", "m\x00"); fresh != want || err != nil {
-				t.Errorf("message, time %d: got %v and error %v, want %v", i, fresh, err, want)
-			}
-		}
 		aside := []Aside{{EventID: "$b", RoomID: "!r:x", Origin: "a.example", JSON: []byte(`{}`)}, {EventID: "$a", RoomID: "!r:x", Origin: "a.example", JSON: []byte(`{}`)}}
 		if err := s.Received.SetAside(t.Context(), aside); err != nil {
 			t.Fatal(err)

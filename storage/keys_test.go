@@ -100,12 +100,12 @@ func TestToDeviceWaitsUntilFetched(t *testing.T) {
 			t.Fatalf("second page: got %d messages, %v", len(rest), err)
 		}
 		do(t, s, func(ctx context.Context) error { return s.ToDevice.PutOutgoing(ctx, "finance", json.RawMessage(`{}`)) })
-		out, err := s.ToDevice.Outgoing(t.Context(), "finance", 0, 10)
+		out, err := s.Outbound.For(t.Context(), "finance", 10)
 		if err != nil || len(out) != 1 {
 			t.Fatalf("outgoing: got %v, %v", out, err)
 		}
-		do(t, s, func(ctx context.Context) error { return s.ToDevice.Acknowledge(ctx, "finance", out[0].Position) })
-		if out, err := s.ToDevice.Outgoing(t.Context(), "finance", 0, 10); len(out) != 0 || err != nil {
+		do(t, s, func(ctx context.Context) error { return s.Outbound.Remove(ctx, []Position{out[0].Position}) })
+		if out, err := s.Outbound.For(t.Context(), "finance", 10); len(out) != 0 || err != nil {
 			t.Errorf("after the acknowledgement: got %v, %v", out, err)
 		}
 	})

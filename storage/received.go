@@ -2,15 +2,14 @@ package storage
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
 )
 
-// Received remembers what other servers have sent: transactions and how we answered them, to-device messages, and PDUs that
-// wait for their parents. Only federation/receiver writes it.
+// Received remembers what other servers have sent: transactions and how we answered them, and PDUs that wait for their parents.
+// (To-device messages: ToDevice.Once.) Only federation/receiver writes it.
 type Received struct{ s *Store }
 
 // Answer gives how we answered the origin's transaction, nil if it is new to us.
@@ -27,25 +26,9 @@ func (t *Received) Answered(ctx context.Context, origin, transaction string, ans
 	})
 }
 
-// Message notes the arrival of a to-device message, and says whether it is new. To be called in the transaction that stores it.
-func (t *Received) Message(ctx context.Context, origin, message string) (fresh bool, err error) {
-	err = t.s.Do(ctx, func(ctx context.Context) error {
-		res, err := t.s.exec(ctx, `INSERT INTO received_messages (origin, message_id, received) VALUES ($1, $2, $3)
-			ON CONFLICT (origin, message_id) DO NOTHING`, origin, escape(message), t.s.now().UnixMilli())
-		if err != nil {
-			return fmt.Errorf("note message: %w", err)
-		}
-		n, err := res.RowsAffected()
-		fresh = n > 0
-		return err
-	})
-	return fresh, err
-}
-
 // The spans for which arrivals are remembered.
 const (
 	keepTransactions = 7 * 24 * time.Hour
-	keepMessages     = 30 * 24 * time.Hour
 	keepAside        = 24 * time.Hour
 )
 
@@ -56,10 +39,7 @@ func (t *Received) Sweep(ctx context.Context) error {
 		if _, err := t.s.exec(ctx, "DELETE FROM received_transactions WHERE received < $1", now.Add(-keepTransactions).UnixMilli()); err != nil {
 			return err
 		}
-		if _, err := t.s.exec(ctx, "DELETE FROM pdus_aside WHERE received < $1", now.Add(-keepAside).UnixMilli()); err != nil {
-			return err
-		}
-		_, err := t.s.exec(ctx, "DELETE FROM received_messages WHERE received < $1", now.Add(-keepMessages).UnixMilli())
+		_, err := t.s.exec(ctx, "DELETE FROM pdus_aside WHERE received < $1", now.Add(-keepAside).UnixMilli())
 		return err
 	})
 }

@@ -20,13 +20,6 @@ type ToDeviceMessage struct {
 	JSON     json.RawMessage // {"sender", "type", "content"}
 }
 
-// OutgoingToDevice waits for another server.
-type OutgoingToDevice struct {
-	Position    Position
-	Destination string
-	JSON        json.RawMessage // the content of an m.direct_to_device EDU
-}
-
 // maxToDevice bounds what waits for one device; beyond it the oldest go.
 const maxToDevice = 100_000
 
@@ -41,13 +34,6 @@ const (
 
 	toDeviceOnce      = "INSERT INTO to_device_sent (sender, name, created) VALUES ($1, $2, $3) ON CONFLICT (sender, name) DO NOTHING"
 	toDeviceOnceSweep = "DELETE FROM to_device_sent WHERE created < $1"
-
-	outgoingInsert = "INSERT INTO outgoing_to_device (position, destination, json) VALUES ($1, $2, $3)"
-	outgoingAfter  = `SELECT position, destination, json FROM outgoing_to_device
-		WHERE destination = $1 AND position > $2 ORDER BY position LIMIT $3`
-	outgoingSince  = "SELECT position, destination, json FROM outgoing_to_device WHERE position > $1 AND position <= $2"
-	outgoingDelete = "DELETE FROM outgoing_to_device WHERE destination = $1 AND position <= $2"
-	outgoingAll    = "SELECT DISTINCT destination FROM outgoing_to_device"
 )
 
 // Once says, inside Do, whether this is the first time that sender sends what has this name: of a device a transaction
@@ -103,38 +89,9 @@ func (t *ToDevice) Trim(ctx context.Context, user id.UserID, device id.DeviceID)
 	return done.RowsAffected()
 }
 
-func scanOutgoing(row dbutil.Scannable) (*OutgoingToDevice, error) {
-	var o OutgoingToDevice
-	var raw []byte
-	err := row.Scan(&o.Position, &o.Destination, &raw)
-	o.JSON = raw
-	return &o, err
-}
-
-// PutOutgoing stores a message for another server, inside Do, and tells of it (OutboundNews, with the row).
+// PutOutgoing stores a message for another server, inside Do, and tells of it (OutboundNews).
 func (t *ToDevice) PutOutgoing(ctx context.Context, destination string, edu json.RawMessage) error {
-	o := &OutgoingToDevice{Position: t.s.Next(ctx, 1), Destination: destination, JSON: edu}
-	if _, err := t.s.exec(ctx, outgoingInsert, o.Position, o.Destination, []byte(o.JSON)); err != nil {
-		return err
-	}
-	t.s.note(ctx, Change{Position: o.Position, Kind: OutboundNews, Row: o})
-	return nil
-}
-
-// Outgoing are the next messages for a server after this position, in their order.
-func (t *ToDevice) Outgoing(ctx context.Context, destination string, after Position, limit int) ([]*OutgoingToDevice, error) {
-	return all(ctx, t.s, scanOutgoing, outgoingAfter, destination, after, limit)
-}
-
-// OutgoingDestinations lists the servers for which messages wait.
-func (t *ToDevice) OutgoingDestinations(ctx context.Context) ([]string, error) {
-	return all(ctx, t.s, column[string], outgoingAll)
-}
-
-// Acknowledge forgets what a server has received, inside Do.
-func (t *ToDevice) Acknowledge(ctx context.Context, destination string, upTo Position) error {
-	_, err := t.s.exec(ctx, outgoingDelete, destination, upTo)
-	return err
+	return t.s.Outbound.Add(ctx, []*Outbound{{Server: destination, Type: "m.direct_to_device", Content: edu}})
 }
 
 // Sweep forgets, inside Do, the names of what was sent before this time.
@@ -144,17 +101,9 @@ func (t *ToDevice) Sweep(ctx context.Context, before time.Time) error {
 }
 
 func (t *ToDevice) changes(ctx context.Context, from, to Position) ([]Change, error) {
-	waiting, err := all(ctx, t.s, func(row dbutil.Scannable) (Change, error) {
+	return all(ctx, t.s, func(row dbutil.Scannable) (Change, error) {
 		c := Change{Kind: ToDeviceNews}
 		err := row.Scan(&c.Position, &c.UserID, &c.DeviceID)
 		return c, err
 	}, toDeviceSince, from, to)
-	if err != nil {
-		return nil, err
-	}
-	outgoing, err := all(ctx, t.s, func(row dbutil.Scannable) (Change, error) {
-		o, err := scanOutgoing(row)
-		return Change{Position: o.Position, Kind: OutboundNews, Row: o}, err
-	}, outgoingSince, from, to)
-	return append(waiting, outgoing...), err
 }

@@ -88,14 +88,6 @@ CREATE TABLE to_device_sent (
 );
 CREATE INDEX to_device_sent_created ON to_device_sent (created);
 
--- To-device messages for other servers, until they have acknowledged them: an m.direct_to_device EDU's content.
-CREATE TABLE outgoing_to_device (
-    position    BIGINT PRIMARY KEY,
-    destination TEXT   NOT NULL,
-    json        bytea  NOT NULL
-);
-CREATE INDEX outgoing_to_device_destination ON outgoing_to_device (destination, position);
-
 CREATE TABLE backup_versions (
     user_id   TEXT    NOT NULL,
     version   BIGINT  NOT NULL,

@@ -50,15 +50,6 @@ CREATE TABLE received_transactions (
 );
 CREATE INDEX received_transactions_received ON received_transactions (received);
 
--- To-device messages that have arrived, so that none arrives twice.
-CREATE TABLE received_messages (
-    origin     TEXT   NOT NULL,
-    message_id TEXT   NOT NULL,
-    received   BIGINT NOT NULL,
-    PRIMARY KEY (origin, message_id)
-);
-CREATE INDEX received_messages_received ON received_messages (received);
-
 -- PDUs that wait for their parents to be fetched.
 CREATE TABLE pdus_aside (
     event_id TEXT   PRIMARY KEY,
