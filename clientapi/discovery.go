@@ -112,8 +112,9 @@ type Contact struct {
 
 // SupportConfig says whom users and other administrators turn to.
 type SupportConfig struct {
+	// Contacts are people to turn to, each with matrix_id, email and role (m.role.admin or m.role.security). Default none.
 	Contacts []Contact `yaml:"contacts" json:"contacts,omitempty"`
-	// Page is the address of a page with help.
+	// Page is the address of a page with help. Default none.
 	Page string `yaml:"page" json:"support_page,omitempty"`
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/rs/zerolog"
 	"go.yaml.in/yaml/v3"
 
+	"chancery/clientapi"
+	"chancery/storage"
 	"chancery/storage/bus"
 )
 
@@ -22,9 +24,14 @@ type Config struct {
 	// Data is the folder for all that is kept on disk. Default: data.
 	Data string `yaml:"data"`
 
-	Listen Listen     `yaml:"listen"`
-	Log    Log        `yaml:"log"`
-	Bus    bus.Config `yaml:"bus"`
+	Listen Listen `yaml:"listen"`
+	Log    Log    `yaml:"log"`
+	// Storage says where the database lies. PostgreSQL where more than one process shall serve.
+	Storage storage.Config `yaml:"storage"`
+	// Bus links the components. Nothing needs to be set while all run in one process.
+	Bus bus.Config `yaml:"bus"`
+	// Client is the door for clients.
+	Client clientapi.Config `yaml:"client"`
 }
 
 // Listen says where the doors are.
@@ -54,10 +61,12 @@ type Log struct {
 // DefaultConfig is what holds for keys that the file leaves out.
 func DefaultConfig() Config {
 	return Config{
-		Data:   "data",
-		Listen: Listen{Client: "127.0.0.1:8008", Federation: ":8448", Admin: "127.0.0.1:9008"},
-		Log:    Log{Level: zerolog.InfoLevel, Format: "json"},
-		Bus:    bus.DefaultConfig(),
+		Data:    "data",
+		Listen:  Listen{Client: "127.0.0.1:8008", Federation: ":8448", Admin: "127.0.0.1:9008"},
+		Log:     Log{Level: zerolog.InfoLevel, Format: "json"},
+		Storage: storage.DefaultConfig(),
+		Bus:     bus.DefaultConfig(),
+		Client:  clientapi.DefaultConfig(),
 	}
 }
 
@@ -152,8 +161,14 @@ func (c *Config) check() error {
 // checkParts names what the chosen components need and the configuration lacks: parts of a homeserver meet on an
 // external NATS and a PostgreSQL.
 func (c *Config) checkParts(chosen parts) error {
-	if len(chosen) < len(allParts) && c.Bus.URL == "" {
+	if len(chosen) == len(allParts) {
+		return nil
+	}
+	if c.Bus.URL == "" {
 		return errors.New("serve --only needs bus.url, an external NATS where the processes meet")
+	}
+	if !c.onPostgres() {
+		return errors.New("serve --only needs storage.database to be a PostgreSQL: SQLite is one process")
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"go/ast"
@@ -52,10 +53,13 @@ func TestSample(t *testing.T) {
 	if err := decodeConfig(raw, &got); err != nil {
 		t.Fatalf("config.sample.yaml: %v", err)
 	}
-	if !reflect.DeepEqual(got, want) {
-		gotText, _ := yaml.Marshal(got)
-		wantText, _ := yaml.Marshal(want)
-		t.Errorf("config.sample.yaml differs from the defaults (got, want):\n%s", differingLines(string(gotText), string(wantText)))
+	gotText, gotErr := yaml.Marshal(got)
+	wantText, wantErr := yaml.Marshal(want)
+	if err := errors.Join(gotErr, wantErr); err != nil {
+		t.Fatal(err)
+	}
+	if string(gotText) != string(wantText) {
+		t.Errorf("config.sample.yaml differs from the defaults:\n%s", differingLines(string(gotText), string(wantText)))
 	}
 	if string(raw) != generated.String() {
 		t.Errorf("config.sample.yaml is not what the Config structs say; run go test ./cmd/chancery -run TestSample -update, and look at what changed:\n%s",
@@ -145,11 +149,13 @@ func describe(t *testing.T, w *strings.Builder, value reflect.Value, indent stri
 			describe(t, w, value.Field(i), indent+"  ")
 			continue
 		}
-		text, err := yaml.Marshal(map[string]any{key: value.Field(i).Interface()})
-		if err != nil {
+		var text strings.Builder
+		encoder := yaml.NewEncoder(&text)
+		encoder.SetIndent(2)
+		if err := encoder.Encode(map[string]any{key: value.Field(i).Interface()}); err != nil {
 			t.Fatal(err)
 		}
-		for line := range strings.SplitSeq(strings.TrimRight(string(text), "\n"), "\n") {
+		for line := range strings.SplitSeq(strings.TrimRight(text.String(), "\n"), "\n") {
 			w.WriteString(indent + line + "\n")
 		}
 	}
