@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/base64"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"strings"
+
+	"chancery/federation"
 )
 
 // checkCommand reads the configuration as serve would, and says what it understood.
@@ -34,37 +34,17 @@ func checkCommand(_ context.Context, args []string) error {
 	return nil
 }
 
-// keygenCommand makes a signing key file in the form that the federation uses everywhere: "ed25519 ID SEED".
+// keygenCommand makes a signing key file, for who wants it before the first start.
 func keygenCommand(_ context.Context, args []string) error {
 	flags := flag.NewFlagSet("keygen", flag.ContinueOnError)
-	out := flags.String("out", "", "write the key to this `file`, which must not exist; without it the key is printed")
+	out := flags.String("out", "signing.key", "write the key to this `file`, which must not exist")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	line, err := newSigningKey()
-	if err != nil {
-		return err
+	if _, err := os.Lstat(*out); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s is there already", *out)
 	}
-	if *out == "" {
-		fmt.Print(line)
-		return nil
-	}
-	file, err := os.OpenFile(*out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err := file.WriteString(line); err != nil {
-		file.Close()
-		return err
-	}
-	return file.Close()
-}
-
-// newSigningKey makes a key with a random ID, as one line of a key file.
-func newSigningKey() (string, error) {
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	return "ed25519 a_" + rand.Text()[:6] + " " + base64.RawStdEncoding.EncodeToString(private.Seed()) + "\n", nil
+	// The name of the server is no part of the file.
+	_, err := federation.LoadKeys("localhost", *out)
+	return err
 }

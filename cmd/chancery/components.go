@@ -7,24 +7,26 @@ import (
 	"github.com/rs/zerolog"
 
 	"chancery/clientapi"
+	"chancery/federation"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
 
 // assemble makes the chosen components with plain calls and puts them on the stack, bottom up: a reader sees who gets
-// what. Nothing is changed in a component after it is made.
-func (s *stack) assemble(ctx context.Context, config Config, chosen parts) error {
+// what. Nothing is changed in a component after it is made. It returns what is to stand behind the doors.
+func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behind handlers, err error) {
 	log := *zerolog.Ctx(ctx)
+	behind.health = func(context.Context) error { return nil }
 
 	unlock, err := dataFolder(config)
 	if err != nil {
-		return err
+		return behind, err
 	}
 	s.closes("data folder", unlock)
 
 	messages, err := bus.Open(ctx, config.Bus)
 	if err != nil {
-		return fmt.Errorf("bus: %w", err)
+		return behind, fmt.Errorf("bus: %w", err)
 	}
 	s.closes("bus", messages.Close)
 
@@ -33,7 +35,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) error
 	}
 	store, err := storage.Open(ctx, config.Storage, messages)
 	if err != nil {
-		return err
+		return behind, err
 	}
 	s.closes("storage", func() {
 		if err := store.Close(); err != nil {
@@ -41,14 +43,26 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) error
 		}
 	})
 
-	behind := handlers{health: func(context.Context) error { return nil }}
+	keys, err := federation.LoadKeys(config.ServerName, config.inData(config.SigningKey))
+	if err != nil {
+		return behind, err
+	}
+
+	if chosen.has("federation") {
+		federated, err := federation.New(config.Federation, keys, store, messages, log)
+		if err != nil {
+			return behind, fmt.Errorf("federation: %w", err)
+		}
+		s.run("federation", federated.Run)
+		behind.federation = federated.Handler()
+	}
 	if chosen.has("client") {
 		config.Client.ServerName = config.ServerName
 		client, err := clientapi.New(config.Client, log)
 		if err != nil {
-			return fmt.Errorf("client API: %w", err)
+			return behind, fmt.Errorf("client API: %w", err)
 		}
 		behind.client = client
 	}
-	return s.openDoors(ctx, config.Listen, behind)
+	return behind, nil
 }

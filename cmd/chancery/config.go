@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"chancery/clientapi"
+	"chancery/federation"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -24,6 +25,11 @@ type Config struct {
 	// Data is the folder for all that is kept on disk. Default: data.
 	Data string `yaml:"data"`
 
+	// SigningKey is the file with the keys that sign this server's events and requests, in the data folder if the path
+	// is relative. A server that has none yet makes one. Keep a copy: who has it speaks for the server, and who has
+	// lost it is no longer believed. Default: signing.key.
+	SigningKey string `yaml:"signing_key"`
+
 	Listen Listen `yaml:"listen"`
 	Log    Log    `yaml:"log"`
 	// Storage says where the database lies. PostgreSQL where more than one process shall serve.
@@ -32,6 +38,8 @@ type Config struct {
 	Bus bus.Config `yaml:"bus"`
 	// Client is the door for clients.
 	Client clientapi.Config `yaml:"client"`
+	// Federation is the door for other servers, and the mouth to them.
+	Federation federation.Config `yaml:"federation"`
 }
 
 // Listen says where the doors are.
@@ -61,12 +69,14 @@ type Log struct {
 // DefaultConfig is what holds for keys that the file leaves out.
 func DefaultConfig() Config {
 	return Config{
-		Data:    "data",
-		Listen:  Listen{Client: "127.0.0.1:8008", Federation: ":8448", Admin: "127.0.0.1:9008"},
-		Log:     Log{Level: zerolog.InfoLevel, Format: "json"},
-		Storage: storage.DefaultConfig(),
-		Bus:     bus.DefaultConfig(),
-		Client:  clientapi.DefaultConfig(),
+		Data:       "data",
+		SigningKey: "signing.key",
+		Listen:     Listen{Client: "127.0.0.1:8008", Federation: ":8448", Admin: "127.0.0.1:9008"},
+		Log:        Log{Level: zerolog.InfoLevel, Format: "json"},
+		Storage:    storage.DefaultConfig(),
+		Bus:        bus.DefaultConfig(),
+		Client:     clientapi.DefaultConfig(),
+		Federation: federation.DefaultConfig(),
 	}
 }
 

@@ -70,12 +70,15 @@ func serve(ctx context.Context, config Config, chosen parts) error {
 	begun := time.Now()
 	s := newStack(ctx)
 	defer func() { s.stop(stopPatience) }()
-	if err := s.assemble(ctx, config, chosen); err != nil {
+	behind, err := s.assemble(ctx, config, chosen)
+	if err != nil {
+		return err
+	}
+	if err := s.openDoors(ctx, config.Listen, behind); err != nil {
 		return err
 	}
 	log.Info().Str("server_name", config.ServerName).Strs("parts", chosen).Dur("took", time.Since(begun)).Msg("Chancery is up")
-	err := s.wait(ctx)
-	if err != nil {
+	if err = s.wait(ctx); err != nil {
 		log.Error().Err(err).Msg("A component failed, stopping")
 	} else {
 		log.Info().Msg("Stopping")
