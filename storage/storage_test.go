@@ -431,3 +431,37 @@ func FuzzParseToken(f *testing.F) {
 		_, _ = ParsePage(text)
 	})
 }
+
+func TestReceiptsGoForward(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		w := s.RoomWriter(nil)
+		const room = id.RoomID("!r:interior")
+		first, second := anEvent(s, t, room), anEvent(s, t, room)
+		if err := w.WriteAndWait(&RoomRows{Line: &Line{}, Room: room, Events: []*Event{first, second}, News: []bool{true, true}}); err != nil {
+			t.Fatal(err)
+		}
+		put := func(e *Event) (moved bool) {
+			err := s.Do(t.Context(), func(ctx context.Context) (err error) {
+				moved, err = s.Receipts.Put(ctx, &Receipt{RoomID: room, UserID: "@bob:interior", Type: ReceiptRead, EventID: e.ID, Timestamp: 1})
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return moved
+		}
+		before := s.Head()
+		if got := []bool{put(second), put(first), put(second)}; !got[0] || got[1] || got[2] {
+			t.Errorf("receipt at the second event, then the first, then the second again moved: %v, want only the first to", got)
+		}
+		news, _, ok := s.Since(before)
+		if !ok || len(news) != 1 || news[0].Row.(*Receipt).EventID != second.ID {
+			t.Errorf("news %v, want the one receipt", news)
+		}
+		rows, err := s.Receipts.In(t.Context(), room, "@eve:interior", 0, s.Head(), 10)
+		if err != nil || len(rows) != 1 || rows[0].Place != second.Place {
+			t.Errorf("receipts in the room: %v (%v), want one at place %d", rows, err, second.Place)
+		}
+	})
+}

@@ -65,6 +65,8 @@ type Store struct {
 	ToDevice    *ToDevice
 	Backups     *Backups
 
+	Receipts *Receipts
+
 	ServerKeys   *ServerKeys
 	Destinations *Destinations
 	Outbound     *Outbounds
@@ -134,6 +136,8 @@ func (s *Store) nouns() {
 	s.ToDevice = &ToDevice{s}
 	s.Backups = &Backups{s}
 
+	s.Receipts = &Receipts{s}
+
 	s.ServerKeys = &ServerKeys{s}
 	s.Destinations = &Destinations{s}
 	s.Outbound = &Outbounds{s}
@@ -142,7 +146,7 @@ func (s *Store) nouns() {
 
 // sources lists the nouns whose rows have positions, for tails and followers that lag.
 func (s *Store) sources() []source {
-	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice, s.Outbound}
+	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice, s.Outbound, s.Receipts}
 }
 
 func (s *Store) begin(ctx context.Context, cfg Config) error {
