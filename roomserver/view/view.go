@@ -34,6 +34,7 @@ type Reader struct {
 	store    *storage.Store
 	now      func() time.Time
 	versions sync.Map // id.RoomID to id.RoomVersion: never changes
+	acls     sync.Map // id.EventID to *policy.ACL
 }
 
 // New makes a Reader of the store.
