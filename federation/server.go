@@ -5,9 +5,9 @@ import (
 	"net/http"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"chancery/federation/remote"
+	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -37,6 +37,7 @@ type Federation struct {
 	remote *remote.Client
 	ring   *remote.Ring
 	store  *storage.Store
+	view   *view.Reader
 	bus    *bus.Bus
 	notary notarised
 	door   *door
@@ -49,7 +50,7 @@ func New(cfg Config, keys *Keys, store *storage.Store, b *bus.Bus, log zerolog.L
 		return nil, err
 	}
 	f := &Federation{
-		name: keys.ServerName, remote: client, store: store, bus: b,
+		name: keys.ServerName, remote: client, store: store, bus: b, view: view.New(store),
 		ring:   remote.NewRing(client, store.ServerKeys, cfg.Remote.Notaries),
 		notary: notarised{known: make(map[string]notarisedKeys)},
 	}
@@ -63,9 +64,13 @@ func (f *Federation) Handler() http.Handler { return f.door }
 
 // Run answers the other components' questions and sends to other servers, until ctx ends.
 func (f *Federation) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { <-ctx.Done(); return nil })
-	return group.Wait()
+	stop, err := bus.Answer(ctx, f.bus, bus.FederationDo, f.answer)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	<-ctx.Done()
+	return nil
 }
 
 const (
@@ -84,6 +89,27 @@ func (f *Federation) routes() []route {
 		{method: "GET", path: key + "/query/{serverName}", handle: f.notaryQuery, open: true},
 		{method: "GET", path: key + "/query/{serverName}/{keyId}", handle: f.notaryQuery, open: true},
 		{method: "POST", path: key + "/query", handle: f.notaryQueries, open: true},
+
+		// Events, history
+		{method: "GET", path: v1 + "/event/{eventId}", handle: f.getEvent},
+		{method: "GET", path: v1 + "/state/{roomId}", handle: f.getState},
+		{method: "GET", path: v1 + "/state_ids/{roomId}", handle: f.getStateIDs},
+		{method: "GET", path: v1 + "/event_auth/{roomId}/{eventId}", handle: f.getEventAuth},
+		{method: "GET", path: v1 + "/backfill/{roomId}", handle: f.getBackfill},
+		{method: "POST", path: v1 + "/get_missing_events/{roomId}", handle: f.getMissingEvents},
+
+		// Queries
+		{method: "GET", path: v1 + "/query/profile", handle: f.answerProfile},
+		{method: "GET", path: v1 + "/query/directory", handle: f.answerDirectory},
+		{method: "GET", path: v1 + "/query/{queryType}", handle: f.answerUnknownQuery},
+		{method: "GET", path: v1 + "/publicRooms", handle: f.listPublicRooms},
+		{method: "POST", path: v1 + "/publicRooms", handle: f.searchPublicRooms},
+		{method: "GET", path: v1 + "/openid/userinfo", handle: f.answerUserInfo, open: true},
+
+		// Devices and their keys
+		{method: "GET", path: v1 + "/user/devices/{userId}", handle: f.userDevices},
+		{method: "POST", path: v1 + "/user/keys/query", handle: f.queryKeys},
+		{method: "POST", path: v1 + "/user/keys/claim", handle: f.claimKeys},
 	}
 }
 

@@ -1,0 +1,41 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"chancery/federation/remote"
+	"chancery/roomserver/view"
+	"chancery/storage/bus"
+)
+
+// listPublicRooms handles GET /_matrix/federation/v1/publicRooms.
+// Spec: server-server-api/#get_matrixfederationv1publicrooms
+func (f *Federation) listPublicRooms(r *request) (any, error) {
+	return f.view.Directory(r.Context(), view.DirectoryQuery{Limit: r.limit("limit", 100, 100), Since: r.query.Get("since")})
+}
+
+// searchPublicRooms handles POST /_matrix/federation/v1/publicRooms.
+// Spec: server-server-api/#post_matrixfederationv1publicrooms
+func (f *Federation) searchPublicRooms(r *request) (any, error) {
+	var q view.DirectoryQuery
+	if err := r.decode(&q); err != nil {
+		return nil, err
+	}
+	if q.Limit <= 0 || q.Limit > 100 {
+		q.Limit = 100
+	}
+	return f.view.Directory(r.Context(), q)
+}
+
+// askPublicRooms asks another server's directory.
+func (f *Federation) askPublicRooms(ctx context.Context, q *bus.PublicRooms) (json.RawMessage, error) {
+	body := q.Query
+	if len(body) == 0 {
+		body = json.RawMessage(`{}`)
+	}
+	return f.ask(ctx, remote.Request{
+		Server: q.Server, Method: http.MethodPost, Path: []string{"v1", "publicRooms"}, Body: body, Limit: bus.MaxQuestion,
+	})
+}

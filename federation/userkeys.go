@@ -1,0 +1,236 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/tidwall/sjson"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/federation/remote"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// Bounds of what one question may ask.
+const (
+	maxKeyUsers = 1000
+	maxClaims   = 5000
+)
+
+// userDevices handles GET /_matrix/federation/v1/user/devices/{userId}.
+// Spec: server-server-api/#get_matrixfederationv1userdevicesuserid
+func (f *Federation) userDevices(r *request) (any, error) {
+	user := r.userID()
+	if err := f.localUser(user); err != nil {
+		return nil, err
+	}
+	account, err := f.store.Accounts.ByID(r.Context(), user)
+	if err != nil {
+		return nil, err
+	}
+	if account == nil {
+		return nil, mautrix.MNotFound.WithMessage("Unknown user")
+	}
+	published, err := f.published(r.Context(), user)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := f.store.DeviceLists.Newest(r.Context(), user)
+	if err != nil {
+		return nil, err
+	}
+	type device struct {
+		ID   id.DeviceID     `json:"device_id"`
+		Keys json.RawMessage `json:"keys"`
+		Name string          `json:"device_display_name,omitempty"`
+	}
+	answer := struct {
+		UserID      id.UserID        `json:"user_id"`
+		StreamID    storage.Position `json:"stream_id"`
+		Devices     []device         `json:"devices"`
+		Master      json.RawMessage  `json:"master_key,omitempty"`
+		SelfSigning json.RawMessage  `json:"self_signing_key,omitempty"`
+	}{UserID: user, StreamID: stream, Devices: []device{}, Master: published.master, SelfSigning: published.selfSigning}
+	for _, d := range published.devices {
+		answer.Devices = append(answer.Devices, device{d.DeviceID, d.JSON, d.DisplayName})
+	}
+	return answer, nil
+}
+
+// queryKeys handles POST /_matrix/federation/v1/user/keys/query.
+// Spec: server-server-api/#post_matrixfederationv1userkeysquery
+func (f *Federation) queryKeys(r *request) (any, error) {
+	var q struct {
+		DeviceKeys map[id.UserID][]id.DeviceID `json:"device_keys"`
+	}
+	if err := r.decode(&q); err != nil {
+		return nil, err
+	}
+	if len(q.DeviceKeys) > maxKeyUsers {
+		return nil, mautrix.MInvalidParam.WithMessage("At most %d users at once", maxKeyUsers)
+	}
+	answer := struct {
+		Devices     map[id.UserID]map[id.DeviceID]json.RawMessage `json:"device_keys"`
+		Master      map[id.UserID]json.RawMessage                 `json:"master_keys"`
+		SelfSigning map[id.UserID]json.RawMessage                 `json:"self_signing_keys"`
+	}{map[id.UserID]map[id.DeviceID]json.RawMessage{}, map[id.UserID]json.RawMessage{}, map[id.UserID]json.RawMessage{}}
+	for user, wanted := range q.DeviceKeys {
+		if f.localUser(user) != nil {
+			continue
+		}
+		p, err := f.published(r.Context(), user)
+		if err != nil {
+			return nil, err
+		}
+		answer.Devices[user] = map[id.DeviceID]json.RawMessage{}
+		for _, d := range p.devices {
+			if len(wanted) > 0 && !contains(wanted, d.DeviceID) {
+				continue
+			}
+			raw := d.JSON
+			if d.DisplayName != "" {
+				if raw, err = sjson.SetBytes(raw, "unsigned.device_display_name", d.DisplayName); err != nil {
+					return nil, err
+				}
+			}
+			answer.Devices[user][d.DeviceID] = raw
+		}
+		if p.master != nil {
+			answer.Master[user] = p.master
+		}
+		if p.selfSigning != nil {
+			answer.SelfSigning[user] = p.selfSigning
+		}
+	}
+	return answer, nil
+}
+
+func contains(list []id.DeviceID, device id.DeviceID) bool {
+	for _, d := range list {
+		if d == device {
+			return true
+		}
+	}
+	return false
+}
+
+// published are a local user's keys as other servers may have them, with the user's own signatures.
+type published struct {
+	devices             []*storage.DeviceKeys
+	master, selfSigning json.RawMessage
+}
+
+func (f *Federation) published(ctx context.Context, user id.UserID) (*published, error) {
+	devices, err := f.store.Keys.Devices(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	crossSigning, err := f.store.Keys.CrossSigning(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	signatures, err := f.store.Keys.Signatures(ctx, user, user)
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string][]storage.Signature)
+	for _, s := range signatures {
+		byName[s.KeyName] = append(byName[s.KeyName], s)
+	}
+	p := &published{devices: devices}
+	for _, d := range devices {
+		if d.JSON, err = withSignatures(d.JSON, byName[string(d.DeviceID)]); err != nil {
+			return nil, err
+		}
+	}
+	for usage, into := range map[string]*json.RawMessage{"master": &p.master, "self_signing": &p.selfSigning} {
+		if k := crossSigning[usage]; k != nil {
+			if *into, err = withSignatures(k.JSON, byName[k.Key]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return p, nil
+}
+
+// withSignatures adds signatures that came after the key.
+func withSignatures(raw json.RawMessage, signatures []storage.Signature) (json.RawMessage, error) {
+	if len(signatures) == 0 {
+		return raw, nil
+	}
+	var key struct {
+		Signatures map[id.UserID]map[string]string `json:"signatures"`
+	}
+	if err := json.Unmarshal(raw, &key); err != nil {
+		return nil, err
+	}
+	if key.Signatures == nil {
+		key.Signatures = map[id.UserID]map[string]string{}
+	}
+	for _, s := range signatures {
+		if key.Signatures[s.SignerID] == nil {
+			key.Signatures[s.SignerID] = map[string]string{}
+		}
+		key.Signatures[s.SignerID][s.SignerKey] = s.Signature
+	}
+	return sjson.SetBytes(raw, "signatures", key.Signatures)
+}
+
+// claimKeys handles POST /_matrix/federation/v1/user/keys/claim.
+// Spec: server-server-api/#post_matrixfederationv1userkeysclaim
+func (f *Federation) claimKeys(r *request) (any, error) {
+	var q struct {
+		OneTimeKeys map[id.UserID]map[id.DeviceID]string `json:"one_time_keys"`
+	}
+	if err := r.decode(&q); err != nil {
+		return nil, err
+	}
+	var claims []storage.Claim
+	for user, devices := range q.OneTimeKeys {
+		if f.localUser(user) != nil {
+			continue
+		}
+		for device, algorithm := range devices {
+			claims = append(claims, storage.Claim{UserID: user, DeviceID: device, Algorithm: algorithm})
+		}
+	}
+	if len(claims) > maxClaims {
+		return nil, mautrix.MInvalidParam.WithMessage("At most %d keys at once", maxClaims)
+	}
+	given, err := f.store.Keys.Claim(r.Context(), claims)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[id.UserID]map[id.DeviceID]map[string]json.RawMessage{}
+	for c, k := range given {
+		if keys[c.UserID] == nil {
+			keys[c.UserID] = map[id.DeviceID]map[string]json.RawMessage{}
+		}
+		keys[c.UserID][c.DeviceID] = map[string]json.RawMessage{k.Name(): k.JSON}
+	}
+	return map[string]any{"one_time_keys": keys}, nil
+}
+
+// askKeys asks one server for its users' device keys.
+func (f *Federation) askKeys(ctx context.Context, q *bus.QueryKeys) (json.RawMessage, error) {
+	users := make(map[id.UserID][]id.DeviceID, len(q.Users))
+	for user, devices := range q.Users {
+		if devices == nil {
+			devices = []id.DeviceID{}
+		}
+		users[user] = devices
+	}
+	return f.ask(ctx, remote.Request{
+		Server: q.Server, Method: http.MethodPost, Path: []string{"v1", "user", "keys", "query"}, Body: map[string]any{"device_keys": users},
+	})
+}
+
+// askClaim claims one-time keys at one server.
+func (f *Federation) askClaim(ctx context.Context, q *bus.ClaimKeys) (json.RawMessage, error) {
+	return f.ask(ctx, remote.Request{
+		Server: q.Server, Method: http.MethodPost, Path: []string{"v1", "user", "keys", "claim"}, Body: map[string]any{"one_time_keys": q.Claims},
+	})
+}
