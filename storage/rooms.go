@@ -19,8 +19,6 @@ type Room struct {
 	Extremities []id.EventID
 	// Depth of the deepest extremity.
 	Depth int64
-	// FirstPlace is the lowest place given out.
-	FirstPlace Place
 	// Joined: our server has a joined member.
 	Joined bool
 	// Listed in the directory.
@@ -30,12 +28,12 @@ type Room struct {
 // Rooms reads rooms.
 type Rooms struct{ s *Store }
 
-const roomColumns = "room_id, version, chain, sequence, extremities, depth, first_place, joined, listed"
+const roomColumns = "room_id, version, chain, sequence, extremities, depth, joined, listed"
 
 func scanRoom(row dbutil.Scannable) (*Room, error) {
 	r := &Room{}
 	var extremities string
-	err := row.Scan(&r.ID, &r.Version, &r.State.Chain, &r.State.Sequence, &extremities, &r.Depth, &r.FirstPlace, &r.Joined, &r.Listed)
+	err := row.Scan(&r.ID, &r.Version, &r.State.Chain, &r.State.Sequence, &extremities, &r.Depth, &r.Joined, &r.Listed)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +48,7 @@ func (r *Room) row() []any {
 	for i, e := range r.Extremities {
 		ids[i] = string(e)
 	}
-	return []any{r.ID, r.Version, r.State.Chain, r.State.Sequence, strings.Join(ids, " "), r.Depth, r.FirstPlace, r.Joined, r.Listed}
+	return []any{r.ID, r.Version, r.State.Chain, r.State.Sequence, strings.Join(ids, " "), r.Depth, r.Joined, r.Listed}
 }
 
 // ByID gives the room, or nil if we have no state of it.

@@ -35,13 +35,13 @@ type RoomRows struct {
 
 	Chains  []Chain
 	Entries []Entry
-	// Attach names an unattached chain that is taken into use.
-	Attach int64
+	// Attach names unattached chains that are taken into use.
+	Attach []int64
 
 	Memberships []*Membership
-	// Servers that came in or went out with this turn, at the position of the membership that made it so.
-	ServersIn, ServersOut []string
-	// ServersBefore are servers that were in already when the state was adopted.
+	// Servers that came in or went out with this turn, in that order, each at the position of the membership that made it so.
+	Servers []ServerMove
+	// ServersBefore are those that were in when the state was adopted: all others are forgotten. They take effect before Servers.
 	ServersBefore []string
 
 	// Head is the room as it stands after the turn; nil leaves the row alone.
@@ -63,6 +63,12 @@ type RoomRows struct {
 	Forgotten id.UserID
 
 	last Position // the last position that the rows were given
+}
+
+// ServerMove is a server whose first member came in, or whose last one went out.
+type ServerMove struct {
+	Server string
+	In     bool
 }
 
 // moved gives the position at which the server's first member came in, or its last one went out.
@@ -187,7 +193,7 @@ func (s *Store) writeRooms(ctx context.Context, rooms []*RoomRows) error {
 	}
 	if err := s.insert(ctx, "INSERT INTO rooms ("+roomColumns+") VALUES", rows, `ON CONFLICT (room_id) DO UPDATE SET
 		version = excluded.version, chain = excluded.chain, sequence = excluded.sequence, extremities = excluded.extremities,
-		depth = excluded.depth, first_place = excluded.first_place, joined = excluded.joined, listed = excluded.listed`); err != nil {
+		depth = excluded.depth, joined = excluded.joined, listed = excluded.listed`); err != nil {
 		return fmt.Errorf("write heads: %w", err)
 	}
 	return nil
@@ -284,17 +290,11 @@ func (s *Store) writeRest(ctx context.Context, r *RoomRows) error {
 			after_sequence = $8, rule = $9, relates_to = $10, rel_type = $11 WHERE number = $1`,
 			e.Number, row[3], row[4], row[5], row[11], row[12], row[13], row[14], row[21], row[16], row[17]))
 	}
-	if r.Attach != 0 {
-		errs = append(errs, do("UPDATE state_chains SET unattached = false WHERE chain = $1", r.Attach))
+	for _, chain := range r.Attach {
+		errs = append(errs, do("UPDATE state_chains SET unattached = false WHERE chain = $1", chain))
 	}
-	for _, server := range r.ServersOut {
-		at := r.moved(server, false)
-		errs = append(errs, do("UPDATE room_servers SET until = $3 WHERE room_id = $1 AND server = $2 AND until IS NULL", r.Room, server, at))
-	}
-	for _, server := range r.ServersIn {
-		at := r.moved(server, true)
-		errs = append(errs, do(`INSERT INTO room_servers (room_id, server, since) VALUES ($1, $2, $3)
-			ON CONFLICT (room_id, server, since) DO UPDATE SET until = NULL`, r.Room, server, at))
+	if len(r.ServersBefore) > 0 {
+		errs = append(errs, do("DELETE FROM room_servers WHERE room_id = $1 AND until IS NULL", r.Room))
 	}
 	var before [][]any
 	for _, server := range r.ServersBefore {
@@ -302,6 +302,15 @@ func (s *Store) writeRest(ctx context.Context, r *RoomRows) error {
 	}
 	errs = append(errs, s.insert(ctx, "INSERT INTO room_servers (room_id, server, since) VALUES", before,
 		"ON CONFLICT (room_id, server, since) DO UPDATE SET until = NULL"))
+	for _, move := range r.Servers {
+		at := r.moved(move.Server, move.In)
+		if move.In {
+			errs = append(errs, do(`INSERT INTO room_servers (room_id, server, since) VALUES ($1, $2, $3)
+				ON CONFLICT (room_id, server, since) DO UPDATE SET until = NULL`, r.Room, move.Server, at))
+		} else {
+			errs = append(errs, do("UPDATE room_servers SET until = $3 WHERE room_id = $1 AND server = $2 AND until IS NULL", r.Room, move.Server, at))
+		}
+	}
 	for target, redaction := range r.Redactions {
 		errs = append(errs, do("UPDATE events SET redacted_by = $2 WHERE event_id = $1 AND redacted_by IS NULL", target, redaction))
 	}

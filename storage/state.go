@@ -4,8 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 
 	"go.mau.fi/util/dbutil"
@@ -140,6 +138,133 @@ func (t *State) At(ctx context.Context, at Snapshot) (map[pdu.Key]int64, error) 
 		}
 	}
 	return state, nil
+}
+
+// Ref names an event by number and ID.
+type Ref struct {
+	Number int64
+	ID     id.EventID
+}
+
+// Refs gives the whole state at the snapshot, with event IDs.
+func (t *State) Refs(ctx context.Context, at Snapshot) (map[pdu.Key]Ref, error) {
+	links, err := t.lineage(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	type line struct {
+		key pdu.Key
+		ref Ref
+	}
+	state := map[pdu.Key]Ref{}
+	for i := len(links) - 1; i >= 0; i-- {
+		lines, err := all(ctx, t.s, func(row dbutil.Scannable) (l line, err error) {
+			var number sql.NullInt64
+			var event sql.NullString
+			err = row.Scan(&l.key.Type, &l.key.StateKey, &number, &event)
+			l.key.Type, l.key.StateKey = unescape(l.key.Type), unescape(l.key.StateKey)
+			l.ref = Ref{number.Int64, id.EventID(event.String)}
+			return l, err
+		}, `SELECT s.type, s.state_key, s.event, e.event_id FROM state_entries s LEFT JOIN events e ON e.number = s.event
+			WHERE s.chain = $1 AND s.sequence <= $2 ORDER BY s.sequence`, links[i].Chain, links[i].Sequence)
+		if err != nil {
+			return nil, fmt.Errorf("read chain %d: %w", links[i].Chain, err)
+		}
+		for _, l := range lines {
+			if l.ref.Number == 0 {
+				delete(state, l.key)
+			} else {
+				state[l.key] = l.ref
+			}
+		}
+	}
+	return state, nil
+}
+
+// Touched gives the keys that may differ between two snapshots: those written above what both stand on.
+func (t *State) Touched(ctx context.Context, a, b Snapshot) ([]pdu.Key, error) {
+	la, err := t.lineage(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	lb, err := t.lineage(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	depth := map[int64]int64{} // chain to the sequence at which a stands on it
+	for _, link := range la {
+		depth[link.Chain] = link.Sequence
+	}
+	seen := map[pdu.Key]bool{}
+	read := func(chain, after, upTo int64) error {
+		entries, err := all(ctx, t.s, scanKeyed, `SELECT type, state_key, event FROM state_entries
+			WHERE chain = $1 AND sequence > $2 AND sequence <= $3`, chain, after, upTo)
+		for _, e := range entries {
+			seen[e.key] = true
+		}
+		return err
+	}
+	met := int64(0) // the chain that both stand on
+	for _, link := range lb {
+		if at, ok := depth[link.Chain]; ok {
+			met = link.Chain
+			if err := read(link.Chain, min(at, link.Sequence), max(at, link.Sequence)); err != nil {
+				return nil, err
+			}
+			break
+		}
+		if err := read(link.Chain, 0, link.Sequence); err != nil {
+			return nil, err
+		}
+	}
+	for _, link := range la {
+		if link.Chain == met {
+			break
+		}
+		if err := read(link.Chain, 0, link.Sequence); err != nil {
+			return nil, err
+		}
+	}
+	keys := make([]pdu.Key, 0, len(seen))
+	for key := range seen {
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// RefsOf gives what the keys hold at the snapshot; absent ones are left out.
+func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []pdu.Key) (map[pdu.Key]Ref, error) {
+	if len(keys) > 64 {
+		whole, err := t.Refs(ctx, at)
+		if err != nil {
+			return nil, err
+		}
+		found := make(map[pdu.Key]Ref, len(keys))
+		for _, key := range keys {
+			if ref, ok := whole[key]; ok {
+				found[key] = ref
+			}
+		}
+		return found, nil
+	}
+	numbers := make(map[pdu.Key]int64, len(keys))
+	wanted := make([]int64, 0, len(keys))
+	for _, key := range keys {
+		number, err := t.Key(ctx, at, key)
+		if err != nil {
+			return nil, err
+		}
+		if number != 0 {
+			numbers[key] = number
+			wanted = append(wanted, number)
+		}
+	}
+	ids, err := t.s.Events.IDs(ctx, wanted)
+	found := make(map[pdu.Key]Ref, len(numbers))
+	for key, number := range numbers {
+		found[key] = Ref{number, ids[number]}
+	}
+	return found, err
 }
 
 type keyed struct {
@@ -326,89 +451,4 @@ func (t *State) SweepUnattached(ctx context.Context, before int64) error {
 		_, err := t.s.exec(ctx, "DELETE FROM state_chains WHERE unattached AND created < $1", before)
 		return err
 	})
-}
-
-// Lookup asks for one key of the state at a snapshot.
-type Lookup struct {
-	At  Snapshot
-	Key pdu.Key
-}
-
-// Lookups gives the number of the event that each key holds at its snapshot, 0
-// for none, in the order of the questions. It costs one query for a few hundred of them.
-func (t *State) Lookups(ctx context.Context, asked []Lookup) ([]int64, error) {
-	const size = 200 // keys in one query
-	lineages := map[Snapshot][]Snapshot{}
-	chains := map[int64]struct{}{}
-	for _, q := range asked {
-		if _, ok := lineages[q.At]; ok {
-			continue
-		}
-		links, err := t.lineage(ctx, q.At)
-		if err != nil {
-			return nil, err
-		}
-		lineages[q.At] = links
-		for _, link := range links {
-			chains[link.Chain] = struct{}{}
-		}
-	}
-	numbers := make([]int64, len(asked))
-	if len(chains) == 0 {
-		return numbers, nil
-	}
-	for start := 0; start < len(asked); start += size {
-		part := asked[start:min(start+size, len(asked))]
-		logs, err := t.logs(ctx, slices.Collect(maps.Keys(chains)), part)
-		if err != nil {
-			return nil, err
-		}
-		for i, q := range part {
-			numbers[start+i] = logs.held(lineages[q.At], q.Key)
-		}
-	}
-	return numbers, nil
-}
-
-// logs holds what chains say of keys, oldest first.
-type logs map[chainKey][]logged
-
-type chainKey struct {
-	chain int64
-	key   pdu.Key
-}
-
-type logged struct{ sequence, event int64 }
-
-func (t *State) logs(ctx context.Context, chains []int64, asked []Lookup) (logs, error) {
-	types, keys := map[string]struct{}{}, map[string]struct{}{}
-	for _, q := range asked {
-		types[escape(q.Key.Type)], keys[escape(q.Key.StateKey)] = struct{}{}, struct{}{}
-	}
-	args := anys(chains)
-	args = append(args, anys(slices.Collect(maps.Keys(types)))...)
-	args = append(args, anys(slices.Collect(maps.Keys(keys)))...)
-	found := logs{}
-	_, err := all(ctx, t.s, func(row dbutil.Scannable) (struct{}, error) {
-		var ck chainKey
-		var l logged
-		err := row.Scan(&ck.chain, &l.sequence, &ck.key.Type, &ck.key.StateKey, &l.event)
-		ck.key.Type, ck.key.StateKey = unescape(ck.key.Type), unescape(ck.key.StateKey)
-		found[ck] = append(found[ck], l)
-		return struct{}{}, err
-	}, `SELECT chain, sequence, type, state_key, COALESCE(event, 0) FROM state_entries WHERE chain IN `+list(1, len(chains))+
-		" AND type IN "+list(len(chains)+1, len(types))+" AND state_key IN "+list(len(chains)+len(types)+1, len(keys))+" ORDER BY chain, sequence", args...)
-	return found, err
-}
-
-func (l logs) held(lineage []Snapshot, key pdu.Key) int64 {
-	for _, link := range lineage {
-		entries := l[chainKey{link.Chain, key}]
-		for i := len(entries) - 1; i >= 0; i-- {
-			if entries[i].sequence <= link.Sequence {
-				return entries[i].event
-			}
-		}
-	}
-	return 0
 }

@@ -243,10 +243,6 @@ func TestStateIsTheLastEntriesUpToThere(t *testing.T) {
 				if got, err := s.State.Key(t.Context(), c.at, key); err != nil || got != c.want[key] {
 					t.Errorf("%s at %v is %d (%v), want %d", key, c.at, got, err, c.want[key])
 				}
-				asked := []Lookup{{c.at, key}, {Snapshot{base, 1}, topic}}
-				if got, err := s.State.Lookups(t.Context(), asked); err != nil || got[0] != c.want[key] || got[1] != 101 {
-					t.Errorf("look-ups of %v are %v (%v), want %d and 101", asked, got, err, c.want[key])
-				}
 			}
 		}
 		changed, err := s.State.Changed(t.Context(), room, 0, s.Head())
@@ -272,7 +268,7 @@ func TestATurnWritesTheRoom(t *testing.T) {
 			Chains:      []Chain{{Chain: chain, RoomID: room}},
 			Entries:     []Entry{{Chain: chain, Sequence: 1, Key: pdu.Key{Type: "m.room.member", StateKey: key}, Event: join.Number, News: true}},
 			Memberships: []*Membership{{RoomID: room, UserID: "@bob:finance", Membership: event.MembershipJoin, EventID: join.ID, Event: join.Number, Sender: "@bob:finance", News: true}},
-			ServersIn:   []string{"finance"},
+			Servers:     []ServerMove{{Server: "finance", In: true}},
 			Head:        &Room{ID: room, Version: "11", State: Snapshot{chain, 1}, Extremities: []id.EventID{join.ID}, Depth: 1, Joined: true},
 		})
 		if err != nil {

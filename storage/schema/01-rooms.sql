@@ -17,8 +17,6 @@ CREATE TABLE rooms (
     -- forward extremities: event IDs, separated by blanks
     extremities  TEXT    NOT NULL,
     depth        BIGINT  NOT NULL,
-    -- the lowest place given out; backfill goes downwards from here
-    first_place  BIGINT  NOT NULL,
     -- whether our server has a joined member
     joined       BOOLEAN NOT NULL,
     listed       BOOLEAN NOT NULL DEFAULT false
