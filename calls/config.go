@@ -1,0 +1,105 @@
+package calls
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// Config is the call focus's part of the configuration.
+type Config struct {
+	// Enabled offers calls to the clients of this server. Default: true.
+	Enabled bool `yaml:"enabled"`
+	// URL is the address under which clients reach the focus, without a slash at the end, such as
+	// https://matrix.example.org/calls; its path must be Path. Empty: the client API's public address and Path.
+	// Default empty.
+	URL string `yaml:"url"`
+	// Path is where the focus's HTTP interface begins. Default: /calls.
+	Path string `yaml:"path"`
+	// Key names the secret in the tokens that let clients in. Default: chancery.
+	Key string `yaml:"key"`
+	// Secret signs those tokens. Empty: a random one is made, and kept in the database where there is one.
+	// All processes of one server need the same. Default empty.
+	Secret string `yaml:"secret"`
+	// Standalone runs the focus without a homeserver's rules: whoever holds a token signed with Key and Secret comes
+	// in, and rooms are made by joining. For measuring and for other token services only. Default: false.
+	Standalone bool `yaml:"standalone"`
+
+	// UDPPort is the one UDP port for media; clients must reach it. Default: 7882.
+	UDPPort int `yaml:"udp_port"`
+	// TCPPort is the port for media of clients that cannot use UDP; -1: none. Default: 7881.
+	TCPPort int `yaml:"tcp_port"`
+	// Listen names the addresses to take media on. None: all of this host's. Default: none.
+	Listen []string `yaml:"listen"`
+	// PublicIPs are told to clients in place of the host's own addresses, where a router translates them. Default: none.
+	PublicIPs []string `yaml:"public_ips"`
+	// Loopback offers 127.0.0.1 to clients too, for tests and demonstrations on one machine. Default: false.
+	Loopback bool `yaml:"loopback"`
+	// ICEServers are STUN and TURN servers that clients are told to use. None: none, not even public ones. Default: none.
+	ICEServers []ICEServer `yaml:"ice_servers"`
+
+	// MaxParticipants bounds one call. Default: 200.
+	MaxParticipants int `yaml:"max_participants"`
+	// MaxTracks bounds what one participant publishes. Default: 16.
+	MaxTracks int `yaml:"max_tracks"`
+	// GuestsStart lets users of other servers begin a call here, and not only join one. Default: true.
+	GuestsStart bool `yaml:"guests_start"`
+	// EmptyTimeout is how long a call stays open after its last participant left. Default: 20s.
+	EmptyTimeout time.Duration `yaml:"empty_timeout"`
+	// Grace is how long a participant whose connection was lost may take to come back. Default: 15s.
+	Grace time.Duration `yaml:"grace"`
+}
+
+// ICEServer is a STUN or TURN server.
+type ICEServer struct {
+	// URLs such as turns:turn.example.org:443?transport=tcp.
+	URLs []string `yaml:"urls"`
+	// Username and Credential for TURN. Default empty.
+	Username   string `yaml:"username"`
+	Credential string `yaml:"credential"`
+}
+
+// DefaultConfig is what holds for keys that are left out.
+func DefaultConfig() Config {
+	return Config{
+		Enabled: true, Path: "/calls", Key: "chancery", UDPPort: 7882, TCPPort: 7881,
+		MaxParticipants: 200, MaxTracks: 16, GuestsStart: true,
+		EmptyTimeout: 20 * time.Second, Grace: 15 * time.Second,
+	}
+}
+
+// minSecret is the least length of a signing secret that is not for measuring only.
+const minSecret = 32
+
+// Check names the first thing that cannot work.
+func (c *Config) Check() error {
+	switch {
+	case c.Path != "" && !strings.HasPrefix(c.Path, "/") || strings.HasSuffix(c.Path, "/"):
+		return fmt.Errorf("calls.path %q must begin with a slash and not end with one", c.Path)
+	case strings.HasSuffix(c.URL, "/"):
+		return fmt.Errorf("calls.url %q must not end with a slash", c.URL)
+	case c.Standalone && (c.Key == "" || c.Secret == ""):
+		return errors.New("calls.standalone needs calls.key and calls.secret")
+	case !c.Standalone && c.Secret != "" && len(c.Secret) < minSecret:
+		return fmt.Errorf("calls.secret has %d bytes, it needs %d", len(c.Secret), minSecret)
+	}
+	for _, list := range [][]string{c.Listen, c.PublicIPs} {
+		for _, s := range list {
+			if net.ParseIP(s) == nil {
+				return fmt.Errorf("calls: %q is no IP address", s)
+			}
+		}
+	}
+	return nil
+}
+
+func parseIPs(list []string) (ips []net.IP) {
+	for _, s := range list {
+		if ip := net.ParseIP(s); ip != nil {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}

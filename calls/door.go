@@ -1,0 +1,223 @@
+package calls
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"chancery/calls/signal"
+)
+
+// routes is the focus's whole HTTP interface.
+func (f *Focus) routes() http.Handler {
+	mux := http.NewServeMux()
+	base := f.config.Path
+	mux.HandleFunc("GET "+base+"/rtc/v1", func(w http.ResponseWriter, r *http.Request) { f.serveSocket(w, r, true) })
+	mux.HandleFunc("GET "+base+"/rtc", func(w http.ResponseWriter, r *http.Request) { f.serveSocket(w, r, false) })
+	for _, path := range []string{"/rtc/v1/validate", "/rtc/validate"} {
+		mux.HandleFunc("GET "+base+path, f.serveValidate)
+		mux.HandleFunc("OPTIONS "+base+path, func(w http.ResponseWriter, _ *http.Request) { openToAll(w) })
+	}
+	mux.HandleFunc("POST "+base+"/twirp/livekit.RoomService/{method}", f.serveRoomService)
+	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK")) })
+	if f.service != nil {
+		f.service.routes(mux, base)
+	}
+	return recovered(mux)
+}
+
+// recovered keeps a fault in one request from ending the process.
+func recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			fault := recover()
+			if fault == nil {
+				return
+			}
+			if fault == http.ErrAbortHandler {
+				panic(fault)
+			}
+			zerolog.Ctx(r.Context()).Error().Interface("panic", fault).Str("path", r.URL.Path).Msg("Call request failed")
+			w.WriteHeader(http.StatusInternalServerError)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func openToAll(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+	h.Set("Access-Control-Allow-Headers", "Authorization, Accept, Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token")
+}
+
+// entry is a request to join that may be granted.
+type entry struct {
+	claims *Claims
+	join   *signal.Join
+	start  bool // may begin the call
+}
+
+// refusal is an answer to a request to join that is not granted.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// enter checks who asks to join. Everything that it returns as an error is a *refusal.
+func (f *Focus) enter(r *http.Request) (*entry, error) {
+	query := r.URL.Query()
+	token := query.Get("access_token")
+	if bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		token = bearer
+	}
+	claims, err := f.tokens.verify(token)
+	if err != nil {
+		return nil, &refusal{http.StatusUnauthorized, "invalid token"}
+	}
+	if !claims.Video.RoomJoin || claims.Video.Room == "" || claims.Subject == "" {
+		return nil, &refusal{http.StatusUnauthorized, "the token does not permit to join"}
+	}
+	join := signal.ParseLegacyJoin(query)
+	if query.Has("join_request") {
+		if join, err = signal.ParseJoin(query); err != nil {
+			return nil, &refusal{http.StatusBadRequest, "invalid join request"}
+		}
+	}
+	start, err := f.admit.admit(r.Context(), claims)
+	switch {
+	case errors.Is(err, ErrNotAdmitted):
+		return nil, &refusal{http.StatusUnauthorized, "not a member of the room"}
+	case err != nil:
+		zerolog.Ctx(r.Context()).Error().Err(err).Msg("Admission to a call not decided")
+		return nil, &refusal{http.StatusServiceUnavailable, "try again"}
+	}
+	return &entry{claims: claims, join: join, start: start}, nil
+}
+
+// place finds the room for an entry.
+func (f *Focus) place(e *entry) (*Room, error) {
+	room, err := f.room(e.claims.Video.Room, e.start)
+	switch {
+	case errors.Is(err, errNoRoom):
+		return nil, &refusal{http.StatusNotFound, errNoRoom.Error()}
+	case err != nil:
+		return nil, &refusal{http.StatusServiceUnavailable, err.Error()}
+	}
+	limit := f.config.MaxParticipants
+	if limit > 0 && len(*room.everyone.Load()) >= limit && room.find(e.claims.Subject) == nil {
+		return nil, &refusal{http.StatusServiceUnavailable, errFull.Error()}
+	}
+	return room, nil
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	var no *refusal
+	if !errors.As(err, &no) {
+		no = &refusal{http.StatusInternalServerError, "internal error"}
+	}
+	openToAll(w)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(no.status)
+	_, _ = w.Write([]byte(no.text)) // the client is gone: nobody to tell
+}
+
+// serveValidate handles GET /rtc/validate and /rtc/v1/validate: a browser cannot see why an upgrade failed, and asks here.
+func (f *Focus) serveValidate(w http.ResponseWriter, r *http.Request) {
+	e, err := f.enter(r)
+	if err == nil {
+		_, err = f.place(e)
+	}
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	openToAll(w)
+	_, _ = w.Write([]byte("success")) // as above
+}
+
+// serveSocket handles GET /rtc and /rtc/v1: the signalling socket of a join or a resume.
+func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool) {
+	e, err := f.enter(r)
+	kind := "join"
+	if err == nil && e.join.Reconnect {
+		kind = "resume"
+	}
+	var room *Room
+	if err == nil {
+		room, err = f.placeOrResume(e)
+	}
+	if err != nil {
+		joins.WithLabelValues(kind, "refused").Inc()
+		refuse(w, err)
+		return
+	}
+	conn, err := signal.Accept(w, r, signal.Limits{})
+	if err != nil {
+		joins.WithLabelValues(kind, "refused").Inc()
+		return // answered already
+	}
+	if e.join.Reconnect {
+		f.serveResume(conn, room, e)
+		return
+	}
+	f.serveJoin(r.Context(), conn, room, e, single)
+}
+
+// placeOrResume is place; a resume may find no room, and is told so on the socket.
+func (f *Focus) placeOrResume(e *entry) (*Room, error) {
+	if !e.join.Reconnect {
+		return f.place(e)
+	}
+	room, err := f.room(e.claims.Video.Room, false)
+	if err != nil && !errors.Is(err, errNoRoom) {
+		return nil, &refusal{http.StatusServiceUnavailable, err.Error()}
+	}
+	return room, nil
+}
+
+func (f *Focus) serveJoin(ctx context.Context, conn *signal.Conn, room *Room, e *entry, single bool) {
+	for range 3 { // a room may close under our hands
+		p := newParticipant(room, e.claims, e.join, single)
+		err := p.begin(conn)
+		if err == nil {
+			joins.WithLabelValues("join", "ok").Inc()
+			return
+		}
+		if !errors.Is(err, errNoRoom) {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Join failed")
+			break
+		}
+		if room, err = f.room(e.claims.Video.Room, e.start); err != nil {
+			break
+		}
+	}
+	joins.WithLabelValues("join", "failed").Inc()
+	sendAway(conn, signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
+}
+
+// serveResume gives the socket to the session that the client says it has; a session that is gone must be joined anew.
+func (f *Focus) serveResume(conn *signal.Conn, room *Room, e *entry) {
+	var p *Participant
+	if room != nil {
+		p = room.find(e.claims.Subject)
+	}
+	if p != nil && (p.sid == e.join.ParticipantSid || e.join.ParticipantSid == "") && p.do(func() { p.resume(conn, e.claims) }) {
+		joins.WithLabelValues("resume", "ok").Inc()
+		return
+	}
+	joins.WithLabelValues("resume", "unknown").Inc()
+	sendAway(conn, signal.DisconnectReason_STATE_MISMATCH, signal.Leave_RECONNECT)
+}
+
+func sendAway(conn *signal.Conn, reason signal.DisconnectReason, action signal.Leave_Action) {
+	conn.Send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
+		Reason: reason, Action: action, CanReconnect: action != signal.Leave_DISCONNECT,
+	}}})
+	conn.Close()
+}

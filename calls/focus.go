@@ -1,0 +1,162 @@
+// Package calls is the MatrixRTC focus: the place where the media of a call meet. It gives out tokens, lets their
+// bearers into call rooms, negotiates with them and decides who hears whom; sfu moves the packets.
+//
+// It owns rooms and participants, each with one goroutine that owns its state. What holds here:
+//   - who may be in a call is asked when the token is given, when the socket opens, at each resume and each token
+//     refresh, and followed in between: membership withdrawn ends the session within a second;
+//   - only tokens that we signed open a room, whose name is otherwise public;
+//   - a room never waits for a participant: one that does not keep up is closed and may come back;
+//   - others hear of a participant before they get its media;
+//   - no ICE server is named to clients that the configuration does not name.
+package calls
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"chancery/calls/sfu"
+	"chancery/calls/signal"
+)
+
+// admission says who may be in a call. The homeserver's rules are one, a focus alone has another.
+type admission interface {
+	// admit says whether the bearer may be in its room now. start: whether it may begin the call.
+	admit(ctx context.Context, c *Claims) (start bool, err error)
+}
+
+// ErrNotAdmitted says that a good token's bearer may not be in the room now.
+var ErrNotAdmitted = errors.New("calls: not admitted")
+
+// Focus is the call focus of one process.
+type Focus struct {
+	config  Config
+	engine  *sfu.Engine
+	tokens  tokens
+	admit   admission
+	service *tokenService // nil in a focus alone
+	handler http.Handler
+	ctx     context.Context // of all calls; ends with the focus
+	cancel  context.CancelFunc
+	live    sync.WaitGroup
+
+	mu      sync.Mutex
+	rooms   map[string]*Room
+	closing bool
+}
+
+// newFocus opens the ports and makes a focus without calls.
+func newFocus(ctx context.Context, config Config, admit admission) (*Focus, error) {
+	secret := []byte(config.Secret)
+	if len(secret) == 0 {
+		secret = []byte(rand.Text() + rand.Text())
+	}
+	engine, err := sfu.NewEngine(sfu.Ports{
+		UDP: config.UDPPort, TCP: config.TCPPort, Loopback: config.Loopback,
+		Listen: parseIPs(config.Listen), Public: parseIPs(config.PublicIPs),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("calls: %w", err)
+	}
+	f := &Focus{
+		config: config, engine: engine, admit: admit, rooms: map[string]*Room{},
+		tokens: tokens{key: config.Key, secret: secret, now: time.Now},
+	}
+	f.ctx, f.cancel = context.WithCancel(zerolog.Ctx(ctx).WithContext(context.WithoutCancel(ctx)))
+	return f, nil
+}
+
+// Handler serves everything of the focus under its path of the configuration.
+func (f *Focus) Handler() http.Handler { return f.handler }
+
+// Run works until ctx ends, and then sends the participants away to come back to another process, or to this one anew.
+func (f *Focus) Run(ctx context.Context) error {
+	if f.config.Standalone {
+		zerolog.Ctx(ctx).Warn().Msg("The call focus runs without a homeserver's rules: every bearer of a signed token is let in")
+	}
+	<-ctx.Done()
+	f.mu.Lock()
+	f.closing = true
+	rooms := make([]*Room, 0, len(f.rooms))
+	for _, r := range f.rooms {
+		rooms = append(rooms, r)
+	}
+	f.mu.Unlock()
+	for _, r := range rooms {
+		r.end(signal.DisconnectReason_SERVER_SHUTDOWN, signal.Leave_RECONNECT)
+	}
+	done := make(chan struct{})
+	go func() { f.live.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(3 * time.Second):
+	}
+	f.cancel()
+	<-done
+	return f.engine.Close()
+}
+
+var (
+	errNoRoom  = errors.New("requested room does not exist")
+	errFull    = errors.New("the room is full")
+	errClosing = errors.New("the focus is shutting down")
+)
+
+// room gives the room of that name, and makes it if create says so.
+func (f *Focus) room(name string, create bool) (*Room, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closing {
+		return nil, errClosing
+	}
+	if r := f.rooms[name]; r != nil && !r.over() {
+		return r, nil
+	}
+	if !create {
+		return nil, errNoRoom
+	}
+	r := newRoom(f, name)
+	f.rooms[name] = r
+	roomsLive.Inc()
+	f.live.Go(func() {
+		r.run()
+		roomsLive.Dec()
+		f.mu.Lock()
+		if f.rooms[name] == r {
+			delete(f.rooms, name)
+		}
+		f.mu.Unlock()
+	})
+	return r, nil
+}
+
+// liveRooms gives the rooms with these names, or all.
+func (f *Focus) liveRooms(names ...string) []*Room {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var rooms []*Room
+	for _, r := range f.rooms {
+		if !r.over() && (len(names) == 0 || slices.Contains(names, r.name)) {
+			rooms = append(rooms, r)
+		}
+	}
+	return rooms
+}
+
+func (f *Focus) iceServers() []*signal.ICEServer {
+	servers := make([]*signal.ICEServer, len(f.config.ICEServers))
+	for i, s := range f.config.ICEServers {
+		servers[i] = &signal.ICEServer{Urls: s.URLs, Username: s.Username, Credential: s.Credential}
+	}
+	return servers
+}
+
+// newID makes an identifier with the prefix that clients look for.
+func newID(prefix string) string { return prefix + rand.Text()[:14] }

@@ -1,0 +1,24 @@
+package calls
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+var (
+	roomsLive = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "chancery_calls_rooms", Help: "Calls that are open.",
+	})
+	participantsLive = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "chancery_calls_participants", Help: "Participants in calls.",
+	})
+	joins = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_calls_joins_total", Help: "Joins and resumes, by how they ended.",
+	}, []string{"kind", "outcome"})
+	departures = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_calls_departures_total", Help: "Participants that left, by reason.",
+	}, []string{"reason"})
+	tokensGiven = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_calls_tokens_total", Help: "Answers of the token service.",
+	}, []string{"outcome"})
+)

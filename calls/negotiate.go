@@ -1,0 +1,291 @@
+package calls
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
+)
+
+// offers is where negotiation stands.
+type offers struct {
+	removed []*webrtc.RTPSender // to be taken away with the next negotiation
+
+	// single mode: the client offers, and we say when it should
+	asked      bool // it was asked, and has not offered since
+	freed      map[string]bool
+	requested  [2]int // sections asked for that have not come yet: audio, video
+	seenFor    [2]int // sections of the newest offer in which we may send
+	answeredID uint32
+
+	// two connections: we offer on the subscriber's
+	flying  bool // an offer of ours has no answer yet
+	again   bool // and another is wanted after it
+	restart bool // with new ICE credentials
+	id      uint32
+}
+
+func kindIndex(video bool) int {
+	if video {
+		return 1
+	}
+	return 0
+}
+
+// open makes the peer connections.
+func (p *Participant) open() (err error) {
+	if p.pub, err = p.newTransport(signal.Target_PUBLISHER); err != nil {
+		return fmt.Errorf("calls: peer connection: %w", err)
+	}
+	p.sub = p.pub
+	if p.single {
+		return nil
+	}
+	if p.sub, err = p.newTransport(signal.Target_SUBSCRIBER); err != nil {
+		p.pub.close()
+		return fmt.Errorf("calls: peer connection: %w", err)
+	}
+	return p.openDataChannels(p.sub)
+}
+
+// negotiate sees to it that what is wanted and what is agreed come to be the same.
+func (p *Participant) negotiate() {
+	if p.single {
+		p.askForOffer()
+		return
+	}
+	pending := len(p.offers.removed) > 0
+	for _, s := range p.subs {
+		pending = pending || s.sender == nil
+	}
+	if pending {
+		p.sendOffer()
+	}
+}
+
+// --- one peer connection: the client offers ---
+
+// askForOffer asks the client for an offer, with as many new sections as are missing.
+func (p *Participant) askForOffer() {
+	var need [2]int
+	for _, s := range p.subs {
+		if s.sender == nil {
+			need[kindIndex(s.up.Video())]++
+		}
+	}
+	if need == [2]int{} && len(p.offers.removed) == 0 {
+		return
+	}
+	var ask [2]int
+	free := p.freeSections()
+	for k := range ask {
+		ask[k] = max(0, need[k]-free[k]-p.offers.requested[k])
+	}
+	if p.offers.asked && ask == [2]int{} {
+		return
+	}
+	p.offers.asked = true
+	for k := range ask {
+		p.offers.requested[k] += ask[k]
+	}
+	p.send(&signal.Response{Message: &signal.Response_MediaSectionsRequirement{MediaSectionsRequirement: &signal.MediaSections{
+		NumAudios: uint32(ask[0]), NumVideos: uint32(ask[1]),
+	}}})
+}
+
+// usable says whether AddTrack would put a track on this transceiver.
+func (p *Participant) usable(t *webrtc.RTPTransceiver) bool {
+	return t.Sender() == nil && p.sections[t.Mid()].takes && !p.offers.freed[t.Mid()]
+}
+
+// freeSections counts the sections on which we could send, by kind.
+func (p *Participant) freeSections() (free [2]int) {
+	for _, t := range p.pub.pc.GetTransceivers() {
+		if p.usable(t) {
+			free[kindIndex(t.Kind() == webrtc.RTPCodecTypeVideo)]++
+		}
+	}
+	return free
+}
+
+// onOffer answers a client's offer: what it publishes is taken, what it waits for is put on free sections.
+func (p *Participant) onOffer(m *signal.SessionDescription) {
+	all, err := parseSections(m.GetSdp())
+	if err == nil {
+		err = p.answer(m, all)
+	}
+	if err != nil {
+		p.log.Info().Err(err).Msg("Offer not answered")
+		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_RECONNECT)
+	}
+}
+
+func (p *Participant) answer(m *signal.SessionDescription, all sections) error {
+	p.offers.asked = false
+	p.countSections(all)
+	p.sections = all
+	if err := p.pub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: m.Sdp}); err != nil {
+		return fmt.Errorf("set offer: %w", err)
+	}
+	p.described(p.pub)
+	p.unpublish()
+	if p.single {
+		p.placeSubscriptions()
+	}
+	answer, err := p.pub.pc.CreateAnswer(nil)
+	if err != nil {
+		return fmt.Errorf("make answer: %w", err)
+	}
+	if err := p.pub.pc.SetLocalDescription(answer); err != nil {
+		return fmt.Errorf("set answer: %w", err)
+	}
+	p.offers.freed = nil
+	p.send(&signal.Response{Message: &signal.Response_Answer{Answer: &signal.SessionDescription{
+		Type: "answer", Sdp: answer.SDP, Id: m.Id, MidToTrackId: p.trackByMid(p.pub),
+	}}})
+	if p.single {
+		p.askForOffer() // what found no section
+	}
+	return nil
+}
+
+// countSections notes how many of the sections that we asked for have come.
+func (p *Participant) countSections(all sections) {
+	var seen [2]int
+	for _, s := range all {
+		if s.takes {
+			seen[kindIndex(s.kind == webrtc.RTPCodecTypeVideo)]++
+		}
+	}
+	for k := range seen {
+		p.offers.requested[k] = max(0, p.offers.requested[k]-max(0, seen[k]-p.offers.seenFor[k]))
+	}
+	p.offers.seenFor = seen
+}
+
+// placeSubscriptions takes ended subscriptions off their sections and puts waiting ones on free sections.
+func (p *Participant) placeSubscriptions() {
+	p.takeAway(p.pub)
+	for _, s := range p.subs {
+		if s.sender != nil || p.freeSections()[kindIndex(s.up.Video())] == 0 {
+			continue
+		}
+		sender, err := p.pub.pc.AddTrack(s.down)
+		if err != nil {
+			p.log.Warn().Err(err).Msg("Subscription not placed")
+			continue
+		}
+		p.bound(s, sender)
+	}
+}
+
+// takeAway removes the senders of ended subscriptions. Their sections are free after the next answer.
+func (p *Participant) takeAway(t *transport) {
+	for _, sender := range p.offers.removed {
+		for _, tr := range t.pc.GetTransceivers() {
+			if tr.Sender() == sender {
+				if p.offers.freed == nil {
+					p.offers.freed = map[string]bool{}
+				}
+				p.offers.freed[tr.Mid()] = true
+			}
+		}
+		if err := t.pc.RemoveTrack(sender); err != nil && !errors.Is(err, webrtc.ErrConnectionClosed) {
+			p.log.Debug().Err(err).Msg("Sender not removed")
+		}
+	}
+	p.offers.removed = nil
+}
+
+// trackByMid tells the client which track is on which section: in single mode its only link.
+func (p *Participant) trackByMid(t *transport) map[string]string {
+	tracks := map[string]string{}
+	if !p.single && t == p.pub {
+		return tracks
+	}
+	for _, tr := range t.pc.GetTransceivers() {
+		for _, s := range p.subs {
+			if s.sender != nil && tr.Sender() == s.sender {
+				tracks[tr.Mid()] = s.track
+			}
+		}
+	}
+	return tracks
+}
+
+// --- two peer connections: we offer on the subscriber's ---
+
+// sendOffer offers what has changed; while an offer is under way it waits for its answer.
+func (p *Participant) sendOffer() {
+	if p.offers.flying {
+		p.offers.again = true
+		return
+	}
+	if err := p.offer(); err != nil {
+		p.log.Warn().Err(err).Msg("Offer not made")
+		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_RECONNECT)
+	}
+}
+
+func (p *Participant) offer() error {
+	p.takeAway(p.sub)
+	for _, s := range p.subs {
+		if s.sender != nil {
+			continue
+		}
+		sender, err := p.addSender(s)
+		if err != nil {
+			return fmt.Errorf("add track: %w", err)
+		}
+		p.bound(s, sender)
+	}
+	offer, err := p.sub.pc.CreateOffer(&webrtc.OfferOptions{ICERestart: p.offers.restart})
+	if err != nil {
+		return fmt.Errorf("make offer: %w", err)
+	}
+	if err := p.sub.pc.SetLocalDescription(offer); err != nil {
+		return fmt.Errorf("set offer: %w", err)
+	}
+	p.offers.flying, p.offers.again, p.offers.restart = true, false, false
+	p.offers.id++
+	p.send(&signal.Response{Message: &signal.Response_Offer{Offer: &signal.SessionDescription{
+		Type: "offer", Sdp: offer.SDP, Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
+	}}})
+	return nil
+}
+
+// addSender puts a subscription on a section that became free, or on a new one.
+func (p *Participant) addSender(s *subscription) (*webrtc.RTPSender, error) {
+	for _, t := range p.sub.pc.GetTransceivers() {
+		if t.Kind() == s.down.Kind() && t.Sender() == nil && t.Mid() != "" && !p.offers.freed[t.Mid()] {
+			return p.sub.pc.AddTrack(s.down)
+		}
+	}
+	t, err := p.sub.pc.AddTransceiverFromTrack(s.down, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+	if err != nil {
+		return nil, err
+	}
+	return t.Sender(), nil
+}
+
+// onAnswer takes the client's answer to the newest offer.
+func (p *Participant) onAnswer(m *signal.SessionDescription) {
+	if p.single || !p.offers.flying || m.Id != 0 && m.Id != p.offers.id || len(m.Sdp) > maxSDP {
+		return
+	}
+	if err := p.sub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: m.Sdp}); err != nil {
+		p.log.Info().Err(err).Msg("Answer not taken")
+		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_RECONNECT)
+		return
+	}
+	p.offers.flying = false
+	p.offers.freed = nil
+	p.described(p.sub)
+	if p.offers.again {
+		p.sendOffer()
+		return
+	}
+	p.negotiate()
+}

@@ -1,0 +1,307 @@
+package calls
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
+
+	"chancery/calls/sfu"
+	"chancery/calls/signal"
+)
+
+// Participant is one client in one room. Its goroutine owns everything below the line; pion's and the socket's
+// goroutines hand it functions through do, the room through post.
+type Participant struct {
+	room     *Room
+	sid      string
+	identity string
+	single   bool // one peer connection for both directions
+	log      zerolog.Logger
+
+	inbox   chan func()
+	done    chan struct{}
+	once    sync.Once
+	because ending       // written before done is closed
+	loss    atomic.Int32 // percent, the worst of what p subscribes to
+	data    dataPort
+
+	// owned by run
+	claims    *Claims
+	join      *signal.Join
+	conn      *signal.Conn
+	info      *signal.Participant
+	allow     *signal.SubscriptionPermission
+	published map[string]*publication // by track sid
+	peers     map[string]*peer        // by participant sid
+	subs      map[string]*subscription
+	wishes    map[string]bool // subscribe or not, as the client said, by track sid
+	pub, sub  *transport
+	link      *sfu.Downlink
+	sections  sections
+	offers    offers
+	wanted    map[string]map[string]int // by own track sid: which layer each subscriber wants
+	graceEnds time.Time                 // when to give up a lost transport; zero: it stands
+}
+
+// ending is why and how a participant goes.
+type ending struct {
+	reason signal.DisconnectReason
+	action signal.Leave_Action
+	silent bool // the client itself has left
+}
+
+const (
+	participantInbox = 1024
+	participantTick  = time.Second
+	refreshEvery     = 5 * time.Minute
+	leastRefresh     = 10 * time.Minute
+	pingTimeout      = 15 // seconds, for the client
+	pingInterval     = 5
+	requestsPerSec   = 200 // signalling messages of one client
+	requestsAtOnce   = 1000
+)
+
+func newParticipant(r *Room, claims *Claims, join *signal.Join, single bool) *Participant {
+	now := time.Now()
+	p := &Participant{
+		room: r, sid: newID("PA_"), identity: claims.Subject, single: single,
+		claims: claims, join: join,
+		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
+		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
+		wishes: map[string]bool{}, wanted: map[string]map[string]int{},
+		allow: &signal.SubscriptionPermission{AllParticipants: true},
+	}
+	p.log = zerolog.Ctx(r.focus.ctx).With().Str("call", r.sid).Str("participant", p.sid).Logger()
+	grant := &claims.Video
+	p.info = &signal.Participant{
+		Sid: p.sid, Identity: p.identity, Name: claims.Name, Metadata: claims.Metadata,
+		State: signal.Participant_JOINED, JoinedAt: now.Unix(), JoinedAtMs: now.UnixMilli(), Version: 1,
+		Permission: &signal.Permission{
+			CanSubscribe: allowed(grant.CanSubscribe), CanPublish: allowed(grant.CanPublish),
+			CanPublishData: allowed(grant.CanPublishData), Hidden: grant.Hidden,
+			CanUpdateMetadata: grant.CanUpdateOwnMetadata != nil && *grant.CanUpdateOwnMetadata,
+		},
+		ClientProtocol: join.GetClientInfo().GetClientProtocol(), Capabilities: join.GetClientInfo().GetCapabilities(),
+	}
+	maps.Copy(p.attributes(), join.GetParticipantAttributes())
+	if join.GetMetadata() != "" && p.info.Permission.CanUpdateMetadata {
+		p.info.Metadata = join.Metadata
+	}
+	return p
+}
+
+func (p *Participant) attributes() map[string]string {
+	if p.info.Attributes == nil {
+		p.info.Attributes = map[string]string{}
+	}
+	return p.info.Attributes
+}
+
+// snapshot is what the others may know of p now.
+func (p *Participant) snapshot() *peer {
+	s := &peer{from: p, info: proto.CloneOf(p.info), ups: map[string]*sfu.UpTrack{}, allow: p.allow}
+	s.info.Tracks = nil
+	for sid, t := range p.published {
+		if t.up != nil {
+			s.ups[sid] = t.up
+		}
+		if t.live {
+			s.info.Tracks = append(s.info.Tracks, proto.CloneOf(t.info))
+		}
+	}
+	return s
+}
+
+// changed tells everybody, the client itself too, that something about p is different.
+func (p *Participant) changed() {
+	p.info.Version++
+	p.info.IsPublisher = len(p.published) > 0
+	now := p.snapshot()
+	p.room.update(now)
+	p.send(&signal.Response{Message: &signal.Response_Update{Update: &signal.ParticipantUpdate{Participants: []*signal.Participant{now.info}}}})
+}
+
+// do hands fn to p's goroutine and waits for room; for those who serve p alone.
+func (p *Participant) do(fn func()) bool {
+	select {
+	case p.inbox <- fn:
+		return true
+	case <-p.done:
+		return false
+	}
+}
+
+// post hands fn over without waiting; for those who serve others too. A participant that does not keep up is sent away.
+func (p *Participant) post(fn func()) {
+	select {
+	case p.inbox <- fn:
+	default:
+		p.end(signal.DisconnectReason_STATE_MISMATCH, signal.Leave_RECONNECT)
+	}
+}
+
+// end sends p away. Only the first call counts.
+func (p *Participant) end(reason signal.DisconnectReason, action signal.Leave_Action) {
+	p.stop(ending{reason: reason, action: action})
+}
+
+func (p *Participant) stop(why ending) {
+	p.once.Do(func() {
+		p.because = why
+		close(p.done)
+	})
+}
+
+// run is p's goroutine.
+func (p *Participant) run() {
+	participantsLive.Inc()
+	defer participantsLive.Dec()
+	tick, refresh := time.NewTicker(participantTick), time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	defer refresh.Stop()
+	defer p.close()
+	for {
+		select {
+		case <-p.done:
+			return
+		case fn := <-p.inbox:
+			fn()
+		case now := <-tick.C:
+			p.tick(now)
+		case <-refresh.C:
+			p.refresh()
+		}
+	}
+}
+
+func (p *Participant) close() {
+	departures.WithLabelValues(p.because.reason.String()).Inc()
+	p.log.Debug().Stringer("reason", p.because.reason).Msg("Participant leaves the call")
+	p.room.leave(p, p.because.reason)
+	if !p.because.silent {
+		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
+			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,
+		}}})
+	}
+	p.conn.Close()
+	p.link.Close()
+	for _, s := range p.subs {
+		s.down.Stop()
+	}
+	for _, t := range p.published {
+		t.end()
+	}
+	p.pub.close()
+	if p.sub != p.pub {
+		p.sub.close()
+	}
+}
+
+func (p *Participant) send(res *signal.Response) {
+	p.conn.Send(res) // a slow or lost socket is closed; its client resumes
+}
+
+// tick looks after what has a time limit.
+func (p *Participant) tick(now time.Time) {
+	if !p.graceEnds.IsZero() && now.After(p.graceEnds) {
+		p.end(signal.DisconnectReason_CONNECTION_TIMEOUT, signal.Leave_RECONNECT)
+		return
+	}
+	p.tellDynacast(now)
+	worst := 0
+	for _, s := range p.subs {
+		worst = max(worst, s.down.Loss())
+	}
+	p.loss.Store(int32(worst))
+}
+
+// startGrace gives the client a while to come back.
+func (p *Participant) startGrace(d time.Duration) {
+	if p.graceEnds.IsZero() {
+		p.graceEnds = time.Now().Add(d)
+	}
+}
+
+// attach makes c the signalling socket, in place of an older one, and reads it.
+func (p *Participant) attach(c *signal.Conn) {
+	if p.conn != nil {
+		p.conn.Close()
+	}
+	p.conn = c
+	if p.transportUp() {
+		p.graceEnds = time.Time{}
+	}
+	go p.read(c)
+}
+
+// read hands over what the client says, until its socket ends.
+func (p *Participant) read(c *signal.Conn) {
+	limit := rate.NewLimiter(requestsPerSec, requestsAtOnce)
+	for {
+		req, err := c.Read()
+		if err != nil {
+			break
+		}
+		if !limit.Allow() {
+			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
+			break
+		}
+		if !p.do(func() { p.handle(req) }) {
+			break
+		}
+	}
+	p.do(func() { p.socketLost(c) })
+}
+
+// socketLost keeps participant and media: the client resumes. Where the media are gone too it has left.
+func (p *Participant) socketLost(c *signal.Conn) {
+	if p.conn != c {
+		return
+	}
+	c.Close()
+	if p.transportClosed() {
+		p.stop(ending{reason: signal.DisconnectReason_SIGNAL_CLOSE, silent: true})
+		return
+	}
+	if !p.transportUp() {
+		p.startGrace(p.room.focus.config.Grace)
+	}
+}
+
+// refresh gives the client a new token, if it may still be here.
+func (p *Participant) refresh() {
+	f := p.room.focus
+	claims := p.claims
+	f.live.Go(func() {
+		ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
+		defer cancel()
+		if _, err := f.admit.admit(ctx, claims); err != nil {
+			if ctx.Err() == nil {
+				p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
+			}
+			return
+		}
+		p.do(p.sendToken)
+	})
+}
+
+func (p *Participant) sendToken() {
+	life := leastRefresh
+	if p.claims.ExpiresAt != nil {
+		life = max(life, time.Until(p.claims.ExpiresAt.Time))
+	}
+	claims := *p.claims
+	claims.Name, claims.Metadata = p.info.Name, p.info.Metadata
+	token, err := p.room.focus.tokens.sign(claims, life)
+	if err != nil {
+		p.log.Error().Err(err).Msg("No refresh token")
+		return
+	}
+	p.send(&signal.Response{Message: &signal.Response_RefreshToken{RefreshToken: token}})
+}

@@ -1,0 +1,106 @@
+package calls
+
+import (
+	"time"
+
+	"chancery/calls/signal"
+)
+
+// handle does what the client asks for: one function for each message.
+func (p *Participant) handle(req *signal.Request) {
+	switch m := req.Message.(type) {
+	case *signal.Request_Offer:
+		p.onOffer(m.Offer)
+	case *signal.Request_Answer:
+		p.onAnswer(m.Answer)
+	case *signal.Request_Trickle:
+		p.onTrickle(m.Trickle)
+	case *signal.Request_AddTrack:
+		p.onAddTrack(m.AddTrack)
+	case *signal.Request_Mute:
+		p.onMute(m.Mute)
+	case *signal.Request_Subscription:
+		p.onSubscription(m.Subscription)
+	case *signal.Request_TrackSetting:
+		p.onTrackSetting(m.TrackSetting)
+	case *signal.Request_Leave:
+		p.stop(ending{reason: signal.DisconnectReason_CLIENT_INITIATED, silent: true})
+	case *signal.Request_SubscriptionPermission:
+		p.allow = m.SubscriptionPermission
+		p.room.update(p.snapshot())
+	case *signal.Request_SyncState:
+		p.onSyncState(m.SyncState)
+	case *signal.Request_Simulate:
+		p.onSimulate(m.Simulate)
+	case *signal.Request_Ping:
+		p.send(&signal.Response{Message: &signal.Response_Pong{Pong: time.Now().UnixMilli()}})
+	case *signal.Request_PingReq:
+		p.send(&signal.Response{Message: &signal.Response_PongResp{PongResp: &signal.Pong{
+			LastPingTimestamp: m.PingReq.Timestamp, Timestamp: time.Now().UnixMilli(),
+		}}})
+	case *signal.Request_UpdateMetadata:
+		p.onUpdateMetadata(m.UpdateMetadata)
+	case *signal.Request_UpdateAudioTrack:
+		if t := p.published[m.UpdateAudioTrack.TrackSid]; t != nil {
+			t.info.AudioFeatures = m.UpdateAudioTrack.Features
+			p.changed()
+		}
+	case *signal.Request_UpdateVideoTrack:
+		if t := p.published[m.UpdateVideoTrack.TrackSid]; t != nil {
+			t.info.Width, t.info.Height = m.UpdateVideoTrack.Width, m.UpdateVideoTrack.Height
+			p.changed()
+		}
+	}
+}
+
+const (
+	maxMetadata   = 64 << 10
+	maxAttributes = 64
+)
+
+// onUpdateMetadata changes name, metadata and attributes; an empty attribute deletes. The client waits for the answer.
+func (p *Participant) onUpdateMetadata(m *signal.UpdateMetadata) {
+	reason := signal.RequestResponse_OK
+	size := len(m.Name) + len(m.Metadata)
+	for k, v := range m.Attributes {
+		size += len(k) + len(v)
+	}
+	switch {
+	case !p.info.Permission.CanUpdateMetadata:
+		reason = signal.RequestResponse_NOT_ALLOWED
+	case size > maxMetadata || len(p.info.Attributes)+len(m.Attributes) > maxAttributes:
+		reason = signal.RequestResponse_LIMIT_EXCEEDED
+	default:
+		if m.Name != "" {
+			p.info.Name = m.Name
+		}
+		if m.Metadata != "" {
+			p.info.Metadata = m.Metadata
+		}
+		for k, v := range m.Attributes {
+			if v == "" {
+				delete(p.info.Attributes, k)
+			} else {
+				p.attributes()[k] = v
+			}
+		}
+		p.changed()
+	}
+	p.send(&signal.Response{Message: &signal.Response_RequestResponse{RequestResponse: &signal.RequestResponse{
+		RequestId: m.RequestId, Reason: reason, Request: &signal.RequestResponse_UpdateMetadata{UpdateMetadata: m},
+	}}})
+}
+
+// onSimulate serves the scenarios by which clients test themselves.
+func (p *Participant) onSimulate(m *signal.Simulate) {
+	switch m.Scenario.(type) {
+	case *signal.Simulate_LeaveRequestFullReconnect:
+		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
+			Reason: signal.DisconnectReason_CLIENT_INITIATED, Action: signal.Leave_RECONNECT, CanReconnect: true,
+		}}})
+	case *signal.Simulate_DisconnectSignalOnResume, *signal.Simulate_DisconnectSignalOnResumeNoMessages:
+		p.conn.Close()
+	case *signal.Simulate_ServerLeave:
+		p.end(signal.DisconnectReason_SERVER_SHUTDOWN, signal.Leave_DISCONNECT)
+	}
+}

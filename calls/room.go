@@ -1,0 +1,288 @@
+package calls
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"chancery/calls/sfu"
+	"chancery/calls/signal"
+)
+
+// Room is one call. Its goroutine owns who is in it; what the participants know of one another passes through it, so
+// that everybody hears everything in the same order.
+type Room struct {
+	focus   *Focus
+	name    string
+	sid     string
+	created time.Time
+
+	inbox chan func()
+	done  chan struct{}
+	once  sync.Once
+
+	everyone atomic.Pointer[[]*Participant] // for data packets, which do not pass through the goroutine
+
+	// owned by run
+	members  map[string]*peer // by identity
+	emptyAt  time.Time
+	speakers map[string]*speaker // by participant sid
+	counted  int                 // members, as last told
+	ticks    int
+}
+
+// peer is what the others know of a participant at one moment. It is never changed once it has been handed over.
+type peer struct {
+	from  *Participant
+	info  *signal.Participant
+	ups   map[string]*sfu.UpTrack // what can be subscribed to, by track sid
+	allow *signal.SubscriptionPermission
+}
+
+const (
+	roomInbox = 512
+	roomTick  = 400 * time.Millisecond
+	// quietTicks between two updates of counts and link quality: five seconds.
+	quietTicks = 12
+	// firstJoin is how long a room waits for its first participant.
+	firstJoin = 30 * time.Second
+)
+
+func newRoom(f *Focus, name string) *Room {
+	r := &Room{
+		focus: f, name: name, sid: newID("RM_"), created: time.Now(),
+		inbox: make(chan func(), roomInbox), done: make(chan struct{}),
+		members: map[string]*peer{}, speakers: map[string]*speaker{},
+		emptyAt: time.Now().Add(firstJoin),
+	}
+	r.everyone.Store(&[]*Participant{})
+	return r
+}
+
+// run is the room's goroutine. It returns when the room is over and all its participants have ended.
+func (r *Room) run() {
+	tick := time.NewTicker(roomTick)
+	defer tick.Stop()
+	for {
+		select {
+		case fn := <-r.inbox:
+			fn()
+		case now := <-tick.C:
+			r.tick(now)
+		case <-r.done:
+			r.drain()
+			return
+		}
+	}
+}
+
+// drain lets the last participants leave.
+func (r *Room) drain() {
+	for len(r.members) > 0 {
+		fn := <-r.inbox
+		fn()
+	}
+}
+
+func (r *Room) over() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// do hands fn to the room's goroutine. It is false if the room is over and has nobody left.
+func (r *Room) do(fn func()) bool {
+	select {
+	case r.inbox <- fn:
+		return true
+	case <-r.done:
+	}
+	// An ending room still hears its last participants.
+	select {
+	case r.inbox <- fn:
+		return true
+	case <-time.After(time.Second):
+		return false
+	}
+}
+
+// ask is do, and waits until it is done.
+func (r *Room) ask(fn func()) bool {
+	ran := make(chan struct{})
+	if r.over() || !r.do(func() { defer close(ran); fn() }) {
+		return false
+	}
+	select {
+	case <-ran:
+		return true
+	case <-r.done:
+		select {
+		case <-ran:
+			return true
+		case <-time.After(time.Second):
+			return false
+		}
+	}
+}
+
+// end closes the room and sends everybody away.
+func (r *Room) end(reason signal.DisconnectReason, action signal.Leave_Action) {
+	r.once.Do(func() {
+		for _, p := range *r.everyone.Load() {
+			p.end(reason, action)
+		}
+		close(r.done)
+	})
+}
+
+// join lets p in, in place of whoever has the same identity, and gives the others as they are now.
+func (r *Room) join(p *Participant, self *peer) (others []*peer, err error) {
+	ok := r.ask(func() {
+		if old := r.members[p.identity]; old != nil {
+			old.from.end(signal.DisconnectReason_DUPLICATE_IDENTITY, signal.Leave_DISCONNECT)
+			r.remove(old.from, signal.DisconnectReason_DUPLICATE_IDENTITY)
+		}
+		if limit := r.focus.config.MaxParticipants; limit > 0 && len(r.members) >= limit {
+			err = errFull
+			return
+		}
+		for _, m := range r.members {
+			others = append(others, m)
+			m.from.post(func() { m.from.peerChanged(self) })
+		}
+		r.members[p.identity] = self
+		r.setEveryone()
+	})
+	if !ok {
+		return nil, errNoRoom
+	}
+	return others, err
+}
+
+// update takes what has changed about a participant and tells the others.
+func (r *Room) update(now *peer) {
+	r.do(func() {
+		p := now.from
+		if m := r.members[p.identity]; m == nil || m.from != p {
+			return
+		}
+		r.members[p.identity] = now
+		r.tell(p, now)
+	})
+}
+
+// leave takes p out. It is called by p's own goroutine at its end.
+func (r *Room) leave(p *Participant, reason signal.DisconnectReason) {
+	r.do(func() { r.remove(p, reason) })
+}
+
+func (r *Room) remove(p *Participant, reason signal.DisconnectReason) {
+	m := r.members[p.identity]
+	if m == nil || m.from != p {
+		return
+	}
+	delete(r.members, p.identity)
+	r.setEveryone()
+	gone := proto.CloneOf(m.info)
+	gone.State = signal.Participant_DISCONNECTED
+	gone.DisconnectReason = reason
+	gone.Version++
+	gone.Tracks = nil
+	r.tell(p, &peer{from: p, info: gone})
+	delete(r.speakers, p.sid)
+	if len(r.members) == 0 {
+		r.emptyAt = time.Now().Add(r.focus.config.EmptyTimeout)
+	}
+}
+
+// tell hands a peer to everybody else.
+func (r *Room) tell(p *Participant, now *peer) {
+	for _, m := range r.members {
+		if to := m.from; to != p {
+			to.post(func() { to.peerChanged(now) })
+		}
+	}
+}
+
+func (r *Room) setEveryone() {
+	all := make([]*Participant, 0, len(r.members))
+	for _, m := range r.members {
+		all = append(all, m.from)
+	}
+	r.everyone.Store(&all)
+}
+
+// peers gives everybody as they are now.
+func (r *Room) peers() (all []*peer) {
+	r.ask(func() {
+		for _, m := range r.members {
+			all = append(all, m)
+		}
+	})
+	slices.SortFunc(all, func(a, b *peer) int { return int(a.info.JoinedAtMs - b.info.JoinedAtMs) })
+	return all
+}
+
+// find gives the participant with this identity, or nil.
+func (r *Room) find(identity string) *Participant {
+	for _, p := range *r.everyone.Load() {
+		if p.identity == identity {
+			return p
+		}
+	}
+	return nil
+}
+
+// describe is the room as clients see it.
+func (r *Room) describe(participants, publishers int) *signal.Room {
+	room := &signal.Room{
+		Sid: r.sid, Name: r.name,
+		EmptyTimeout:     uint32(r.focus.config.EmptyTimeout.Seconds()),
+		DepartureTimeout: uint32(r.focus.config.EmptyTimeout.Seconds()),
+		MaxParticipants:  uint32(r.focus.config.MaxParticipants),
+		CreationTime:     r.created.Unix(), CreationTimeMs: r.created.UnixMilli(),
+		NumParticipants: uint32(participants), NumPublishers: uint32(publishers),
+	}
+	for _, mime := range sfu.MimeTypes() {
+		room.EnabledCodecs = append(room.EnabledCodecs, &signal.Codec{Mime: mime})
+	}
+	return room
+}
+
+func (r *Room) tick(now time.Time) {
+	if len(r.members) == 0 {
+		if now.After(r.emptyAt) {
+			r.end(signal.DisconnectReason_ROOM_CLOSED, signal.Leave_DISCONNECT)
+		}
+		return
+	}
+	r.tellSpeakers()
+	if r.ticks++; r.ticks%quietTicks != 0 {
+		return
+	}
+	r.tellQuality()
+	if n := len(r.members); n != r.counted {
+		r.counted = n
+		publishers := 0
+		for _, m := range r.members {
+			if m.info.IsPublisher {
+				publishers++
+			}
+		}
+		r.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: r.describe(n, publishers)}}})
+	}
+}
+
+// say sends a message to everybody.
+func (r *Room) say(res *signal.Response) {
+	for _, m := range r.members {
+		to := m.from
+		to.post(func() { to.send(res) })
+	}
+}

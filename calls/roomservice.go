@@ -1,0 +1,234 @@
+package calls
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"chancery/calls/signal"
+)
+
+// The room service is LiveKit's Twirp interface, as far as moderation and monitoring use it. Its tokens are signed with
+// the focus's secret and carry grants that we never give to clients.
+
+// twirpError is an error in Twirp's own words.
+type twirpError struct {
+	status int
+	Code   string `json:"code"`
+	Msg    string `json:"msg"`
+}
+
+func (e *twirpError) Error() string { return e.Msg }
+
+var (
+	errTwirpRoom        = &twirpError{http.StatusNotFound, "not_found", errNoRoom.Error()}
+	errTwirpParticipant = &twirpError{http.StatusNotFound, "not_found", "participant does not exist"}
+	errTwirpTrack       = &twirpError{http.StatusNotFound, "not_found", "track is not found"}
+	errTwirpDenied      = &twirpError{http.StatusForbidden, "permission_denied", "permissions denied"}
+	errTwirpToken       = &twirpError{http.StatusUnauthorized, "unauthenticated", "invalid token"}
+	errTwirpUnmute      = &twirpError{http.StatusBadRequest, "failed_precondition", "remote unmute is not enabled"}
+	errTwirpMalformed   = &twirpError{http.StatusBadRequest, "malformed", "the request could not be decoded"}
+	errTwirpMethod      = &twirpError{http.StatusNotFound, "bad_route", "no such method"}
+)
+
+const maxTwirp = 64 << 10
+
+// serveRoomService handles POST /twirp/livekit.RoomService/{method}, in JSON or protobuf.
+func (f *Focus) serveRoomService(w http.ResponseWriter, r *http.Request) {
+	isJSON := !strings.HasPrefix(r.Header.Get("Content-Type"), "application/protobuf")
+	res, err := f.roomService(r, isJSON)
+	var failed *twirpError
+	if errors.As(err, &failed) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(failed.status)
+		_ = json.NewEncoder(w).Encode(failed) // the caller is gone: nobody to tell
+		return
+	}
+	var out []byte
+	if isJSON {
+		w.Header().Set("Content-Type", "application/json")
+		out, err = protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(res)
+	} else {
+		w.Header().Set("Content-Type", "application/protobuf")
+		out, err = proto.Marshal(res)
+	}
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(out) // as above
+}
+
+func (f *Focus) roomService(r *http.Request, isJSON bool) (proto.Message, error) {
+	claims, err := f.tokens.verify(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	if err != nil {
+		return nil, errTwirpToken
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxTwirp))
+	if err != nil {
+		return nil, errTwirpMalformed
+	}
+	decode := func(into proto.Message) error {
+		var err error
+		if isJSON {
+			err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(body, into)
+		} else {
+			err = proto.Unmarshal(body, into)
+		}
+		if err != nil {
+			return errTwirpMalformed
+		}
+		return nil
+	}
+	switch r.PathValue("method") {
+	case "ListRooms":
+		return f.listRooms(claims, decode)
+	case "DeleteRoom":
+		return f.deleteRoom(claims, decode)
+	case "ListParticipants":
+		return f.listParticipants(claims, decode)
+	case "GetParticipant":
+		return f.getParticipant(claims, decode)
+	case "RemoveParticipant":
+		return f.removeParticipant(claims, decode)
+	case "MutePublishedTrack":
+		return f.mutePublishedTrack(claims, decode)
+	}
+	return nil, errTwirpMethod
+}
+
+type decoder func(proto.Message) error
+
+func (f *Focus) listRooms(c *Claims, decode decoder) (proto.Message, error) {
+	var req signal.ListRoomsRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	if !c.Video.RoomList {
+		return nil, errTwirpDenied
+	}
+	res := &signal.ListRoomsResponse{}
+	for _, room := range f.liveRooms(req.Names...) {
+		peers := room.peers()
+		publishers := 0
+		for _, p := range peers {
+			if p.info.IsPublisher {
+				publishers++
+			}
+		}
+		res.Rooms = append(res.Rooms, room.describe(len(peers), publishers))
+	}
+	return res, nil
+}
+
+func (f *Focus) deleteRoom(c *Claims, decode decoder) (proto.Message, error) {
+	var req signal.RoomRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	if !c.Video.RoomCreate {
+		return nil, errTwirpDenied
+	}
+	room, err := f.room(req.Room, false)
+	if err != nil {
+		return nil, errTwirpRoom
+	}
+	room.end(signal.DisconnectReason_ROOM_DELETED, signal.Leave_DISCONNECT)
+	return &signal.Empty{}, nil
+}
+
+// administered gives the room that the token may administer.
+func (f *Focus) administered(c *Claims, name string) (*Room, error) {
+	if !c.Video.RoomAdmin || c.Video.Room != name {
+		return nil, errTwirpDenied
+	}
+	room, err := f.room(name, false)
+	if err != nil {
+		return nil, errTwirpRoom
+	}
+	return room, nil
+}
+
+func (f *Focus) listParticipants(c *Claims, decode decoder) (proto.Message, error) {
+	var req signal.RoomRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	room, err := f.administered(c, req.Room)
+	if err != nil {
+		return nil, err
+	}
+	res := &signal.ListParticipantsResponse{}
+	for _, p := range room.peers() {
+		res.Participants = append(res.Participants, p.info)
+	}
+	return res, nil
+}
+
+func (f *Focus) getParticipant(c *Claims, decode decoder) (proto.Message, error) {
+	var req signal.ParticipantRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	room, err := f.administered(c, req.Room)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range room.peers() {
+		if p.info.Identity == req.Identity {
+			return p.info, nil
+		}
+	}
+	return nil, errTwirpParticipant
+}
+
+func (f *Focus) removeParticipant(c *Claims, decode decoder) (proto.Message, error) {
+	var req signal.ParticipantRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	room, err := f.administered(c, req.Room)
+	if err != nil {
+		return nil, err
+	}
+	p := room.find(req.Identity)
+	if p == nil {
+		return nil, errTwirpParticipant
+	}
+	p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
+	return &signal.Empty{}, nil
+}
+
+func (f *Focus) mutePublishedTrack(c *Claims, decode decoder) (proto.Message, error) {
+	var req signal.MuteTrackRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	room, err := f.administered(c, req.Room)
+	if err != nil {
+		return nil, err
+	}
+	p := room.find(req.Identity)
+	if p == nil {
+		return nil, errTwirpParticipant
+	}
+	if !req.Muted {
+		return nil, errTwirpUnmute
+	}
+	muted := make(chan *signal.Track, 1)
+	p.do(func() { muted <- p.muteByAdmin(req.TrackSid) })
+	select {
+	case track := <-muted:
+		if track == nil {
+			return nil, errTwirpTrack
+		}
+		return &signal.MuteTrackResponse{Track: track}, nil
+	case <-p.done:
+		return nil, errTwirpParticipant
+	}
+}

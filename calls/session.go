@@ -1,0 +1,159 @@
+package calls
+
+import (
+	"time"
+
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/sfu"
+	"chancery/calls/signal"
+)
+
+const serverVersion = "1.9.0" // of the protocol's reference, whose features we offer
+
+func (p *Participant) serverInfo() *signal.ServerInfo {
+	return &signal.ServerInfo{Version: serverVersion, Protocol: signal.Protocol, NodeId: "chancery"}
+}
+
+// begin lets the client in: it hears of the room first, then of its token, then gets its answer or our offer.
+func (p *Participant) begin(c *signal.Conn) error {
+	p.conn = c
+	if err := p.open(); err != nil {
+		return err
+	}
+	p.link = sfu.NewDownlink(p.sub.pc)
+	others, err := p.room.join(p, p.snapshot())
+	if err != nil {
+		p.pub.close()
+		if !p.single {
+			p.sub.close()
+		}
+		return err
+	}
+	live := &p.room.focus.live
+	live.Go(p.link.Run)
+	live.Go(func() {
+		p.welcome(others)
+		go p.read(c)
+		p.run()
+	})
+	return nil
+}
+
+// welcome says the first words.
+func (p *Participant) welcome(others []*peer) {
+	infos := make([]*signal.Participant, 0, len(others))
+	publishers := 0
+	for _, o := range others {
+		p.peers[o.info.Sid] = o
+		if !o.info.Permission.GetHidden() {
+			infos = append(infos, o.info)
+		}
+		if o.info.IsPublisher {
+			publishers++
+		}
+	}
+	codecs := make([]*signal.Codec, 0, 8)
+	for _, mime := range sfu.MimeTypes() {
+		codecs = append(codecs, &signal.Codec{Mime: mime})
+	}
+	p.send(&signal.Response{Message: &signal.Response_Join{Join: &signal.Joined{
+		Room: p.room.describe(len(others)+1, publishers), Participant: p.snapshot().info, OtherParticipants: infos,
+		ServerVersion: serverVersion, ServerInfo: p.serverInfo(),
+		IceServers: p.room.focus.iceServers(), SubscriberPrimary: !p.single, FastPublish: p.single,
+		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
+	}}})
+	p.sendToken()
+	p.startGrace(p.room.focus.config.Grace) // for the first connection
+	for _, req := range p.join.GetAddTrackRequests() {
+		p.onAddTrack(req)
+	}
+	if offer := p.join.GetPublisherOffer(); offer.GetSdp() != "" {
+		p.subscribeAll()
+		p.onOffer(offer)
+	} else if !p.single {
+		p.subscribeAll()
+		p.sendOffer() // even without a track: the data channels need it
+	}
+	p.join.PublisherOffer = nil
+	p.resubscribe()
+}
+
+// subscribeAll notes what is wanted before the first negotiation, so that it is in there.
+func (p *Participant) subscribeAll() {
+	for _, from := range p.peers {
+		for track, up := range from.ups {
+			if p.wants(from, track) && up.Codec() != nil {
+				p.subscribe(from, track, up)
+			}
+		}
+	}
+}
+
+// connected is called when the carrier stands, the first time and after each restart.
+func (p *Participant) connected() {
+	p.link.Ready()
+	if p.info.State != signal.Participant_ACTIVE {
+		p.info.State = signal.Participant_ACTIVE
+		p.changed()
+	}
+}
+
+// resume takes a new socket for a session that lives: the first message says so, the rest brings the client up to date.
+func (p *Participant) resume(c *signal.Conn, claims *Claims) {
+	p.claims = claims
+	p.attach(c)
+	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{
+		IceServers: p.room.focus.iceServers(), ServerInfo: p.serverInfo(), LastMessageSeq: p.data.lastReliable(),
+	}}})
+	update := &signal.ParticipantUpdate{Participants: []*signal.Participant{p.snapshot().info}}
+	for _, o := range p.peers {
+		update.Participants = append(update.Participants, o.info)
+	}
+	p.send(&signal.Response{Message: &signal.Response_Update{Update: update}})
+	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(len(p.peers)+1, 0)}}})
+	p.sendToken()
+	if !p.graceEnds.IsZero() {
+		p.graceEnds = time.Now().Add(p.room.focus.config.Grace) // a fresh chance for the transport
+	}
+	if p.single {
+		p.offers.asked = false
+		p.askForOffer() // what the lost socket swallowed
+		return
+	}
+	p.offers.flying, p.offers.restart = false, true
+	p.rollback()
+	p.sendOffer()
+}
+
+// rollback forgets an offer of ours that the lost socket swallowed.
+func (p *Participant) rollback() {
+	if p.sub.pc.PendingLocalDescription() == nil {
+		return
+	}
+	pending := *p.sub.pc.PendingLocalDescription()
+	pending.Type = webrtc.SDPTypeRollback
+	if err := p.sub.pc.SetLocalDescription(pending); err != nil {
+		p.log.Debug().Err(err).Msg("No rollback")
+	}
+}
+
+// onSyncState compares what the client thinks it has with what it has. Tracks it left behind are gone for good.
+func (p *Participant) onSyncState(m *signal.SyncState) {
+	for _, known := range m.PublishTracks {
+		sid := known.GetTrack().GetSid()
+		if sid != "" && p.published[sid] == nil {
+			p.end(signal.DisconnectReason_STATE_MISMATCH, signal.Leave_RECONNECT)
+			return
+		}
+	}
+	for _, track := range m.TrackSidsDisabled {
+		if s := p.subs[track]; s != nil {
+			s.wish.Disabled = true
+			s.down.SetWish(s.wish)
+		}
+	}
+	if m.Subscription != nil {
+		p.onSubscription(m.Subscription)
+	}
+}

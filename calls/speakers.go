@@ -1,0 +1,78 @@
+package calls
+
+import (
+	"math"
+
+	"chancery/calls/signal"
+)
+
+// speaker is how loud a participant is.
+type speaker struct {
+	level  float64 // 0 to 1, smoothed
+	told   float32 // as the clients know it
+	active bool
+}
+
+const (
+	audibleShare  = 0.4 // of a window's packets must be audible for speech
+	audibleLevel  = 35  // -dBov
+	levelSteps    = 8
+	levelSmoother = 0.5
+)
+
+// hear takes one window's loudest level (0 loudest, 127 silence) and share of audible packets.
+// It is true if the clients should be told.
+func (s *speaker) hear(level uint8, share float64) bool {
+	loudness := 0.0
+	if level < audibleLevel && share >= audibleShare {
+		loudness = math.Pow(10, -float64(level)/20)
+	}
+	s.level += (loudness - s.level) * levelSmoother
+	now := float32(math.Ceil(s.level*levelSteps) / levelSteps)
+	if s.level < 1.0/(4*levelSteps) {
+		now, s.level = 0, 0
+	}
+	active := now > 0
+	if now == s.told && active == s.active {
+		return false
+	}
+	s.told, s.active = now, active
+	return true
+}
+
+// tellSpeakers hears every microphone once and tells what has changed.
+func (r *Room) tellSpeakers() {
+	var changed []*signal.Speaker
+	for _, m := range r.members {
+		level, share := uint8(127), 0.0
+		for _, up := range m.ups {
+			if up.Video() {
+				continue
+			}
+			if l, s := up.Level(); l < level {
+				level, share = l, s
+			}
+		}
+		s := r.speakers[m.from.sid]
+		if s == nil {
+			s = &speaker{}
+			r.speakers[m.from.sid] = s
+		}
+		if s.hear(level, share) {
+			changed = append(changed, &signal.Speaker{Sid: m.from.sid, Level: s.told, Active: s.active})
+		}
+	}
+	if len(changed) > 0 {
+		r.say(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: changed}}})
+	}
+}
+
+// tellQuality tells everybody how everybody's line is.
+func (r *Room) tellQuality() {
+	update := &signal.LinkQualityUpdate{}
+	for _, m := range r.members {
+		quality, score := m.from.quality()
+		update.Updates = append(update.Updates, &signal.LinkQualityInfo{ParticipantSid: m.from.sid, Quality: quality, Score: score})
+	}
+	r.say(&signal.Response{Message: &signal.Response_ConnectionQuality{ConnectionQuality: update}})
+}

@@ -1,0 +1,174 @@
+package calls
+
+import (
+	"slices"
+
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/sfu"
+	"chancery/calls/signal"
+)
+
+// subscription is a track of another that the participant gets, or is to get with the next negotiation.
+type subscription struct {
+	track  string // sid
+	from   *Participant
+	up     *sfu.UpTrack
+	down   *sfu.DownTrack
+	sender *webrtc.RTPSender // nil until it has a media section
+	wish   sfu.Wish
+	told   bool // the publisher knows
+}
+
+// peerChanged takes what the room says of another: the client hears of it first, then come its media.
+func (p *Participant) peerChanged(now *peer) {
+	sid := now.info.Sid
+	before := p.peers[sid]
+	if before != nil && before.info.Version > now.info.Version {
+		return
+	}
+	if before == nil || before.info.Version != now.info.Version {
+		p.send(&signal.Response{Message: &signal.Response_Update{Update: &signal.ParticipantUpdate{Participants: []*signal.Participant{now.info}}}})
+	}
+	if now.info.State == signal.Participant_DISCONNECTED {
+		delete(p.peers, sid)
+	} else {
+		p.peers[sid] = now
+		p.tellPermissions(before, now)
+	}
+	p.resubscribe()
+}
+
+// tellPermissions says which of a publisher's tracks have become allowed or forbidden.
+func (p *Participant) tellPermissions(before, now *peer) {
+	if before == nil {
+		return
+	}
+	for track := range now.ups {
+		was, is := p.permitted(before, track), p.permitted(now, track)
+		if was != is {
+			p.send(&signal.Response{Message: &signal.Response_SubscriptionPermissionUpdate{SubscriptionPermissionUpdate: &signal.SubscriptionPermissionUpdate{
+				ParticipantSid: now.info.Sid, TrackSid: track, Allowed: is,
+			}}})
+		}
+	}
+}
+
+// permitted says whether the publisher lets p have the track.
+func (p *Participant) permitted(from *peer, track string) bool {
+	if from.allow.GetAllParticipants() {
+		return true
+	}
+	for _, perm := range from.allow.GetTrackPermissions() {
+		if perm.ParticipantSid != p.sid && perm.ParticipantIdentity != p.identity {
+			continue
+		}
+		if perm.AllTracks || slices.Contains(perm.TrackSids, track) {
+			return true
+		}
+	}
+	return false
+}
+
+// wants says whether p is to have the track.
+func (p *Participant) wants(from *peer, track string) bool {
+	wish, said := p.wishes[track]
+	if !said {
+		wish = p.join.GetConnectionSettings().GetAutoSubscribe()
+	}
+	return wish && p.info.Permission.CanSubscribe && p.permitted(from, track)
+}
+
+// resubscribe brings the subscriptions in line with what there is and what is wanted.
+func (p *Participant) resubscribe() {
+	keep := map[string]bool{}
+	for _, from := range p.peers {
+		for track, up := range from.ups {
+			if !p.wants(from, track) || up.Codec() == nil {
+				continue
+			}
+			keep[track] = true
+			if p.subs[track] == nil {
+				p.subscribe(from, track, up)
+			}
+		}
+	}
+	for track, s := range p.subs {
+		if !keep[track] {
+			p.unsubscribe(track, s)
+		}
+	}
+	p.negotiate()
+}
+
+func (p *Participant) subscribe(from *peer, track string, up *sfu.UpTrack) {
+	// livekit-client finds the participant by the part of the stream's name before the bar
+	down := sfu.NewDownTrack(up, p.link, track, from.info.Sid+"|"+track)
+	p.subs[track] = &subscription{track: track, from: from.from, up: up, down: down, wish: sfu.Best}
+}
+
+func (p *Participant) unsubscribe(track string, s *subscription) {
+	delete(p.subs, track)
+	s.down.Stop()
+	if s.sender != nil {
+		p.offers.removed = append(p.offers.removed, s.sender)
+	}
+	p.tellWanted(s, -1)
+}
+
+// bound is called when a subscription has got its media section.
+func (p *Participant) bound(s *subscription, sender *webrtc.RTPSender) {
+	s.sender = sender
+	go s.down.ReadFeedback(sender) // ends with the sender
+	s.down.SetWish(s.wish)
+	s.down.Start()
+	p.tellWanted(s, s.down.Wanted())
+}
+
+// onSubscription takes the client's wish, also for tracks that are not there yet.
+func (p *Participant) onSubscription(m *signal.UpdateSubscription) {
+	set := func(track string) {
+		if len(p.wishes) < maxWishes {
+			p.wishes[track] = m.Subscribe
+		}
+	}
+	for _, track := range m.TrackSids {
+		set(track)
+	}
+	for _, list := range m.ParticipantTracks {
+		for _, track := range list.TrackSids {
+			set(track)
+		}
+	}
+	p.resubscribe()
+}
+
+// maxWishes bounds what a client may say of tracks that may never come.
+const maxWishes = 4096
+
+// onTrackSetting takes how a track is shown.
+func (p *Participant) onTrackSetting(m *signal.TrackSetting) {
+	for _, track := range m.TrackSids {
+		s := p.subs[track]
+		if s == nil {
+			continue
+		}
+		s.wish = sfu.Wish{Disabled: m.Disabled, Quality: int(m.Quality), Width: m.Width, Height: m.Height, FPS: m.Fps}
+		if s.sender != nil {
+			s.down.SetWish(s.wish)
+			p.tellWanted(s, s.down.Wanted())
+		}
+	}
+}
+
+// quality is how p's line is, from what its subscriptions lose. It may be called from anywhere.
+func (p *Participant) quality() (signal.LinkQuality, float32) {
+	loss := p.loss.Load()
+	switch {
+	case loss >= 15:
+		return signal.LinkQuality_POOR, 1.5
+	case loss >= 4:
+		return signal.LinkQuality_GOOD, 3.2
+	}
+	return signal.LinkQuality_EXCELLENT, 4.6
+}

@@ -1,0 +1,117 @@
+package calls
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"maunium.net/go/mautrix/id"
+)
+
+// roomSlot is the one slot of a Matrix room that calls have so far.
+const roomSlot = "m.call#ROOM"
+
+// tokenLife is how long a token opens the door; it is refreshed while its bearer is inside.
+const tokenLife = time.Hour
+
+// ErrBadToken is wrapped by every refusal of a token.
+var ErrBadToken = errors.New("calls: bad token")
+
+// Claims is what a token says. The video grant is LiveKit's, the matrix claim ours: it binds the token
+// to a user and a room, so that no process needs a table of identities.
+type Claims struct {
+	jwt.RegisteredClaims
+	Name     string  `json:"name,omitempty"`
+	Metadata string  `json:"metadata,omitempty"`
+	Video    Grant   `json:"video"`
+	Matrix   *Matrix `json:"matrix,omitempty"`
+}
+
+// Grant says what the bearer may do. Publishing and subscribing are allowed unless forbidden.
+type Grant struct {
+	Room                 string `json:"room,omitempty"`
+	RoomJoin             bool   `json:"roomJoin,omitempty"`
+	RoomCreate           bool   `json:"roomCreate,omitempty"`
+	RoomList             bool   `json:"roomList,omitempty"`
+	RoomAdmin            bool   `json:"roomAdmin,omitempty"`
+	CanPublish           *bool  `json:"canPublish,omitempty"`
+	CanSubscribe         *bool  `json:"canSubscribe,omitempty"`
+	CanPublishData       *bool  `json:"canPublishData,omitempty"`
+	CanUpdateOwnMetadata *bool  `json:"canUpdateOwnMetadata,omitempty"`
+	Hidden               bool   `json:"hidden,omitempty"`
+}
+
+// Matrix is for whom, and in which room, we gave the token.
+type Matrix struct {
+	User   id.UserID   `json:"user"`
+	Device id.DeviceID `json:"device"`
+	Room   id.RoomID   `json:"room"`
+	Start  bool        `json:"start,omitempty"` // may begin the call
+}
+
+// tokens signs and checks tokens with one key.
+type tokens struct {
+	key    string
+	secret []byte
+	now    func() time.Time
+}
+
+// sign gives a token that holds for life from now.
+func (t *tokens) sign(c Claims, life time.Duration) (string, error) {
+	now := t.now()
+	c.Issuer = t.key
+	c.NotBefore = jwt.NewNumericDate(now.Add(-10 * time.Second)) // clocks differ
+	c.ExpiresAt = jwt.NewNumericDate(now.Add(life))
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(t.secret)
+	if err != nil {
+		return "", fmt.Errorf("sign call token: %w", err)
+	}
+	return token, nil
+}
+
+// verify checks signature, algorithm, issuer and times.
+func (t *tokens) verify(token string) (*Claims, error) {
+	var c Claims
+	_, err := jwt.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return t.secret, nil },
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithIssuer(t.key),
+		jwt.WithExpirationRequired(), jwt.WithTimeFunc(t.now))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrBadToken, err)
+	}
+	return &c, nil
+}
+
+// roomName is the SFU's name for a slot of a Matrix room, as every client computes it too.
+func roomName(room id.RoomID, slot string) string {
+	return hashOf(string(room), slot)
+}
+
+// legacyIdentity is the participant identity that clients of /sfu/get expect.
+func legacyIdentity(user id.UserID, device id.DeviceID) string {
+	return string(user) + ":" + string(device)
+}
+
+// memberIdentity is the one that clients of /get_token expect.
+func memberIdentity(user id.UserID, device id.DeviceID, member string) string {
+	return hashOf(string(user), string(device), member)
+}
+
+// hashOf is the unpadded standard base64 of the SHA-256 of the strings as a JSON array. Go escapes <, > and &
+// in JSON, browsers do not: the escaping is off.
+func hashOf(parts ...string) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(parts); err != nil {
+		panic(err) // strings always encode
+	}
+	sum := sha256.Sum256(bytes.TrimRight(b.Bytes(), "\n"))
+	return base64.RawStdEncoding.EncodeToString(sum[:])
+}
+
+func allowed(flag *bool) bool { return flag == nil || *flag }
