@@ -6,7 +6,6 @@ import (
 
 	"github.com/pion/webrtc/v4"
 	"golang.org/x/time/rate"
-	"google.golang.org/protobuf/proto"
 
 	"chancery/calls/signal"
 )
@@ -81,7 +80,7 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 	if !within {
 		return
 	}
-	packet, err := parseData(raw)
+	packet, err := signal.ParseData(raw)
 	if err != nil {
 		p.log.Debug().Err(err).Msg("Data packet not understood")
 		return
@@ -95,7 +94,7 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 		names, sids = append(names, u.DestinationIdentities...), u.DestinationSids
 		u.ParticipantSid, u.ParticipantIdentity = p.sid, p.identity
 	}
-	out, err := proto.Marshal(packet)
+	out, err := signal.EncodeData(packet)
 	if err != nil {
 		return
 	}
@@ -105,12 +104,6 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 			to.data.send(kind, out)
 		}
 	}
-}
-
-// parseData reads what forwarding looks at; all else is kept as it came.
-func parseData(raw []byte) (*signal.DataPacket, error) {
-	var packet signal.DataPacket
-	return &packet, proto.Unmarshal(raw, &packet)
 }
 
 func (d *dataPort) noteReliable(seq uint32) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
-	"google.golang.org/protobuf/proto"
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
@@ -105,14 +104,14 @@ func (p *Participant) attributes() map[string]string {
 
 // snapshot is what the others may know of p now.
 func (p *Participant) snapshot() *peer {
-	s := &peer{from: p, info: proto.CloneOf(p.info), ups: map[string]*sfu.UpTrack{}, allow: p.allow}
+	s := &peer{from: p, info: signal.Clone(p.info), ups: map[string]*sfu.UpTrack{}, allow: p.allow}
 	s.info.Tracks = nil
 	for sid, t := range p.published {
 		if t.up != nil {
 			s.ups[sid] = t.up
 		}
 		if t.live {
-			s.info.Tracks = append(s.info.Tracks, proto.CloneOf(t.info))
+			s.info.Tracks = append(s.info.Tracks, signal.Clone(t.info))
 		}
 	}
 	return s

@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	"github.com/pion/webrtc/v4"
-	"google.golang.org/protobuf/proto"
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
@@ -72,14 +71,14 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 
 func (p *Participant) sendPublished(t *publication) {
 	p.send(&signal.Response{Message: &signal.Response_TrackPublished{TrackPublished: &signal.TrackPublished{
-		Cid: t.cid, Track: proto.CloneOf(t.info),
+		Cid: t.cid, Track: signal.Clone(t.info),
 	}}})
 }
 
 func cloneLayers(layers []*signal.VideoLayer) []*signal.VideoLayer {
 	out := make([]*signal.VideoLayer, 0, min(len(layers), sfu.MaxLayers))
 	for _, l := range layers[:min(len(layers), sfu.MaxLayers)] {
-		out = append(out, proto.CloneOf(l))
+		out = append(out, signal.Clone(l))
 	}
 	return out
 }
@@ -220,5 +219,5 @@ func (p *Participant) muteByAdmin(sid string) *signal.Track {
 		p.send(&signal.Response{Message: &signal.Response_Mute{Mute: &signal.Mute{Sid: sid, Muted: true}}})
 		p.changed()
 	}
-	return proto.CloneOf(t.info)
+	return signal.Clone(t.info)
 }

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
 )
@@ -189,7 +187,7 @@ func (r *Room) remove(p *Participant, reason signal.DisconnectReason) {
 	}
 	delete(r.members, p.identity)
 	r.setEveryone()
-	gone := proto.CloneOf(m.info)
+	gone := signal.Clone(m.info)
 	gone.State = signal.Participant_DISCONNECTED
 	gone.DisconnectReason = reason
 	gone.Version++

@@ -7,9 +7,6 @@ import (
 	"net/http"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
-
 	"chancery/calls/signal"
 )
 
@@ -49,22 +46,16 @@ func (f *Focus) serveRoomService(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(failed) // the caller is gone: nobody to tell
 		return
 	}
-	var out []byte
-	if isJSON {
-		w.Header().Set("Content-Type", "application/json")
-		out, err = protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(res)
-	} else {
-		w.Header().Set("Content-Type", "application/protobuf")
-		out, err = proto.Marshal(res)
-	}
+	out, err := signal.EncodeBody(res, isJSON)
 	if err != nil {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
+	w.Header().Set("Content-Type", map[bool]string{true: "application/json", false: "application/protobuf"}[isJSON])
 	_, _ = w.Write(out) // as above
 }
 
-func (f *Focus) roomService(r *http.Request, isJSON bool) (proto.Message, error) {
+func (f *Focus) roomService(r *http.Request, isJSON bool) (signal.Message, error) {
 	claims, err := f.tokens.verify(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 	if err != nil {
 		return nil, errTwirpToken
@@ -73,14 +64,8 @@ func (f *Focus) roomService(r *http.Request, isJSON bool) (proto.Message, error)
 	if err != nil {
 		return nil, errTwirpMalformed
 	}
-	decode := func(into proto.Message) error {
-		var err error
-		if isJSON {
-			err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(body, into)
-		} else {
-			err = proto.Unmarshal(body, into)
-		}
-		if err != nil {
+	decode := func(into signal.Message) error {
+		if signal.DecodeBody(body, isJSON, into) != nil {
 			return errTwirpMalformed
 		}
 		return nil
@@ -102,9 +87,9 @@ func (f *Focus) roomService(r *http.Request, isJSON bool) (proto.Message, error)
 	return nil, errTwirpMethod
 }
 
-type decoder func(proto.Message) error
+type decoder func(signal.Message) error
 
-func (f *Focus) listRooms(c *Claims, decode decoder) (proto.Message, error) {
+func (f *Focus) listRooms(c *Claims, decode decoder) (signal.Message, error) {
 	var req signal.ListRoomsRequest
 	if err := decode(&req); err != nil {
 		return nil, err
@@ -126,7 +111,7 @@ func (f *Focus) listRooms(c *Claims, decode decoder) (proto.Message, error) {
 	return res, nil
 }
 
-func (f *Focus) deleteRoom(c *Claims, decode decoder) (proto.Message, error) {
+func (f *Focus) deleteRoom(c *Claims, decode decoder) (signal.Message, error) {
 	var req signal.RoomRequest
 	if err := decode(&req); err != nil {
 		return nil, err
@@ -154,7 +139,7 @@ func (f *Focus) administered(c *Claims, name string) (*Room, error) {
 	return room, nil
 }
 
-func (f *Focus) listParticipants(c *Claims, decode decoder) (proto.Message, error) {
+func (f *Focus) listParticipants(c *Claims, decode decoder) (signal.Message, error) {
 	var req signal.RoomRequest
 	if err := decode(&req); err != nil {
 		return nil, err
@@ -170,7 +155,7 @@ func (f *Focus) listParticipants(c *Claims, decode decoder) (proto.Message, erro
 	return res, nil
 }
 
-func (f *Focus) getParticipant(c *Claims, decode decoder) (proto.Message, error) {
+func (f *Focus) getParticipant(c *Claims, decode decoder) (signal.Message, error) {
 	var req signal.ParticipantRequest
 	if err := decode(&req); err != nil {
 		return nil, err
@@ -187,7 +172,7 @@ func (f *Focus) getParticipant(c *Claims, decode decoder) (proto.Message, error)
 	return nil, errTwirpParticipant
 }
 
-func (f *Focus) removeParticipant(c *Claims, decode decoder) (proto.Message, error) {
+func (f *Focus) removeParticipant(c *Claims, decode decoder) (signal.Message, error) {
 	var req signal.ParticipantRequest
 	if err := decode(&req); err != nil {
 		return nil, err
@@ -204,7 +189,7 @@ func (f *Focus) removeParticipant(c *Claims, decode decoder) (proto.Message, err
 	return &signal.Empty{}, nil
 }
 
-func (f *Focus) mutePublishedTrack(c *Claims, decode decoder) (proto.Message, error) {
+func (f *Focus) mutePublishedTrack(c *Claims, decode decoder) (signal.Message, error) {
 	var req signal.MuteTrackRequest
 	if err := decode(&req); err != nil {
 		return nil, err

@@ -1,0 +1,42 @@
+package signal
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// Message is any message of this package.
+type Message = proto.Message
+
+// Clone gives a deep copy.
+func Clone[M Message](m M) M { return proto.CloneOf(m) }
+
+// ParseData reads of a data packet what forwarding looks at; all else is kept as it came.
+func ParseData(raw []byte) (*DataPacket, error) {
+	var p DataPacket
+	if err := proto.Unmarshal(raw, &p); err != nil {
+		return nil, fmt.Errorf("signal: parse data packet: %w", err)
+	}
+	return &p, nil
+}
+
+// EncodeData is the packet's form on the wire.
+func EncodeData(p *DataPacket) ([]byte, error) { return proto.Marshal(p) }
+
+// DecodeBody reads the body of an HTTP request, JSON (unknown fields are passed over) or protobuf.
+func DecodeBody(body []byte, isJSON bool, into Message) error {
+	if isJSON {
+		return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(body, into)
+	}
+	return proto.Unmarshal(body, into)
+}
+
+// EncodeBody is the reverse; JSON has the wire's names and all fields.
+func EncodeBody(m Message, isJSON bool) ([]byte, error) {
+	if isJSON {
+		return protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	}
+	return proto.Marshal(m)
+}
