@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
+	"chancery/federation/receiver"
 	"chancery/federation/remote"
 	"chancery/roomserver/view"
 	"chancery/storage"
@@ -41,6 +43,8 @@ type Federation struct {
 	bus    *bus.Bus
 	notary notarised
 	door   *door
+
+	receiver *receiver.Receiver
 }
 
 // New makes the component. Nothing is answered or sent before Run.
@@ -54,6 +58,7 @@ func New(cfg Config, keys *Keys, store *storage.Store, b *bus.Bus, log zerolog.L
 		ring:   remote.NewRing(client, store.ServerKeys, cfg.Remote.Notaries),
 		notary: notarised{known: make(map[string]notarisedKeys)},
 	}
+	f.receiver = receiver.New(client, f.ring, store, b)
 	f.door = newDoor(client, f.ring, cfg.RequestsPerOrigin, log)
 	f.door.serve(f.routes())
 	return f, nil
@@ -69,8 +74,9 @@ func (f *Federation) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	<-ctx.Done()
-	return nil
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.receiver.Run(ctx) })
+	return group.Wait()
 }
 
 const (
@@ -89,6 +95,9 @@ func (f *Federation) routes() []route {
 		{method: "GET", path: key + "/query/{serverName}", handle: f.notaryQuery, open: true},
 		{method: "GET", path: key + "/query/{serverName}/{keyId}", handle: f.notaryQuery, open: true},
 		{method: "POST", path: key + "/query", handle: f.notaryQueries, open: true},
+
+		// Transactions
+		{method: "PUT", path: v1 + "/send/{txnId}", handle: f.receive, limit: sendBody},
 
 		// Events, history
 		{method: "GET", path: v1 + "/event/{eventId}", handle: f.getEvent},
@@ -111,6 +120,12 @@ func (f *Federation) routes() []route {
 		{method: "POST", path: v1 + "/user/keys/query", handle: f.queryKeys},
 		{method: "POST", path: v1 + "/user/keys/claim", handle: f.claimKeys},
 	}
+}
+
+// receive handles PUT /_matrix/federation/v1/send/{txnId}.
+// Spec: server-server-api/#put_matrixfederationv1sendtxnid
+func (f *Federation) receive(r *request) (any, error) {
+	return f.receiver.Transaction(r.Context(), r.origin, r.PathValue("txnId"), r.body)
 }
 
 // version handles GET /_matrix/federation/v1/version.
