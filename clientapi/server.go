@@ -7,12 +7,16 @@
 package clientapi
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"chancery/clientapi/account"
 	"chancery/clientapi/rest"
+	"chancery/storage"
+	"chancery/storage/bus"
 )
 
 // Config is what an operator may say about the client API.
@@ -33,36 +37,58 @@ type Config struct {
 	Support SupportConfig `yaml:"support"`
 	// HTTP is the plumbing: tokens, addresses, rate limits.
 	HTTP rest.Config `yaml:"http"`
+	// Account is who may register, and how passwords and tokens are kept.
+	Account account.Config `yaml:"account"`
 }
 
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
-	return Config{DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig()}
+	return Config{DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig()}
 }
 
 // Server is the client API.
 type Server struct {
 	cfg     Config
+	account *account.Handlers
 	handler http.Handler
 }
 
 // New makes the client API, complete.
-func New(cfg Config, log zerolog.Logger) (*Server, error) {
+func New(cfg Config, store *storage.Store, messages *bus.Bus, log zerolog.Logger) (*Server, error) {
 	if err := cfg.HTTP.Limits.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.Account.Validate(); err != nil {
 		return nil, err
 	}
 	if cfg.PublicURL == "" {
 		cfg.PublicURL = "https://" + cfg.ServerName
 	}
-	s := &Server{cfg: cfg}
-	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log})
+	cfg.Account.ServerName = cfg.ServerName
+	passwords := account.NewPasswords(cfg.Account, store)
+	uia := rest.NewUIA(store, map[string]rest.Stage{
+		rest.StagePassword:          passwords.Stage,
+		rest.StageRegistrationToken: account.TokenStage(store),
+	})
+	s := &Server{
+		cfg:     cfg,
+		account: account.New(cfg.Account, account.Deps{Store: store, Bus: messages, Passwords: passwords, UIA: uia}),
+	}
+	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
 	return s, nil
 }
+
+// Run does what goes on beside requests, until ctx ends.
+func (s *Server) Run(ctx context.Context) error { return s.account.Run(ctx) }
+
+// Accounts makes accounts for administrators.
+func (s *Server) Accounts() *account.Handlers { return s.account }
 
 // ServeHTTP serves the client API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
+	a := s.account
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -70,6 +96,55 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/.well-known/matrix/support", Handler: s.wellKnownSupport},
 		{Method: "GET", Path: "/_matrix/client/versions", Handler: s.versions, Auth: rest.Optional},
 		{Method: "GET", Path: "/_matrix/client/v3/capabilities", Handler: s.capabilities, Auth: rest.User},
+
+		// Logging in.
+		{Method: "GET", Path: "/_matrix/client/v3/login", Handler: a.Flows},
+		{Method: "POST", Path: "/_matrix/client/v3/login", Handler: a.Login, Auth: rest.Optional, Limit: rest.LimitLogin},
+		{Method: "POST", Path: "/_matrix/client/v1/login/get_token", Handler: a.LoginToken, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/refresh", Handler: a.Refresh, Limit: rest.LimitLogin},
+		{Method: "POST", Path: "/_matrix/client/v3/logout", Handler: a.Logout, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/logout/all", Handler: a.LogoutAll, Auth: rest.User},
+
+		// Registering.
+		{Method: "POST", Path: "/_matrix/client/v3/register", Handler: a.Register, Auth: rest.Optional, Limit: rest.LimitRegister},
+		{Method: "GET", Path: "/_matrix/client/v3/register/available", Handler: a.Available, Limit: rest.LimitRegister},
+		{Method: "GET", Path: "/_matrix/client/v1/register/m.login.registration_token/validity", Handler: a.TokenValidity},
+		{Method: "GET", Path: "/_synapse/admin/v1/register", Handler: a.Nonce, Limit: rest.LimitRegister},
+		{Method: "POST", Path: "/_synapse/admin/v1/register", Handler: a.RegisterBySecret, Limit: rest.LimitRegister},
+
+		// The account.
+		{Method: "GET", Path: "/_matrix/client/v3/account/whoami", Handler: a.WhoAmI, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/account/password", Handler: a.SetPassword, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/account/deactivate", Handler: a.Deactivate, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/account/3pid", Handler: a.ThreePIDs, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/user/{userId}/openid/request_token", Handler: a.OpenIDToken, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Devices.
+		{Method: "GET", Path: "/_matrix/client/v3/devices", Handler: a.Devices, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/devices/{deviceId}", Handler: a.Device, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/devices/{deviceId}", Handler: a.PutDevice, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/v3/devices/{deviceId}", Handler: a.DeleteDevice, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/delete_devices", Handler: a.DeleteDevices, Auth: rest.User},
+
+		// Profiles.
+		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}", Handler: a.Profile},
+		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.ProfileField},
+		{Method: "PUT", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.ProfileField},
+		{Method: "PUT", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Account data and tags.
+		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/account_data/{type}", Handler: a.AccountData, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/user/{userId}/account_data/{type}", Handler: a.PutAccountData, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}", Handler: a.DeleteAccountData, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}", Handler: a.AccountData, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}", Handler: a.PutAccountData, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}", Handler: a.DeleteAccountData, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags", Handler: a.Tags, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}", Handler: a.PutTag, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}", Handler: a.DeleteTag, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

@@ -34,7 +34,9 @@ const (
 		ON CONFLICT (user_id) DO NOTHING`
 	accountPassword   = "UPDATE accounts SET password = $2 WHERE user_id = $1"
 	accountDeactivate = "UPDATE accounts SET deactivated = true, password = '', erased = $2 WHERE user_id = $1"
-	accountStanding   = "UPDATE accounts SET admin = $2, locked = $3, suspended = $4 WHERE user_id = $1"
+	accountClosed     = `SELECT user_id FROM accounts a WHERE deactivated AND user_id > $1 AND EXISTS
+		(SELECT 1 FROM memberships m WHERE m.user_id = a.user_id AND m.membership = 'join') ORDER BY user_id LIMIT $2`
+	accountStanding = "UPDATE accounts SET admin = $2, locked = $3, suspended = $4 WHERE user_id = $1"
 )
 
 func scanAccount(row dbutil.Scannable) (*Account, error) {
@@ -56,6 +58,11 @@ func (a *Accounts) ByID(ctx context.Context, user id.UserID) (*Account, error) {
 // Page lists accounts in the order of their names, after this one.
 func (a *Accounts) Page(ctx context.Context, after id.UserID, limit int) ([]*Account, error) {
 	return all(ctx, a.s, scanAccount, accountPage, after, limit)
+}
+
+// ClosedInRooms lists users of closed accounts that are still joined to a room, in the order of their names, after this one.
+func (a *Accounts) ClosedInRooms(ctx context.Context, after id.UserID, limit int) ([]id.UserID, error) {
+	return all(ctx, a.s, column[id.UserID], accountClosed, after, limit)
 }
 
 // Create makes the account, inside Do; false if the name is taken, for which a deactivated account suffices.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"go.mau.fi/util/dbutil"
@@ -451,4 +453,89 @@ func (t *State) SweepUnattached(ctx context.Context, before int64) error {
 		_, err := t.s.exec(ctx, "DELETE FROM state_chains WHERE unattached AND created < $1", before)
 		return err
 	})
+}
+
+// Lookup asks for one key of the state at a snapshot.
+type Lookup struct {
+	At  Snapshot
+	Key pdu.Key
+}
+
+// Lookups gives the number of the event that each key holds at its snapshot, 0
+// for none, in the order of the questions. It costs one query for a few hundred of them.
+func (t *State) Lookups(ctx context.Context, asked []Lookup) ([]int64, error) {
+	const size = 200 // keys in one query
+	lineages := map[Snapshot][]Snapshot{}
+	chains := map[int64]struct{}{}
+	for _, q := range asked {
+		if _, ok := lineages[q.At]; ok {
+			continue
+		}
+		links, err := t.lineage(ctx, q.At)
+		if err != nil {
+			return nil, err
+		}
+		lineages[q.At] = links
+		for _, link := range links {
+			chains[link.Chain] = struct{}{}
+		}
+	}
+	numbers := make([]int64, len(asked))
+	if len(chains) == 0 {
+		return numbers, nil
+	}
+	for start := 0; start < len(asked); start += size {
+		part := asked[start:min(start+size, len(asked))]
+		logs, err := t.logs(ctx, slices.Collect(maps.Keys(chains)), part)
+		if err != nil {
+			return nil, err
+		}
+		for i, q := range part {
+			numbers[start+i] = logs.held(lineages[q.At], q.Key)
+		}
+	}
+	return numbers, nil
+}
+
+// logs holds what chains say of keys, oldest first.
+type logs map[chainKey][]logged
+
+type chainKey struct {
+	chain int64
+	key   pdu.Key
+}
+
+type logged struct{ sequence, event int64 }
+
+func (t *State) logs(ctx context.Context, chains []int64, asked []Lookup) (logs, error) {
+	types, keys := map[string]struct{}{}, map[string]struct{}{}
+	for _, q := range asked {
+		types[escape(q.Key.Type)], keys[escape(q.Key.StateKey)] = struct{}{}, struct{}{}
+	}
+	args := anys(chains)
+	args = append(args, anys(slices.Collect(maps.Keys(types)))...)
+	args = append(args, anys(slices.Collect(maps.Keys(keys)))...)
+	found := logs{}
+	_, err := all(ctx, t.s, func(row dbutil.Scannable) (struct{}, error) {
+		var ck chainKey
+		var l logged
+		err := row.Scan(&ck.chain, &l.sequence, &ck.key.Type, &ck.key.StateKey, &l.event)
+		ck.key.Type, ck.key.StateKey = unescape(ck.key.Type), unescape(ck.key.StateKey)
+		found[ck] = append(found[ck], l)
+		return struct{}{}, err
+	}, `SELECT chain, sequence, type, state_key, COALESCE(event, 0) FROM state_entries WHERE chain IN `+list(1, len(chains))+
+		" AND type IN "+list(len(chains)+1, len(types))+" AND state_key IN "+list(len(chains)+len(types)+1, len(keys))+" ORDER BY chain, sequence", args...)
+	return found, err
+}
+
+func (l logs) held(lineage []Snapshot, key pdu.Key) int64 {
+	for _, link := range lineage {
+		entries := l[chainKey{link.Chain, key}]
+		for i := len(entries) - 1; i >= 0; i-- {
+			if entries[i].sequence <= link.Sequence {
+				return entries[i].event
+			}
+		}
+	}
+	return 0
 }

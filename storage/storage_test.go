@@ -243,6 +243,10 @@ func TestStateIsTheLastEntriesUpToThere(t *testing.T) {
 				if got, err := s.State.Key(t.Context(), c.at, key); err != nil || got != c.want[key] {
 					t.Errorf("%s at %v is %d (%v), want %d", key, c.at, got, err, c.want[key])
 				}
+				asked := []Lookup{{c.at, key}, {Snapshot{base, 1}, topic}}
+				if got, err := s.State.Lookups(t.Context(), asked); err != nil || got[0] != c.want[key] || got[1] != 101 {
+					t.Errorf("look-ups of %v are %v (%v), want %d and 101", asked, got, err, c.want[key])
+				}
 			}
 		}
 		changed, err := s.State.Changed(t.Context(), room, 0, s.Head())

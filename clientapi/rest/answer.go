@@ -44,6 +44,11 @@ func respond(w http.ResponseWriter, r *http.Request, value any, err error) {
 
 // WriteError answers with an error in the form that clients read.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	var unconfirmed *Unconfirmed
+	if errors.As(err, &unconfirmed) {
+		writeJSON(w, r, http.StatusUnauthorized, unconfirmed)
+		return
+	}
 	refusal := asRespError(r.Context(), err)
 	for key, value := range refusal.ExtraHeader {
 		w.Header().Set(key, value)
@@ -112,6 +117,7 @@ func writeJSON(w http.ResponseWriter, r *http.Request, code int, body any) {
 			buf.Reset()
 			buf.WriteString(`{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
 		}
+		buf.Truncate(len(bytes.TrimRight(buf.Bytes(), "\n")))
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")

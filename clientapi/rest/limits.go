@@ -12,7 +12,7 @@ type Kind string
 
 const (
 	LimitLogin    Kind = "login"    // login attempts, by address
-	LimitFailed   Kind = "failed"   // failed passwords and registration tokens, by account and by address
+	LimitFailed   Kind = "failed"   // failed passwords and registration tokens, by account
 	LimitRegister Kind = "register" // registrations and what asks for their sake, by address
 	LimitMessage  Kind = "message"  // events sent, by user
 	LimitJoin     Kind = "join"     // joins and knocks, by user
@@ -20,7 +20,9 @@ const (
 	LimitCreate   Kind = "create"   // rooms created, by user
 	LimitMedia    Kind = "media"    // uploads, previews, by user
 	LimitCall     Kind = "call"     // delayed events and call tokens, by user
-	LimitGeneral  Kind = "general"  // other requests that cost something, by user or address
+	// LimitFailedAddress counts what LimitFailed counts, by address: many people may share one.
+	LimitFailedAddress Kind = "failed_address"
+	LimitGeneral       Kind = "general" // other requests that cost something, by user or address
 )
 
 // Rate is how fast a bucket fills, and how much it holds.
@@ -40,16 +42,17 @@ type LimitsConfig struct {
 // DefaultLimits are the limits of a server whose operator said nothing.
 func DefaultLimits() LimitsConfig {
 	return LimitsConfig{Enabled: true, Rates: map[Kind]Rate{
-		LimitLogin:    {PerSecond: 0.5, Burst: 10},
-		LimitFailed:   {PerSecond: 0.17, Burst: 3},
-		LimitRegister: {PerSecond: 0.2, Burst: 10},
-		LimitMessage:  {PerSecond: 5, Burst: 50},
-		LimitJoin:     {PerSecond: 0.5, Burst: 20},
-		LimitInvite:   {PerSecond: 0.5, Burst: 30},
-		LimitCreate:   {PerSecond: 0.2, Burst: 10},
-		LimitMedia:    {PerSecond: 2, Burst: 50},
-		LimitCall:     {PerSecond: 2, Burst: 40},
-		LimitGeneral:  {PerSecond: 10, Burst: 100},
+		LimitLogin:         {PerSecond: 0.5, Burst: 10},
+		LimitFailed:        {PerSecond: 0.17, Burst: 3},
+		LimitFailedAddress: {PerSecond: 1, Burst: 20},
+		LimitRegister:      {PerSecond: 0.2, Burst: 10},
+		LimitMessage:       {PerSecond: 5, Burst: 50},
+		LimitJoin:          {PerSecond: 0.5, Burst: 20},
+		LimitInvite:        {PerSecond: 0.5, Burst: 30},
+		LimitCreate:        {PerSecond: 0.2, Burst: 10},
+		LimitMedia:         {PerSecond: 2, Burst: 50},
+		LimitCall:          {PerSecond: 2, Burst: 40},
+		LimitGeneral:       {PerSecond: 10, Burst: 100},
 	}}
 }
 
@@ -100,6 +103,19 @@ func NewLimits(cfg LimitsConfig, now func() time.Time) *Limits {
 // Take counts one, or returns the M_LIMIT_EXCEEDED that says when to come again.
 func (l *Limits) Take(kind Kind, key string) error {
 	return l.spend(kind, key, 1)
+}
+
+// Return gives back what Take took: for attempts of which only the failed ones count.
+func (l *Limits) Return(kind Kind, key string) {
+	if l == nil || !l.cfg.Enabled {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b, ok := l.buckets[bucketKey{kind, key}]; ok {
+		b.tokens = min(b.tokens+1, float64(l.cfg.Rates[kind].Burst))
+		l.buckets[bucketKey{kind, key}] = b
+	}
 }
 
 // Full says, without counting, whether one more would be refused: for failed attempts, which count only afterwards.

@@ -58,10 +58,11 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	}
 	if chosen.has("client") {
 		config.Client.ServerName = config.ServerName
-		client, err := clientapi.New(config.Client, log)
+		client, err := clientapi.New(config.Client, store, messages, log)
 		if err != nil {
 			return behind, fmt.Errorf("client API: %w", err)
 		}
+		s.run("client API", client.Run)
 		behind.client = client
 	}
 	return behind, nil

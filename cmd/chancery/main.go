@@ -30,6 +30,7 @@ func subcommands() []subcommand {
 		{"serve", "run the homeserver, or with --only some of its components", serveCommand},
 		{"check", "read the configuration, say what is wrong with it, start nothing", checkCommand},
 		{"keygen", "make a signing key", keygenCommand},
+		{"demo", "two ministries on this machine, to try things out", demoCommand},
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
@@ -38,18 +40,14 @@ func (r *Reader) ForServer(ctx context.Context, server string, events []*storage
 	if err != nil {
 		return nil, err
 	}
-	spans, err := r.store.Rooms.ServerSpans(ctx, events[0].RoomID)
+	visible, err := r.visibleTo(ctx, server, events)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("what %s may see: %w", server, err)
 	}
 	out := make([]json.RawMessage, 0, len(events))
-	for _, e := range events {
-		visible, err := r.serverSees(ctx, server, spans, e)
-		if err != nil {
-			return nil, fmt.Errorf("visibility of %s: %w", e.ID, err)
-		}
+	for i, e := range events {
 		raw := json.RawMessage(e.JSON)
-		if !visible || e.RedactedBy != "" {
+		if !visible[i] || e.RedactedBy != "" {
 			if raw, err = pdu.Redact(version, e.JSON); err != nil {
 				return nil, fmt.Errorf("prune %s: %w", e.ID, err)
 			}
@@ -59,36 +57,64 @@ func (r *Reader) ForServer(ctx context.Context, server string, events []*storage
 	return out, nil
 }
 
-// serverSees says whether a server may see the whole event: by the room's setting then, or because one of its users was there.
-func (r *Reader) serverSees(ctx context.Context, server string, spans []storage.ServerSpan, e *storage.Event) (bool, error) {
-	if e.StateKey != nil || e.Sender.Homeserver() == server {
-		return true, nil // state tells no more when it is whole, and is needed to go on
+// visibleTo tells, for each of the events, whether the server may see it in
+// full: because of the room's setting then, or because one of its users was there.
+func (r *Reader) visibleTo(ctx context.Context, server string, events []*storage.Event) ([]bool, error) {
+	asked := make([]storage.Lookup, 0, len(events))
+	for _, e := range events {
+		asked = append(asked, storage.Lookup{At: e.Before, Key: keyVisibility})
 	}
-	setting, err := r.store.State.Event(ctx, e.Before, pdu.Key{Type: "m.room.history_visibility"})
+	state, err := r.stateAt(ctx, asked)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if v := text(setting, "history_visibility", "shared"); v != "joined" && v != "invited" {
-		return true, nil
+	spans, err := r.store.Rooms.ServerSpans(ctx, events[0].RoomID)
+	if err != nil {
+		return nil, err
 	}
-	if e.Position != 0 {
-		for _, s := range spans {
-			if s.Server == server && s.Since <= e.Position && (s.Until == 0 || e.Position <= s.Until) {
-				return true, nil
+	present := map[storage.Snapshot][]string{}
+	visible := make([]bool, len(events))
+	for i, e := range events {
+		at := moment{settings: state.around(e, keyVisibility), memberships: []string{""}}
+		// State tells no more when it is whole, and is needed to go on. Whoever
+		// joined later may see shared history, and that somebody of the server
+		// did, since it asks, the door has made sure.
+		if e.StateKey != nil || e.Sender.Homeserver() == server || at.verdict() != denied || wasIn(spans, server, e.Position) {
+			visible[i] = true
+			continue
+		}
+		memberships, ok := present[e.Before]
+		if !ok {
+			if memberships, err = r.membershipsOf(ctx, server, e.Before); err != nil {
+				return nil, err
 			}
+			present[e.Before] = memberships
 		}
-		if text(setting, "history_visibility", "shared") == "joined" {
-			return false, nil
-		}
+		at.memberships = memberships
+		visible[i] = at.verdict() == allowed
 	}
-	return r.wasThere(ctx, server, setting, e)
+	return visible, nil
 }
 
-// wasThere looks for the server's members in the state before the event: the long way, for history and for invited ones.
-func (r *Reader) wasThere(ctx context.Context, server string, setting, e *storage.Event) (bool, error) {
-	members, err := r.store.State.OfType(ctx, e.Before, "m.room.member")
+// wasIn tells whether the server had a joined user when the position was given.
+func wasIn(spans []storage.ServerSpan, server string, at storage.Position) bool {
+	if at == 0 {
+		return false
+	}
+	for _, s := range spans {
+		if s.Server == server && s.Since <= at && (s.Until == 0 || at <= s.Until) {
+			return true
+		}
+	}
+	return false
+}
+
+// membershipsOf lists how the server's users stood to the room, each way once:
+// the long way, for history and for invited ones.
+func (r *Reader) membershipsOf(ctx context.Context, server string, at storage.Snapshot) ([]string, error) {
+	members, err := r.store.State.OfType(ctx, at, typeMember)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var numbers []int64
 	for user, number := range members {
@@ -96,20 +122,21 @@ func (r *Reader) wasThere(ctx context.Context, server string, setting, e *storag
 			numbers = append(numbers, number)
 		}
 	}
-	memberships, err := r.store.Events.ByNumbers(ctx, numbers)
-	if err != nil {
-		return false, err
-	}
-	invited := text(setting, "history_visibility", "shared") == "invited"
-	for _, m := range memberships {
-		switch text(m, "membership", "leave") {
-		case "join":
-			return true, nil
-		case "invite":
-			if invited {
-				return true, nil
-			}
+	ways := map[string]struct{}{}
+	const some = 100
+	for len(numbers) > 0 {
+		n := min(some, len(numbers))
+		said, err := r.sayings(ctx, numbers[:n])
+		if err != nil {
+			return nil, err
 		}
+		for _, way := range said {
+			ways[way] = struct{}{}
+		}
+		if _, ok := ways["join"]; ok {
+			return []string{"join"}, nil
+		}
+		numbers = numbers[n:]
 	}
-	return false, nil
+	return slices.Collect(maps.Keys(ways)), nil
 }

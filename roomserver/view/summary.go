@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver/pdu"
@@ -51,28 +53,32 @@ func (r *Reader) Summary(ctx context.Context, roomID id.RoomID) (*Summary, error
 	if s.JoinedMembers, _, err = r.store.Memberships.Counts(ctx, roomID); err != nil {
 		return nil, err
 	}
-	for _, piece := range []struct {
-		key   pdu.Key
-		field string
-		take  func(gjson.Result)
-	}{
-		{pdu.Key{Type: "m.room.name"}, "name", func(v gjson.Result) { s.Name = v.Str }},
-		{pdu.Key{Type: "m.room.topic"}, "topic", func(v gjson.Result) { s.Topic = v.Str }},
-		{pdu.Key{Type: "m.room.canonical_alias"}, "alias", func(v gjson.Result) { s.CanonicalAlias = id.RoomAlias(v.Str) }},
-		{pdu.Key{Type: "m.room.avatar"}, "url", func(v gjson.Result) { s.AvatarURL = v.Str }},
-		{pdu.Key{Type: "m.room.history_visibility"}, "history_visibility", func(v gjson.Result) { s.WorldReadable = v.Str == "world_readable" }},
-		{pdu.Key{Type: "m.room.guest_access"}, "guest_access", func(v gjson.Result) { s.GuestCanJoin = v.Str == "can_join" }},
-		{pdu.Key{Type: "m.room.encryption"}, "algorithm", func(v gjson.Result) { s.Encryption = v.Str }},
-		{pdu.Key{Type: "m.room.create"}, "type", func(v gjson.Result) { s.RoomType = v.Str }},
-		{pdu.Key{Type: "m.room.join_rules"}, "join_rule", func(v gjson.Result) { s.JoinRule = v.Str }},
-		{pdu.Key{Type: "m.room.join_rules"}, "allow", func(v gjson.Result) { s.AllowedRooms = allowedRooms(v) }},
-	} {
-		e, err := r.store.State.Event(ctx, room.State, piece.key)
-		if err != nil {
-			return nil, fmt.Errorf("summary of %s: %w", roomID, err)
-		}
-		if e != nil {
-			piece.take(gjson.GetBytes(e.JSON, "content."+piece.field))
+	state, err := r.pieces(ctx, room.State, slices.Concat(strippedKeys, []pdu.Key{keyVisibility, {Type: event.StateGuestAccess.Type}}))
+	if err != nil {
+		return nil, fmt.Errorf("summary of %s: %w", roomID, err)
+	}
+	for _, e := range state {
+		content := gjson.Parse(contentOf(e.JSON))
+		switch e.Type {
+		case event.StateRoomName.Type:
+			s.Name = content.Get("name").Str
+		case event.StateTopic.Type:
+			s.Topic = content.Get("topic").Str
+		case event.StateCanonicalAlias.Type:
+			s.CanonicalAlias = id.RoomAlias(content.Get("alias").Str)
+		case event.StateRoomAvatar.Type:
+			s.AvatarURL = content.Get("url").Str
+		case typeVisibility:
+			s.WorldReadable = content.Get("history_visibility").Str == "world_readable"
+		case event.StateGuestAccess.Type:
+			s.GuestCanJoin = content.Get("guest_access").Str == "can_join"
+		case event.StateEncryption.Type:
+			s.Encryption = content.Get("algorithm").Str
+		case event.StateCreate.Type:
+			s.RoomType = content.Get("type").Str
+		case event.StateJoinRules.Type:
+			s.JoinRule = content.Get("join_rule").Str
+			s.AllowedRooms = allowedRooms(content.Get("allow"))
 		}
 	}
 	if !s.Restricted() {
@@ -98,22 +104,15 @@ func (r *Reader) InviteState(ctx context.Context, roomID id.RoomID) ([]json.RawM
 	if err != nil || room == nil {
 		return nil, err
 	}
-	var stripped []json.RawMessage
-	for _, typ := range []string{
-		"m.room.create", "m.room.name", "m.room.avatar", "m.room.topic", "m.room.join_rules", "m.room.canonical_alias", "m.room.encryption",
-	} {
-		e, err := r.store.State.Event(ctx, room.State, pdu.Key{Type: typ})
-		if err != nil {
+	events, err := r.StrippedState(ctx, room.State)
+	if err != nil {
+		return nil, err
+	}
+	stripped := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		if stripped[i], err = Stripped(e); err != nil {
 			return nil, err
 		}
-		if e == nil {
-			continue
-		}
-		raw, err := Stripped(e)
-		if err != nil {
-			return nil, err
-		}
-		stripped = append(stripped, raw)
 	}
 	return stripped, nil
 }

@@ -1,0 +1,155 @@
+// Package account is what users do with their account and its devices: register, log in, refresh and log out, change
+// the password or close the account, profile, private notes and tags, devices, OpenID tokens.
+//
+// It owns the rows of accounts, tokens, devices, profiles and account data, and nobody else writes them. To keep:
+//
+//   - a password is hashed outside any transaction, at most as many at once as there are cores, and never for nothing:
+//     the buckets of failed attempts are asked first;
+//   - an unknown user, a wrong password and a closed account look alike to who tries, in answer and in time;
+//   - a device ends in one commit with all that belongs to it (storage.Devices.End);
+//   - tokens leave this package in an answer, and nowhere else.
+package account
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/rest"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// Config is what an operator may say about accounts.
+type Config struct {
+	// ServerName is the name in user IDs. cmd fills it in.
+	ServerName string `yaml:"-"`
+	// OpenRegistration lets anybody register. Default false; laboratories and tests turn it on.
+	OpenRegistration bool `yaml:"open_registration"`
+	// RegistrationTokens lets those register who have a token from an administrator. Default true.
+	RegistrationTokens bool `yaml:"registration_tokens"`
+	// SharedSecret lets tools register at /_synapse/admin/v1/register who know it. Default none: the endpoint is off.
+	SharedSecret string `yaml:"shared_secret"`
+	// PasswordLength is the least number of characters of a new password. Default 8.
+	PasswordLength int `yaml:"password_length"`
+	// TokenLifetime is how long an access token lives that the client can refresh. Default 1h. Others live for ever.
+	TokenLifetime time.Duration `yaml:"token_lifetime"`
+	// PasswordHash is the cost of a password's hash.
+	PasswordHash Argon2 `yaml:"password_hash"`
+}
+
+// DefaultConfig is the configuration of a server whose operator said nothing.
+func DefaultConfig() Config {
+	return Config{
+		RegistrationTokens: true,
+		PasswordLength:     8,
+		TokenLifetime:      time.Hour,
+		PasswordHash:       Argon2{MemoryKiB: 19 * 1024, Passes: 2, Lanes: 1},
+	}
+}
+
+// Validate refuses what cannot work.
+func (c Config) Validate() error {
+	if c.TokenLifetime < time.Second {
+		return errors.New("account: token_lifetime must be at least 1s")
+	}
+	return c.PasswordHash.validate()
+}
+
+// Deps are what the handlers work with.
+type Deps struct {
+	Store     *storage.Store
+	Bus       *bus.Bus
+	Passwords *Passwords
+	UIA       *rest.UIA
+	// Exclusive says whether an application service alone may make this user; nil: there are none.
+	Exclusive func(id.UserID) bool
+}
+
+// Handlers are the endpoints of this chapter.
+type Handlers struct {
+	cfg       Config
+	store     *storage.Store
+	bus       *bus.Bus
+	passwords *Passwords
+	uia       *rest.UIA
+	exclusive func(id.UserID) bool
+	now       func() time.Time
+	closed    chan struct{} // rings when an account was closed, whose rooms are to be left
+}
+
+// New makes the handlers.
+func New(cfg Config, deps Deps) *Handlers {
+	h := &Handlers{
+		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive,
+		now: time.Now, closed: make(chan struct{}, 1),
+	}
+	if h.exclusive == nil {
+		h.exclusive = func(id.UserID) bool { return false }
+	}
+	return h
+}
+
+const (
+	sweepEvery = 10 * time.Minute
+	// What is kept of devices that ended, and of spent tokens: longer than anybody can be behind.
+	endedAge = 7 * 24 * time.Hour
+	spentAge = 30 * 24 * time.Hour
+	// staleConfirmation is older than any session of user-interactive authentication can be.
+	staleConfirmation = 20 * time.Minute
+)
+
+// Run forgets what is over, and has closed accounts leave their rooms, until ctx ends.
+func (h *Handlers) Run(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		if err := h.leaveRooms(ctx); err != nil && ctx.Err() == nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Closed accounts could not leave all their rooms, will try again")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.closed:
+		case <-tick.C:
+			if err := h.sweep(ctx); err != nil && ctx.Err() == nil {
+				zerolog.Ctx(ctx).Warn().Err(err).Msg("Old sessions could not be swept")
+			}
+		}
+	}
+}
+
+func (h *Handlers) sweep(ctx context.Context) error {
+	now := h.now()
+	return h.store.Do(ctx, func(ctx context.Context) error {
+		return errors.Join(
+			h.store.Devices.Sweep(ctx, now.Add(-endedAge)),
+			h.store.Tokens.Sweep(ctx, now.Add(-spentAge)),
+			h.store.Confirmations.Sweep(ctx, now.Add(-staleConfirmation)),
+		)
+	})
+}
+
+// newToken makes a secret of 160 random bits; the letters before it help whoever finds one in a place where it does
+// not belong.
+func newToken(prefix string) string { return prefix + rand.Text() + rand.Text()[:6] }
+
+// userID is the user whom somebody means by a localpart or a whole ID of this server; false if it cannot be one.
+func (h *Handlers) userID(name string) (id.UserID, bool) {
+	if !strings.HasPrefix(name, "@") {
+		name = "@" + name + ":" + h.cfg.ServerName
+	}
+	user := id.UserID(name)
+	return user, rest.ValidUserID(user) && user.Homeserver() == h.cfg.ServerName
+}
+
+// local says whether the user belongs to this server.
+func (h *Handlers) local(user id.UserID) bool { return user.Homeserver() == h.cfg.ServerName }
+
+var errMissing = mautrix.RespError{ErrCode: "M_MISSING_PARAM", StatusCode: 400}

@@ -1,0 +1,142 @@
+package account
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/rest"
+	"chancery/storage/bus"
+)
+
+// authBody is a body that has nothing but user-interactive authentication.
+type authBody struct {
+	Auth json.RawMessage `json:"auth"`
+}
+
+// confirm asks the user for the password. Application services have none, and need none.
+func (h *Handlers) confirm(r *rest.Request, auth json.RawMessage, bound any) error {
+	if r.By.Service != nil {
+		return nil
+	}
+	_, err := h.uia.Confirm(r, rest.Operation{Flows: [][]string{{rest.StagePassword}}, Bound: bound}, auth)
+	return err
+}
+
+// WhoAmI handles GET /_matrix/client/v3/account/whoami.
+// Spec: client-server-api/#get_matrixclientv3accountwhoami
+func (h *Handlers) WhoAmI(r *rest.Request) (any, error) {
+	return struct {
+		UserID   id.UserID   `json:"user_id"`
+		DeviceID id.DeviceID `json:"device_id,omitempty"`
+		Guest    bool        `json:"is_guest"`
+	}{r.By.User, r.By.Device, false}, nil
+}
+
+// SetPassword handles POST /_matrix/client/v3/account/password.
+// Spec: client-server-api/#post_matrixclientv3accountpassword
+func (h *Handlers) SetPassword(r *rest.Request) (any, error) {
+	body := struct {
+		authBody
+		Password      string `json:"new_password"`
+		LogoutDevices bool   `json:"logout_devices"`
+	}{LogoutDevices: true}
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	if err := h.cfg.checkNewPassword(body.Password); err != nil {
+		return nil, err
+	}
+	// Not bound to the new password: not even a hash of it may be kept, and it comes with the old one anyway.
+	if err := h.confirm(r, body.Auth, nil); err != nil {
+		return nil, err
+	}
+	hash, err := h.passwords.Hash(r.Context(), body.Password)
+	if err != nil {
+		return nil, err
+	}
+	return rest.Empty, h.store.Do(r.Context(), func(ctx context.Context) error {
+		if err := h.store.Accounts.SetPassword(ctx, r.By.User, hash); err != nil {
+			return err
+		}
+		if !body.LogoutDevices {
+			return nil
+		}
+		return h.endOtherDevices(ctx, r.By.User, r.By.Device)
+	})
+}
+
+// Deactivate handles POST /_matrix/client/v3/account/deactivate.
+// Spec: client-server-api/#post_matrixclientv3accountdeactivate
+func (h *Handlers) Deactivate(r *rest.Request) (any, error) {
+	var body struct {
+		authBody
+		Erase bool `json:"erase"`
+	}
+	if err := r.OptionalJSON(&body); err != nil {
+		return nil, err
+	}
+	// Not bound to erase: Element Web asks for the flows before its user has ticked the box.
+	if err := h.confirm(r, body.Auth, nil); err != nil {
+		return nil, err
+	}
+	err := h.store.Do(r.Context(), func(ctx context.Context) error {
+		return h.store.Accounts.Deactivate(ctx, r.By.User, body.Erase)
+	})
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case h.closed <- struct{}{}:
+	default: // it has been rung already
+	}
+	// There is no identity server, where something could still be bound.
+	return map[string]string{"id_server_unbind_result": "no-support"}, nil
+}
+
+// leaveRooms has users of closed accounts leave the rooms in which they still are. What fails is tried again later.
+func (h *Handlers) leaveRooms(ctx context.Context) error {
+	var after id.UserID
+	var failed error
+	for ctx.Err() == nil {
+		users, err := h.store.Accounts.ClosedInRooms(ctx, after, 100)
+		if err != nil || len(users) == 0 {
+			return errors.Join(failed, err)
+		}
+		for _, user := range users {
+			failed = errors.Join(failed, h.leaveAll(ctx, user))
+			after = user
+		}
+	}
+	return failed
+}
+
+func (h *Handlers) leaveAll(ctx context.Context, user id.UserID) error {
+	rooms, err := h.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+	if err != nil {
+		return err
+	}
+	stateKey := string(user)
+	var failed error
+	for _, room := range rooms {
+		_, err := bus.Ask[bus.RoomQuestion, bus.RoomAnswer](ctx, h.bus, bus.RoomDo(room.RoomID), bus.RoomQuestion{
+			Propose: &bus.Proposal{Sender: user, Type: "m.room.member", StateKey: &stateKey, Content: json.RawMessage(`{"membership":"leave"}`)},
+		})
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s leaves %s: %w", user, room.RoomID, err))
+		}
+	}
+	zerolog.Ctx(ctx).Info().Stringer("user_id", user).Int("rooms", len(rooms)).Msg("User of a closed account left the rooms")
+	return failed
+}
+
+// ThreePIDs handles GET /_matrix/client/v3/account/3pid. There are none here.
+// Spec: client-server-api/#get_matrixclientv3account3pid
+func (h *Handlers) ThreePIDs(*rest.Request) (any, error) {
+	return map[string]any{"threepids": []any{}}, nil
+}

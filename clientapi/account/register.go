@@ -1,0 +1,373 @@
+package account
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // the protocol says so
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/rest"
+	"chancery/storage"
+)
+
+var errRegistrationClosed = mautrix.MForbidden.WithMessage("Registration is not open here")
+
+// newUser is the ID of somebody who may be registered under this name.
+// Spec: appendices/#user-identifiers
+func (h *Handlers) newUser(ctx context.Context, name string) (id.UserID, error) {
+	local := strings.ToLower(name)
+	for _, c := range []byte(local) {
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("._=-/+", c) >= 0) {
+			return "", mautrix.MInvalidUsername.WithMessage("A username has only a-z, 0-9 and ._=-/+")
+		}
+	}
+	user := id.NewUserID(local, h.cfg.ServerName)
+	if local == "" || len(user) > 255 {
+		return "", mautrix.MInvalidUsername.WithMessage("The username is empty or too long")
+	}
+	account, err := h.store.Accounts.ByID(ctx, user)
+	if err == nil && account != nil {
+		err = errTaken
+	}
+	return user, err
+}
+
+var errTaken = mautrix.MUserInUse.WithMessage("This username is taken")
+
+// Available handles GET /_matrix/client/v3/register/available.
+// Spec: client-server-api/#get_matrixclientv3registeravailable
+func (h *Handlers) Available(r *rest.Request) (any, error) {
+	if len(h.flows()) == 0 {
+		return nil, errRegistrationClosed
+	}
+	user, err := h.newUser(r.Context(), r.Query("username"))
+	if err == nil && h.exclusive(user) {
+		err = mautrix.MExclusive.WithMessage("This username belongs to an application service")
+	}
+	return map[string]bool{"available": true}, err
+}
+
+// flows are the ways in which a stranger may register.
+func (h *Handlers) flows() [][]string {
+	switch {
+	case h.cfg.OpenRegistration:
+		return [][]string{{rest.StageDummy}}
+	case h.cfg.RegistrationTokens:
+		return [][]string{{rest.StageRegistrationToken}}
+	}
+	return nil
+}
+
+type registerRequest struct {
+	wanted
+	authBody
+	Type         string `json:"type"`
+	Username     string `json:"username"`
+	Password     string `json:"password"`
+	InhibitLogin bool   `json:"inhibit_login"`
+}
+
+// Register handles POST /_matrix/client/v3/register.
+// Spec: client-server-api/#post_matrixclientv3register
+func (h *Handlers) Register(r *rest.Request) (any, error) {
+	switch kind := r.Query("kind"); kind {
+	case "", "user":
+	case "guest":
+		return nil, mautrix.MForbidden.WithMessage("There are no guests here")
+	default:
+		return nil, mautrix.MInvalidParam.WithMessage("There is no such kind of account")
+	}
+	var body registerRequest
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	if err := body.check(); err != nil {
+		return nil, err
+	}
+	if body.Type == loginService || r.By.Service != nil {
+		return h.registerForService(r, body)
+	}
+	return h.registerStranger(r, body)
+}
+
+func (h *Handlers) registerStranger(r *rest.Request, body registerRequest) (any, error) {
+	flows := h.flows()
+	if len(flows) == 0 {
+		return nil, errRegistrationClosed
+	}
+	if body.Username != "" {
+		user, err := h.newUser(r.Context(), body.Username)
+		if err != nil {
+			return nil, err
+		}
+		if h.exclusive(user) {
+			return nil, mautrix.MExclusive.WithMessage("This username belongs to an application service")
+		}
+	}
+	if body.Password != "" {
+		if err := h.cfg.checkNewPassword(body.Password); err != nil {
+			return nil, err
+		}
+	}
+	confirmed, err := h.uia.Confirm(r, rest.Operation{Flows: flows, Bound: body.Username, Late: true}, body.Auth)
+	if err != nil {
+		return nil, err
+	}
+	if body.Username == "" {
+		body.Username = strings.ToLower(rand.Text()[:12])
+	}
+	if err := h.cfg.checkNewPassword(body.Password); err != nil {
+		return nil, err
+	}
+	return h.register(r, body, newcomer{registrationToken: confirmed.Token})
+}
+
+// registerForService lets an application service make one of its users.
+// Spec: application-service-api/#server-admin-style-permissions
+func (h *Handlers) registerForService(r *rest.Request, body registerRequest) (any, error) {
+	if r.By.Service == nil {
+		return nil, mautrix.MMissingToken.WithMessage("This is for application services")
+	}
+	user, err := h.newUser(r.Context(), body.Username)
+	if err != nil {
+		return nil, err
+	}
+	if user != r.By.Service.Sender() && !r.By.Service.Owns(user) {
+		return nil, mautrix.MExclusive.WithMessage("The application service does not own this user")
+	}
+	body.Password = ""
+	return h.register(r, body, newcomer{service: r.By.Service.ID()})
+}
+
+// newcomer is what the way in says of a new account.
+type newcomer struct {
+	admin             bool
+	displayName       string // empty: the localpart
+	service           string
+	registrationToken string
+}
+
+// register makes the account, its profile and its first session, all in one commit.
+func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer) (any, error) {
+	user, err := h.newUser(r.Context(), body.Username)
+	if err != nil {
+		return nil, err
+	}
+	hash := ""
+	if body.Password != "" {
+		if hash, err = h.passwords.Hash(r.Context(), body.Password); err != nil {
+			return nil, err
+		}
+	}
+	if who.displayName == "" {
+		who.displayName = user.Localpart()
+	}
+	name, err := json.Marshal(who.displayName)
+	if err != nil {
+		return nil, err
+	}
+	s, pair := h.newSession(user, body.wanted)
+	made := false
+	err = h.store.Do(r.Context(), func(ctx context.Context) (err error) {
+		account := &storage.Account{UserID: user, Password: hash, Admin: who.admin, ServiceID: who.service}
+		if made, err = h.store.Accounts.Create(ctx, account); err != nil || !made {
+			return err
+		}
+		if who.registrationToken != "" {
+			if err := h.store.RegistrationTokens.Use(ctx, who.registrationToken); err != nil {
+				return err
+			}
+		}
+		if err := h.store.Profiles.Put(ctx, user, fieldDisplayName, name); err != nil || body.InhibitLogin {
+			return err
+		}
+		return h.putSession(ctx, r, s, pair, body.wanted)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case !made:
+		return nil, errTaken
+	case body.InhibitLogin:
+		return &session{UserID: user, HomeServer: h.cfg.ServerName}, nil
+	}
+	return s, nil
+}
+
+// TokenStage is m.login.registration_token in user-interactive authentication.
+// Spec: client-server-api/#token-authenticated-registration
+func TokenStage(store *storage.Store) rest.Stage {
+	wrong := mautrix.MForbidden.WithStatus(http.StatusUnauthorized).WithMessage("This registration token is not valid")
+	return func(r *rest.Request, session *storage.Confirmation, auth json.RawMessage) error {
+		var given struct {
+			Token string `json:"token"`
+		}
+		if err := rest.Decode(auth, &given); err != nil {
+			return err
+		}
+		if err := r.Limits.Take(rest.LimitFailedAddress, r.Address()); err != nil {
+			return err
+		}
+		good := false
+		err := store.Do(r.Context(), func(ctx context.Context) (err error) {
+			good, err = store.RegistrationTokens.Reserve(ctx, given.Token)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !good {
+			return wrong
+		}
+		r.Limits.Return(rest.LimitFailedAddress, r.Address())
+		session.Token = given.Token
+		return nil
+	}
+}
+
+// TokenValidity handles GET /_matrix/client/v1/register/m.login.registration_token/validity.
+// Spec: client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity
+func (h *Handlers) TokenValidity(r *rest.Request) (any, error) {
+	if h.cfg.OpenRegistration || !h.cfg.RegistrationTokens {
+		return nil, mautrix.MForbidden.WithMessage("Nobody registers with a token here")
+	}
+	if err := r.Limits.Take(rest.LimitFailedAddress, r.Address()); err != nil {
+		return nil, err
+	}
+	token, err := h.store.RegistrationTokens.ByToken(r.Context(), r.Query("token"))
+	if err != nil {
+		return nil, err
+	}
+	valid := token != nil && token.Valid(h.now())
+	if valid {
+		r.Limits.Return(rest.LimitFailedAddress, r.Address())
+	}
+	return map[string]bool{"valid": valid}, nil
+}
+
+// nonceAge is how long a nonce of the shared-secret registration is good.
+const nonceAge = time.Minute
+
+// Nonce handles GET /_synapse/admin/v1/register. It is Synapse's endpoint, which tools use.
+func (h *Handlers) Nonce(r *rest.Request) (any, error) {
+	if h.cfg.SharedSecret == "" {
+		return nil, mautrix.MUnrecognized.WithMessage("Registration with a shared secret is not configured")
+	}
+	nonce := rand.Text() + rand.Text()
+	return map[string]string{"nonce": nonce}, h.store.RegistrationTokens.PutNonce(r.Context(), nonce, h.now().Add(nonceAge))
+}
+
+// RegisterBySecret handles POST /_synapse/admin/v1/register. It is Synapse's endpoint, which tools use; but what the MAC
+// does not cover (a display name) is not taken from it.
+func (h *Handlers) RegisterBySecret(r *rest.Request) (any, error) {
+	if h.cfg.SharedSecret == "" {
+		return nil, mautrix.MUnrecognized.WithMessage("Registration with a shared secret is not configured")
+	}
+	var body struct {
+		Nonce    string  `json:"nonce"`
+		Username string  `json:"username"`
+		Password string  `json:"password"`
+		Admin    bool    `json:"admin"`
+		UserType *string `json:"user_type"`
+		MAC      string  `json:"mac"`
+		Inhibit  bool    `json:"inhibit_login"`
+	}
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	if body.Nonce == "" || body.Username == "" || body.Password == "" || body.MAC == "" {
+		return nil, errMissing.WithMessage("nonce, username, password and mac are needed")
+	}
+	if err := r.Limits.Take(rest.LimitFailedAddress, r.Address()); err != nil {
+		return nil, err
+	}
+	good, err := h.store.RegistrationTokens.TakeNonce(r.Context(), body.Nonce)
+	if err != nil {
+		return nil, err
+	}
+	if !good {
+		return nil, mautrix.MForbidden.WithMessage("This nonce is unknown, used or too old")
+	}
+	role := "notadmin"
+	if body.Admin {
+		role = "admin"
+	}
+	parts := []string{body.Nonce, body.Username, body.Password, role}
+	if body.UserType != nil {
+		parts = append(parts, *body.UserType)
+	}
+	if !h.signed(parts, body.MAC) {
+		return nil, mautrix.MForbidden.WithMessage("The MAC is wrong")
+	}
+	r.Limits.Return(rest.LimitFailedAddress, r.Address())
+	if err := h.cfg.checkNewPassword(body.Password); err != nil {
+		return nil, err
+	}
+	return h.register(r, registerRequest{Username: body.Username, Password: body.Password, InhibitLogin: body.Inhibit}, newcomer{admin: body.Admin})
+}
+
+// signed says whether the MAC is that of the parts.
+func (h *Handlers) signed(parts []string, mac string) bool {
+	given, err := hex.DecodeString(mac)
+	if err != nil {
+		return false
+	}
+	sum := hmac.New(sha1.New, []byte(h.cfg.SharedSecret))
+	sum.Write([]byte(strings.Join(parts, "\x00")))
+	return hmac.Equal(sum.Sum(nil), given)
+}
+
+// NewAccount is an account that an administrator makes.
+type NewAccount struct {
+	Username    string
+	Password    string // empty: nobody can log in with one
+	DisplayName string
+	Admin       bool
+}
+
+// Create makes an account without a session, for cmd and the admin API.
+func (h *Handlers) Create(ctx context.Context, a NewAccount) (id.UserID, error) {
+	user, err := h.newUser(ctx, a.Username)
+	if err != nil {
+		return "", err
+	}
+	hash := ""
+	if a.Password != "" {
+		if err := h.cfg.checkNewPassword(a.Password); err != nil {
+			return "", err
+		}
+		if hash, err = h.passwords.Hash(ctx, a.Password); err != nil {
+			return "", err
+		}
+	}
+	if a.DisplayName == "" {
+		a.DisplayName = user.Localpart()
+	}
+	name, err := json.Marshal(a.DisplayName)
+	if err != nil {
+		return "", err
+	}
+	made := false
+	err = h.store.Do(ctx, func(ctx context.Context) (err error) {
+		if made, err = h.store.Accounts.Create(ctx, &storage.Account{UserID: user, Password: hash, Admin: a.Admin}); err != nil || !made {
+			return err
+		}
+		return h.store.Profiles.Put(ctx, user, fieldDisplayName, name)
+	})
+	if err == nil && !made {
+		err = errTaken
+	}
+	return user, err
+}
+
+// IsTaken says whether Create failed since the name is somebody's.
+func IsTaken(err error) bool { return errors.Is(err, errTaken) }

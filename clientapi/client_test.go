@@ -1,0 +1,172 @@
+package clientapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/account"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// testServer is the client API on a real store and a real bus.
+type testServer struct {
+	t     *testing.T
+	url   string
+	store *storage.Store
+	bus   *bus.Bus
+}
+
+func testConfig() Config {
+	cfg := DefaultConfig()
+	cfg.ServerName = "interior"
+	cfg.HTTP.Limits.Enabled = false
+	cfg.Account.OpenRegistration = true
+	cfg.Account.SharedSecret = "secret"
+	cfg.Account.PasswordHash = account.Argon2{MemoryKiB: 8, Passes: 1, Lanes: 1}
+	return cfg
+}
+
+func start(t *testing.T, cfg Config) *testServer {
+	t.Helper()
+	messages, err := bus.Open(t.Context(), bus.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(messages.Close)
+	store, err := storage.Open(t.Context(), storage.Config{Database: filepath.Join(t.TempDir(), "test.db")}, messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	server, err := New(cfg, store, messages, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(server)
+	t.Cleanup(web.Close)
+	return &testServer{t: t, url: web.URL, store: store, bus: messages}
+}
+
+// answer is what came back.
+type answer struct {
+	t    *testing.T
+	what string
+	code int
+	body gjson.Result
+}
+
+// do sends a request; body is JSON text or anything that can be marshalled, nil for none.
+func (s *testServer) do(token, method, path string, body any) *answer {
+	s.t.Helper()
+	var reader io.Reader
+	switch v := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(v)
+	default:
+		raw, err := json.Marshal(v)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		reader = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequest(method, s.url+path, reader)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return &answer{t: s.t, what: method + " " + path, code: resp.StatusCode, body: gjson.ParseBytes(raw)}
+}
+
+// ok says that the answer has to be a 200.
+func (a *answer) ok() *answer {
+	a.t.Helper()
+	if a.code != http.StatusOK {
+		a.t.Fatalf("%s: got %d %s, want 200", a.what, a.code, a.body.Raw)
+	}
+	return a
+}
+
+// fails says which status and errcode the answer has to have.
+func (a *answer) fails(code int, errcode string) *answer {
+	a.t.Helper()
+	if a.code != code || a.str("errcode") != errcode {
+		a.t.Fatalf("%s: got %d %s, want %d %s", a.what, a.code, a.body.Raw, code, errcode)
+	}
+	return a
+}
+
+func (a *answer) str(path string) string { return a.body.Get(path).String() }
+
+// user is somebody who is logged in.
+type user struct {
+	*testServer
+	ID     id.UserID
+	Token  string
+	Device string
+}
+
+const v3 = "/_matrix/client/v3"
+
+func (s *testServer) register(name string) *user {
+	s.t.Helper()
+	a := s.do("", "POST", v3+"/register", map[string]any{
+		"username": name, "password": "password of " + name, "auth": map[string]string{"type": "m.login.dummy"},
+	}).ok()
+	return &user{testServer: s, ID: id.UserID(a.str("user_id")), Token: a.str("access_token"), Device: a.str("device_id")}
+}
+
+// login opens another session of somebody.
+func (s *testServer) login(name string) *user {
+	s.t.Helper()
+	a := s.do("", "POST", v3+"/login", loginBody(name, "password of "+name)).ok()
+	return &user{testServer: s, ID: id.UserID(a.str("user_id")), Token: a.str("access_token"), Device: a.str("device_id")}
+}
+
+func loginBody(name, password string) map[string]any {
+	return map[string]any{"type": "m.login.password", "password": password, "identifier": map[string]string{"type": "m.id.user", "user": name}}
+}
+
+// do is a request with the user's token.
+func (u *user) do(method, path string, body any) *answer {
+	u.t.Helper()
+	return u.testServer.do(u.Token, method, path, body)
+}
+
+// confirm adds the password stage of user-interactive authentication to a body.
+func (u *user) confirm(body map[string]any, session string) map[string]any {
+	auth := map[string]any{
+		"type": "m.login.password", "password": "password of " + u.ID.Localpart(),
+		"identifier": map[string]string{"type": "m.id.user", "user": string(u.ID)},
+	}
+	if session != "" {
+		auth["session"] = session
+	}
+	with := map[string]any{"auth": auth}
+	for k, v := range body {
+		with[k] = v
+	}
+	return with
+}

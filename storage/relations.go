@@ -1,0 +1,66 @@
+package storage
+
+import (
+	"context"
+
+	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix/id"
+)
+
+// Relation tells how many events relate to another in one way. Redacted ones do not count.
+type Relation struct {
+	To   id.EventID
+	Type string
+	// Count of the events, and whether the user who was named sent one of them.
+	Count  int
+	ByUser bool
+}
+
+const relating = "e.place IS NOT NULL AND e.standing = 1 AND e.redacted_by IS NULL"
+
+// RelationsOf counts what relates to the events, by type of relation.
+func (t *Events) RelationsOf(ctx context.Context, events []id.EventID, user id.UserID) ([]Relation, error) {
+	return chunked(events, func(part []id.EventID) ([]Relation, error) {
+		args := append([]any{user}, anys(part)...)
+		return all(ctx, t.s, func(row dbutil.Scannable) (r Relation, err error) {
+			var own int
+			err = row.Scan(&r.To, &r.Type, &r.Count, &own)
+			r.Type, r.ByUser = unescape(r.Type), own > 0
+			return r, err
+		}, `SELECT e.relates_to, e.rel_type, COUNT(*), SUM(CASE WHEN e.sender = $1 THEN 1 ELSE 0 END) FROM events e
+			WHERE e.relates_to IN `+list(2, len(part))+" AND e.rel_type IS NOT NULL AND "+relating+" GROUP BY e.relates_to, e.rel_type", args...)
+	})
+}
+
+// Related gives, for each of the events, the newest few that relate to it in the
+// given way: the latest place first, or with byClock the latest origin_server_ts
+// first, equal ones by event ID, the greater first.
+func (t *Events) Related(ctx context.Context, events []id.EventID, relType string, byClock bool, few int) ([]*Event, error) {
+	order := "e.place DESC, e.number DESC"
+	if byClock {
+		order = "e.timestamp DESC, e.event_id DESC"
+	}
+	return chunked(events, func(part []id.EventID) ([]*Event, error) {
+		args := append([]any{escape(relType), few}, anys(part)...)
+		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM (
+			SELECT e.*, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY `+order+`) AS rank FROM events e
+			WHERE e.relates_to IN `+list(3, len(part))+" AND e.rel_type = $1 AND "+relating+`
+		) AS ranked WHERE rank <= $2 ORDER BY relates_to, rank`, args...)
+	})
+}
+
+// Edits gives, for each of the events, the newest few that would replace it: of
+// the same sender and type, not state, the latest origin_server_ts first, equal
+// ones by event ID, the greater first. What they contain is for the caller to check.
+// Spec: client-server-api/#validity-of-replacement-events
+func (t *Events) Edits(ctx context.Context, events []id.EventID, few int) ([]*Event, error) {
+	return chunked(events, func(part []id.EventID) ([]*Event, error) {
+		args := append([]any{few}, anys(part)...)
+		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM (
+			SELECT e.*, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY e.timestamp DESC, e.event_id DESC) AS rank
+			FROM events e JOIN events o ON o.event_id = e.relates_to AND o.room_id = e.room_id AND o.sender = e.sender AND o.type = e.type
+			WHERE e.relates_to IN `+list(2, len(part))+` AND e.rel_type = 'm.replace' AND e.state_key IS NULL AND o.state_key IS NULL
+			AND (o.rel_type IS NULL OR o.rel_type <> 'm.replace') AND `+relating+`
+		) AS ranked WHERE rank <= $1 ORDER BY relates_to, rank`, args...)
+	})
+}
