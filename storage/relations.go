@@ -33,19 +33,14 @@ func (t *Events) RelationsOf(ctx context.Context, events []id.EventID, user id.U
 }
 
 // Related gives, for each of the events, the newest few that relate to it in the
-// given way: the latest place first, or with byClock the latest origin_server_ts
-// first, equal ones by event ID, the greater first.
-func (t *Events) Related(ctx context.Context, events []id.EventID, relType string, byClock bool, few int) ([]*Event, error) {
-	order := "e.place DESC, e.number DESC"
-	if byClock {
-		order = "e.timestamp DESC, e.event_id DESC"
-	}
+// given way, the latest place first.
+func (t *Events) Related(ctx context.Context, events []id.EventID, relType string, few int) ([]*Event, error) {
 	return chunked(events, func(part []id.EventID) ([]*Event, error) {
 		args := append([]any{escape(relType), few}, anys(part)...)
 		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM (
-			SELECT e.*, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY `+order+`) AS rank FROM events e
+			SELECT e.number AS chosen, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY e.place DESC, e.number DESC) AS nth FROM events e
 			WHERE e.relates_to IN `+list(3, len(part))+" AND e.rel_type = $1 AND "+relating+`
-		) AS ranked WHERE rank <= $2 ORDER BY relates_to, rank`, args...)
+		) AS ranked JOIN events ON number = chosen WHERE nth <= $2 ORDER BY relates_to, nth`, args...)
 	})
 }
 
@@ -57,10 +52,10 @@ func (t *Events) Edits(ctx context.Context, events []id.EventID, few int) ([]*Ev
 	return chunked(events, func(part []id.EventID) ([]*Event, error) {
 		args := append([]any{few}, anys(part)...)
 		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM (
-			SELECT e.*, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY e.timestamp DESC, e.event_id DESC) AS rank
+			SELECT e.number AS chosen, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY e.timestamp DESC, e.event_id DESC) AS nth
 			FROM events e JOIN events o ON o.event_id = e.relates_to AND o.room_id = e.room_id AND o.sender = e.sender AND o.type = e.type
 			WHERE e.relates_to IN `+list(2, len(part))+` AND e.rel_type = 'm.replace' AND e.state_key IS NULL AND o.state_key IS NULL
 			AND (o.rel_type IS NULL OR o.rel_type <> 'm.replace') AND `+relating+`
-		) AS ranked WHERE rank <= $1 ORDER BY relates_to, rank`, args...)
+		) AS ranked JOIN events ON number = chosen WHERE nth <= $1 ORDER BY relates_to, nth`, args...)
 	})
 }

@@ -94,7 +94,7 @@ func (p *page) bundle(ctx context.Context, events []*storage.Event) (map[id.Even
 		return nil, err
 	}
 	if referred := byType[string(event.RelReference)]; len(referred) > 0 && !p.form.editsOnly {
-		list, err := p.store.Events.Related(ctx, referred, string(event.RelReference), false, someReferences)
+		list, err := p.store.Events.Related(ctx, referred, string(event.RelReference), someReferences)
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +121,7 @@ func (p *page) bundleChildren(ctx context.Context, bundles map[id.EventID]relati
 		children = append(children, list...)
 	}
 	if roots := byType[string(event.RelThread)]; len(roots) > 0 && !p.form.editsOnly {
-		list, err := p.store.Events.Related(ctx, roots, string(event.RelThread), false, 1)
+		list, err := p.store.Events.Related(ctx, roots, string(event.RelThread), 1)
 		if err != nil {
 			return err
 		}
