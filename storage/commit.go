@@ -230,7 +230,8 @@ func (s *Store) commit(ctx context.Context, jobs []*job) error {
 				}
 			}
 		}
-		if last = tx.next; last > head {
+		// Rooms may have taken fewer positions than were set aside for them: what is left over stays empty.
+		if last = max(tx.next, head); last > head {
 			if _, err := s.db.Exec(ctx, "UPDATE counter SET position = $1", last); err != nil {
 				return fmt.Errorf("set counter: %w", err)
 			}

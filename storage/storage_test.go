@@ -136,6 +136,34 @@ func TestPositionsFollowCommitOrder(t *testing.T) {
 	})
 }
 
+// TestTheTailKeepsUp writes state events, whose entries share the event's position: the tail must not wait for the positions
+// that were set aside in vain.
+func TestTheTailKeepsUp(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		w := s.RoomWriter(nil)
+		room, line := id.RoomID("!r:interior"), &Line{}
+		chain, err := s.Numbers(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 5 {
+			e := anEvent(s, t, room)
+			rows := &RoomRows{Line: line, Room: room, Events: []*Event{e}, News: []bool{true},
+				Entries: []Entry{{Chain: chain, Sequence: int64(n + 1), Key: pdu.Key{Type: "m.room.topic"}, Event: e.Number, News: true}}}
+			if n == 0 {
+				rows.Chains = []Chain{{Chain: chain, RoomID: room}}
+			}
+			if err := w.WriteAndWait(rows); err != nil {
+				t.Fatal(err)
+			}
+			if s.Head() < e.Position {
+				t.Fatalf("head is %d after an event at %d was written", s.Head(), e.Position)
+			}
+		}
+	})
+}
+
 func TestAFailedWriteUndoesItselfAlone(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, cfg Config) {
 		s := openStore(t, cfg)
