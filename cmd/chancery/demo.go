@@ -30,13 +30,13 @@ type ministry struct {
 	Motto  string `json:"motto"`
 	URL    string `json:"url"`
 
-	accounts []account
+	accounts []resident
 	secret   string // for registration
 	clients  map[string]*mautrix.Client
 }
 
-// account is one of the demo's people.
-type account struct {
+// resident is one of the demo's people.
+type resident struct {
 	User     string `json:"user"`
 	Name     string `json:"name"`
 	Role     string `json:"role"`
@@ -49,12 +49,12 @@ func demoMinistries() []*ministry {
 		{
 			Name: "Ministry of the Interior", Server: "interior.example", Accent: "#2f47b2",
 			Motto:    "Messages and calls that stay in the house, and reach the house next door.",
-			accounts: []account{{User: "anna", Name: "Anna Weber", Role: "Crisis desk"}, {User: "jonas", Name: "Jonas Lind", Role: "Border liaison"}},
+			accounts: []resident{{User: "anna", Name: "Anna Weber", Role: "Crisis desk"}, {User: "jonas", Name: "Jonas Lind", Role: "Border liaison"}},
 		},
 		{
 			Name: "Ministry of Finance", Server: "finance.example", Accent: "#0d7a5f",
 			Motto:    "One room, two ministries, and nobody else in between.",
-			accounts: []account{{User: "claire", Name: "Claire Fontaine", Role: "Budget office"}, {User: "tomasz", Name: "Tomasz Nowak", Role: "Treasury"}, {User: "clerk", Name: "The Clerk", Role: "Answers questions", bot: true}},
+			accounts: []resident{{User: "claire", Name: "Claire Fontaine", Role: "Budget office"}, {User: "tomasz", Name: "Tomasz Nowak", Role: "Treasury"}, {User: "clerk", Name: "The Clerk", Role: "Answers questions", bot: true}},
 		},
 	}
 }
@@ -184,6 +184,7 @@ func demoConfig(house *ministry, n int, folder string, ca *authority) Config {
 	house.secret = rand.Text()
 	config.Client.PublicURL = house.URL
 	config.Client.HTTP.Limits.Enabled = false
+	config.Client.Account.SharedSecret = house.secret
 	config.Federation.Remote.CAFiles = []string{ca.file()}
 	config.Federation.Remote.AllowedNetworks = []string{"127.0.0.0/8"}
 	return config

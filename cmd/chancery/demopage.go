@@ -40,7 +40,7 @@ func (p *demoPage) before(house *ministry, api http.Handler) http.Handler {
 	})
 	mux.Handle("GET /demo/", http.StripPrefix("/demo/", noStore(http.FileServerFS(assets))))
 	mux.HandleFunc("GET /demo/demo.json", func(w http.ResponseWriter, r *http.Request) {
-		people := []account{}
+		people := []resident{}
 		for _, person := range house.accounts {
 			if !person.bot {
 				people = append(people, person)

@@ -45,5 +45,5 @@ export function loginView(demo, enter) {
       h("div.mark", seal(64), h("span", "Chancery")),
       h("div.title", h("p.eyebrow", "Ministry of the"), h("h1", demo.house.name.replace(/^Ministry of (the )?/, "")), h("p.motto", demo.house.motto)),
       h("p.server", demo.house.server)),
-    h("section.desk", card));
+    h("section.reception", card));
 }
