@@ -6,8 +6,11 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"chancery/calls"
 	"chancery/clientapi"
 	"chancery/federation"
+	"chancery/roomserver"
+	"chancery/roomserver/pdu"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -17,6 +20,9 @@ import (
 func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behind handlers, err error) {
 	log := *zerolog.Ctx(ctx)
 	behind.health = func(context.Context) error { return nil }
+	if config.Calls.Standalone {
+		return s.assembleFocus(ctx, config)
+	}
 
 	unlock, err := dataFolder(config)
 	if err != nil {
@@ -48,6 +54,11 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		return behind, err
 	}
 
+	if chosen.has("rooms") {
+		keyID, key := keys.Current()
+		rooms := roomserver.New(config.Rooms, store, messages, pdu.Signer{ServerName: config.ServerName, KeyID: keyID, Key: key})
+		s.run("rooms", rooms.Run)
+	}
 	if chosen.has("federation") {
 		federated, err := federation.New(config.Federation, keys, store, messages, log)
 		if err != nil {
@@ -66,4 +77,14 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		behind.client = client
 	}
 	return behind, nil
+}
+
+// assembleFocus makes the call focus alone, without a homeserver.
+func (s *stack) assembleFocus(ctx context.Context, config Config) (behind handlers, err error) {
+	focus, err := calls.NewStandalone(ctx, config.Calls)
+	if err != nil {
+		return behind, err
+	}
+	s.run("calls", focus.Run)
+	return handlers{client: focus.Handler(), health: func(context.Context) error { return nil }}, nil
 }

@@ -11,8 +11,10 @@ import (
 	"github.com/rs/zerolog"
 	"go.yaml.in/yaml/v3"
 
+	"chancery/calls"
 	"chancery/clientapi"
 	"chancery/federation"
+	"chancery/roomserver"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -36,10 +38,14 @@ type Config struct {
 	Storage storage.Config `yaml:"storage"`
 	// Bus links the components. Nothing needs to be set while all run in one process.
 	Bus bus.Config `yaml:"bus"`
+	// Rooms is the room server, the only writer of rooms.
+	Rooms roomserver.Config `yaml:"rooms"`
 	// Client is the door for clients.
 	Client clientapi.Config `yaml:"client"`
 	// Federation is the door for other servers, and the mouth to them.
 	Federation federation.Config `yaml:"federation"`
+	// Calls is the call focus, where the media of calls meet.
+	Calls calls.Config `yaml:"calls"`
 }
 
 // Listen says where the doors are.
@@ -77,6 +83,8 @@ func DefaultConfig() Config {
 		Bus:        bus.DefaultConfig(),
 		Client:     clientapi.DefaultConfig(),
 		Federation: federation.DefaultConfig(),
+		Calls:      calls.DefaultConfig(),
+		Rooms:      roomserver.DefaultConfig(),
 	}
 }
 
@@ -156,7 +164,10 @@ func resolveSecrets(node *yaml.Node) (replaced bool, err error) {
 
 // check names the first thing that cannot work.
 func (c *Config) check() error {
-	if c.ServerName == "" {
+	if err := c.Calls.Check(); err != nil {
+		return err
+	}
+	if c.ServerName == "" && !c.Calls.Standalone {
 		return errors.New("server_name is missing")
 	}
 	if c.Log.Format != "json" && c.Log.Format != "text" {
@@ -171,6 +182,12 @@ func (c *Config) check() error {
 // checkParts names what the chosen components need and the configuration lacks: parts of a homeserver meet on an
 // external NATS and a PostgreSQL.
 func (c *Config) checkParts(chosen parts) error {
+	if c.Calls.Standalone {
+		if len(chosen) != 1 || !chosen.has("calls") {
+			return errors.New("calls.standalone is for serve --only calls: a homeserver's focus obeys its rules")
+		}
+		return nil
+	}
 	if len(chosen) == len(allParts) {
 		return nil
 	}
@@ -186,7 +203,17 @@ func (c *Config) checkParts(chosen parts) error {
 // logger makes the process's logger.
 func (c *Config) logger(w io.Writer) zerolog.Logger {
 	if c.Log.Format == "text" {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000", NoColor: !isTerminal(w)}
 	}
 	return zerolog.New(w).Level(c.Log.Level).With().Timestamp().Logger()
+}
+
+// isTerminal says whether a person may be looking.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
