@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/matrix-org/gomatrixserverlib"
-	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver/pdu"
@@ -29,17 +28,27 @@ func (s source) Events(ctx context.Context, ids []id.EventID) (map[id.EventID]st
 	return events, nil
 }
 
-// Links implements state.Source.
+// Links implements state.Source. Chains are long: what is not in memory is read, not parsed, and not kept.
 func (s source) Links(ctx context.Context, ids []id.EventID) (map[id.EventID]state.Link, error) {
-	found, err := s.r.get(ctx, ids)
+	links := make(map[id.EventID]state.Link, len(ids))
+	var wanted []id.EventID
+	for _, at := range ids {
+		h := s.r.events.get(at)
+		if h == nil {
+			wanted = append(wanted, at)
+			continue
+		}
+		key, _ := pdu.KeyOf(h.ev)
+		links[at] = state.Link{Auth: pdu.AuthEvents(h.ev), PowerLevels: key == levelsKey}
+	}
+	stored, err := s.r.s.store.Events.Links(ctx, s.r.id, wanted)
 	if err != nil {
 		return nil, err
 	}
-	links := make(map[id.EventID]state.Link, len(found))
-	for at, h := range found {
-		links[at] = state.Link{
-			Auth:        pdu.AuthEvents(h.ev),
-			PowerLevels: h.row.Type == event.StatePowerLevels.Type && h.ev.StateKeyEquals(""),
+	for _, row := range stored {
+		links[row.ID] = state.Link{
+			Auth:        pdu.AuthEventsOf(row.JSON),
+			PowerLevels: row.StateKey != nil && pdu.Key{Type: row.Type, StateKey: *row.StateKey} == levelsKey,
 		}
 	}
 	return links, nil

@@ -83,8 +83,13 @@ func AuthEvents(ev gomatrixserverlib.PDU) []id.EventID {
 	if e, ok := ev.(*event); ok {
 		return eventIDs(e.auth)
 	}
+	return AuthEventsOf(ev.JSON())
+}
+
+// AuthEventsOf is AuthEvents for an event that nobody has parsed.
+func AuthEventsOf(raw []byte) []id.EventID {
 	var ids []id.EventID
-	for _, item := range gjson.GetBytes(ev.JSON(), "auth_events").Array() {
+	for _, item := range gjson.GetBytes(raw, "auth_events").Array() {
 		if item.IsArray() {
 			item = item.Get("0")
 		}

@@ -113,7 +113,7 @@ func (p *page) load(ctx context.Context, events []*storage.Event) error {
 			p.redactions[e.ID] = e
 		}
 	}
-	if !p.form.Bare {
+	if !p.form.Bare && p.viewer.User != "" {
 		p.relations, err = p.bundle(ctx, events)
 	}
 	return err

@@ -162,6 +162,9 @@ func TestBundledRelations(t *testing.T) {
 		if got := r.client(Viewer{User: "@x:x"}, Form{}, root).Get(`unsigned.m\.relations`); got.Exists() {
 			t.Errorf("one who may see nothing got %s", got.Raw)
 		}
+		if got := r.client(Viewer{}, Form{}, root).Get(`unsigned.m\.relations`); got.Exists() {
+			t.Errorf("nobody got %s", got.Raw)
+		}
 		if got := r.client(Viewer{User: "@w:x"}, Form{Bare: true}, root).Get(`unsigned.m\.relations`); got.Exists() {
 			t.Errorf("bare: got %s", got.Raw)
 		}

@@ -20,7 +20,9 @@ import (
 	"chancery/storage"
 )
 
-// Viewer is for whom events are rendered.
+// Viewer is for whom events are rendered. Nobody (the zero Viewer) gets what is the
+// same for all: no membership, no transaction ID, and no relations, of which each
+// may see others.
 type Viewer struct {
 	User   id.UserID
 	Device id.DeviceID
