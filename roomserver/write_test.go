@@ -1,0 +1,159 @@
+package roomserver
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"chancery/storage/bus"
+)
+
+// TestRowsOfTenThousandJoins counts what a great room costs.
+func TestRowsOfTenThousandJoins(t *testing.T) {
+	if testing.Short() {
+		t.Skip("ten thousand joins")
+	}
+	h := onSQLite(t)
+	room := h.create("11")
+	before := h.rows()
+	const users = 10000
+	work := make(chan id.UserID)
+	var all sync.WaitGroup
+	for range 32 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for user := range work {
+				if _, err := h.propose(room, membership(user, user, "join")); err != nil {
+					t.Errorf("%s: %v", user, err)
+				}
+			}
+		}()
+	}
+	for n := range users {
+		work <- id.UserID(fmt.Sprintf("@user%d:interior.example", n))
+	}
+	close(work)
+	all.Wait()
+	joined := h.rows()
+	if joined-before >= 40000 {
+		t.Errorf("10,000 joins wrote %d rows, want fewer than 40,000", joined-before)
+	}
+	h.must(room, stateEvent(alice, "m.room.topic", "", `{"topic":"x"}`))
+	if n := h.rows() - joined; n > 5 {
+		t.Errorf("a state event among 10,000 wrote %d rows, want a handful", n)
+	}
+	h.restart()
+	after := h.rows()
+	h.must(room, stateEvent(alice, "m.room.topic", "", `{"topic":"y"}`))
+	if n := h.rows() - after; n > 5 {
+		t.Errorf("a state event after a restart wrote %d rows, want a handful", n)
+	}
+	if n, _, err := h.store.Memberships.Counts(h.context(), room); err != nil || n != users+1 {
+		t.Errorf("%d are joined (%v), want %d", n, err, users+1)
+	}
+}
+
+// breaks makes the database refuse events of the type test.break.
+func (h *house) breaks() {
+	h.Helper()
+	statements := []string{`CREATE TRIGGER broken BEFORE INSERT ON events WHEN NEW.type = 'test.break' BEGIN SELECT RAISE(ABORT, 'broken on purpose'); END`}
+	if h.store.Postgres() {
+		statements = []string{
+			`CREATE FUNCTION broken() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'broken on purpose'; END $$ LANGUAGE plpgsql`,
+			`CREATE TRIGGER broken BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.type = 'test.break') EXECUTE FUNCTION broken()`,
+		}
+	}
+	db := h.raw()
+	for _, statement := range statements {
+		if _, err := db.Exec(statement); err != nil {
+			h.Fatal(err)
+		}
+	}
+}
+
+// TestAFailedCommit lets commits fail while others write: nobody is told of an event that is not stored,
+// and the room goes on from what is.
+func TestAFailedCommit(t *testing.T) {
+	eachDatabase(t, func(h *house) {
+		room := h.create("11")
+		other := h.create("11")
+		h.breaks()
+		var mu sync.Mutex
+		told := map[id.EventID]bool{}
+		var all sync.WaitGroup
+		for w := range 8 {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				for n := range 20 {
+					p := message(alice, fmt.Sprint(w, n))
+					p.Device, p.Path, p.TransactionID = "D", "PUT m.room.message", fmt.Sprint(w, "-", n)
+					in := room
+					if w == 7 {
+						in = other
+					}
+					if w == 0 && n%5 == 4 {
+						if outcome, err := h.propose(room, bus.Proposal{Sender: alice, Type: "test.break", Content: []byte(`{}`)}); err == nil {
+							h.Errorf("a write that fails was answered with %+v", outcome)
+						}
+						continue
+					}
+					for range 50 { // a client repeats, with the same transaction
+						outcome, err := h.propose(in, p)
+						if err == nil {
+							mu.Lock()
+							told[outcome.EventID] = true
+							mu.Unlock()
+							break
+						}
+						if w == 7 {
+							h.Errorf("another room suffers: %v", err)
+						}
+					}
+				}
+			}()
+		}
+		all.Wait()
+		if want := 7*20 + 20 - 4; len(told) != want {
+			h.Errorf("%d messages were accepted, want %d", len(told), want)
+		}
+		for eventID := range told {
+			if e, err := h.store.Events.ByID(h.context(), eventID); err != nil || e == nil {
+				h.Errorf("%s was accepted but is not stored (%v)", eventID, err)
+			}
+		}
+		if got, want := len(h.timeline(room))+len(h.timeline(other)), 10+7*20+20-4; got != want {
+			h.Errorf("%d events are stored, want %d", got, want)
+		}
+		h.must(room, message(alice, "the room lives"))
+		if tips := h.room(room).Extremities; len(tips) != 1 {
+			h.Errorf("extremities %v, want one", tips)
+		}
+	})
+}
+
+func BenchmarkPropose(b *testing.B) {
+	h := onSQLite(b)
+	room := h.create("11")
+	for i := 0; b.Loop(); i++ {
+		h.must(room, message(alice, fmt.Sprint(i)))
+	}
+}
+
+// BenchmarkSend has sixteen who write at once, as a busy room has.
+func BenchmarkSend(b *testing.B) {
+	h := onSQLite(b)
+	room := h.create("11")
+	b.ResetTimer()
+	b.SetParallelism(16)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := h.propose(room, message(alice, "hello")); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
