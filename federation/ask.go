@@ -21,6 +21,14 @@ func (f *Federation) answer(ctx context.Context, _ string, q bus.FederationQuest
 	var answer bus.FederationAnswer
 	var err error
 	switch {
+	case q.Join != nil:
+		return f.membership.Join(ctx, q.Join)
+	case q.Knock != nil:
+		return f.membership.Knock(ctx, q.Knock)
+	case q.Leave != nil:
+		return f.membership.Leave(ctx, q.Leave)
+	case q.Invite != nil:
+		return f.membership.Invite(ctx, q.Invite)
 	case q.QueryProfile != nil:
 		answer.Body, err = f.askProfile(ctx, q.QueryProfile)
 	case q.QueryAlias != nil:

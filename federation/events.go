@@ -83,7 +83,7 @@ func (f *Federation) stateBefore(r *request) (state, chain []*storage.Event, err
 	if state, err = f.stateAt(r.Context(), ev.Before); err != nil {
 		return nil, nil, err
 	}
-	chain, err = f.authChain(r.Context(), room.Version, state)
+	chain, err = f.view.AuthChain(r.Context(), room.Version, state)
 	return state, chain, err
 }
 
@@ -101,7 +101,7 @@ func (f *Federation) getEventAuth(r *request) (any, error) {
 	if ev == nil || ev.RoomID != room.ID || ev.Standing == storage.Rejected {
 		return nil, mautrix.MNotFound.WithMessage("Unknown event")
 	}
-	chain, err := f.authChain(r.Context(), room.Version, []*storage.Event{ev})
+	chain, err := f.view.AuthChain(r.Context(), room.Version, []*storage.Event{ev})
 	if err != nil {
 		return nil, err
 	}

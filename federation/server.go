@@ -7,6 +7,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"chancery/federation/membership"
 	"chancery/federation/receiver"
 	"chancery/federation/remote"
 	"chancery/roomserver/view"
@@ -44,7 +45,8 @@ type Federation struct {
 	notary notarised
 	door   *door
 
-	receiver *receiver.Receiver
+	receiver   *receiver.Receiver
+	membership *membership.Membership
 }
 
 // New makes the component. Nothing is answered or sent before Run.
@@ -59,6 +61,7 @@ func New(cfg Config, keys *Keys, store *storage.Store, b *bus.Bus, log zerolog.L
 		notary: notarised{known: make(map[string]notarisedKeys)},
 	}
 	f.receiver = receiver.New(client, f.ring, store, b)
+	f.membership = membership.New(client, f.ring, store, b)
 	f.door = newDoor(client, f.ring, cfg.RequestsPerOrigin, log)
 	f.door.serve(f.routes())
 	return f, nil
@@ -106,6 +109,18 @@ func (f *Federation) routes() []route {
 		{method: "GET", path: v1 + "/event_auth/{roomId}/{eventId}", handle: f.getEventAuth},
 		{method: "GET", path: v1 + "/backfill/{roomId}", handle: f.getBackfill},
 		{method: "POST", path: v1 + "/get_missing_events/{roomId}", handle: f.getMissingEvents},
+
+		// Joining, knocking, inviting, leaving
+		{method: "GET", path: v1 + "/make_join/{roomId}/{userId}", handle: f.makeJoin},
+		{method: "PUT", path: v1 + "/send_join/{roomId}/{eventId}", handle: f.sendJoinV1},
+		{method: "PUT", path: v2 + "/send_join/{roomId}/{eventId}", handle: f.sendJoin},
+		{method: "GET", path: v1 + "/make_knock/{roomId}/{userId}", handle: f.makeKnock},
+		{method: "PUT", path: v1 + "/send_knock/{roomId}/{eventId}", handle: f.sendKnock},
+		{method: "GET", path: v1 + "/make_leave/{roomId}/{userId}", handle: f.makeLeave},
+		{method: "PUT", path: v1 + "/send_leave/{roomId}/{eventId}", handle: f.sendLeaveV1},
+		{method: "PUT", path: v2 + "/send_leave/{roomId}/{eventId}", handle: f.sendLeave},
+		{method: "PUT", path: v1 + "/invite/{roomId}/{eventId}", handle: f.inviteV1},
+		{method: "PUT", path: v2 + "/invite/{roomId}/{eventId}", handle: f.invite},
 
 		// Queries
 		{method: "GET", path: v1 + "/query/profile", handle: f.answerProfile},

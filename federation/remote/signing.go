@@ -18,6 +18,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"maunium.net/go/mautrix/federation"
 	"maunium.net/go/mautrix/id"
+
+	"chancery/roomserver/pdu"
 )
 
 // Keys are this server's own signing keys. The first signs; the others are published, so that a key can be announced before it
@@ -161,6 +163,11 @@ func (k *Keys) Save(path string) error {
 // Current is the key that signs, with its ID ("ed25519:version").
 func (k *Keys) Current() (keyID string, key ed25519.PrivateKey) {
 	return k.keys[0].id, k.keys[0].key
+}
+
+// Signer signs events in this server's name.
+func (k *Keys) Signer() pdu.Signer {
+	return pdu.Signer{ServerName: k.ServerName, KeyID: k.keys[0].id, Key: k.keys[0].key}
 }
 
 // Sign adds our signature to a JSON object. Existing signatures stay.
