@@ -57,6 +57,7 @@ type Store struct {
 	Profiles           *Profiles
 	AccountData        *AccountDatas
 	Filters            *Filters
+	Media              *Media
 	RegistrationTokens *RegistrationTokens
 	Confirmations      *Confirmations
 
@@ -137,6 +138,7 @@ func (s *Store) nouns() {
 	s.Backups = &Backups{s}
 
 	s.Receipts = &Receipts{s}
+	s.Media = &Media{s}
 
 	s.ServerKeys = &ServerKeys{s}
 	s.Destinations = &Destinations{s}
