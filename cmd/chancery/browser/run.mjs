@@ -1,0 +1,208 @@
+// Drives real browsers for the Go tests:   node run.mjs SCENARIO '{"houses":[{"url","people":{...}}], ...}'
+// Prints what it sees, and ends with status 0 when the scenario held.
+
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+import { chromium } from "playwright-core";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const [scenario, facts] = [process.argv[2], JSON.parse(process.argv[3])];
+const PATIENCE = 60_000;
+const begun = Date.now();
+const say = (text) => console.log(`${((Date.now() - begun) / 1000).toFixed(1)} s  ${text}`);
+
+const browserPath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
+let browser;
+
+async function open() {
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || browserPath,
+    headless: true,
+    args: [
+      "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
+      "--no-first-run", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required",
+      "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
+    ],
+  });
+}
+
+// window opens a page of its own, as another person's browser would be.
+async function window(name, size = { width: 960, height: 800 }) {
+  const context = await browser.newContext({ permissions: ["camera", "microphone"], viewport: size });
+  const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE);
+  page.on("pageerror", (error) => say(`${name}: ${error.message}`));
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && say(`${name} [${message.type()}]: ${message.text()}`));
+  return page;
+}
+
+// enter signs a person in on the demo's page.
+async function enter(name, url, user) {
+  const page = await window(name);
+  await page.goto(url);
+  await page.click(`[data-user="${user}"]`);
+  await page.waitForSelector('[data-action="join-call"]:not([disabled])');
+  say(`${name} is at the desk`);
+  return page;
+}
+
+async function joinCall(page, name) {
+  await page.click('[data-action="join-call"]');
+  await page.waitForSelector(".tile.mirrored:not(.dark)");
+  say(`${name} is in the call`);
+}
+
+// frames reads how many frames each person's tile has shown, and a sum over the pixels of the present one.
+const frames = (page) => page.$$eval(".tile", (tiles) => Object.fromEntries(tiles.filter((tile) => !tile.classList.contains("mirrored")).map((tile) => {
+  const video = tile.querySelector("video");
+  let sum = 0;
+  if (video.videoWidth) {
+    const canvas = document.createElement("canvas");
+    canvas.width = 64;
+    canvas.height = 36;
+    const context = canvas.getContext("2d");
+    context.drawImage(video, 0, 0, 64, 36);
+    for (const [i, value] of context.getImageData(0, 0, 64, 36).data.entries()) sum += value * ((i % 251) + 1);
+  }
+  return [tile.dataset.identity, { shown: video.getVideoPlaybackQuality().totalVideoFrames, width: video.videoWidth, sum }];
+})));
+
+// moving waits until the page shows that many others, each with pictures that change.
+async function moving(page, name, others) {
+  const deadline = Date.now() + PATIENCE;
+  let last = {};
+  for (;;) {
+    const before = await frames(page);
+    await page.waitForTimeout(400);
+    last = await frames(page);
+    const alive = Object.entries(last).filter(([identity, now]) => now.width > 0 && before[identity] && now.shown > before[identity].shown && now.sum !== before[identity].sum);
+    if (alive.length === others && Object.keys(last).length === others) {
+      say(`${name} sees ${alive.map(([identity]) => identity).join(" and ")} moving`);
+      return;
+    }
+    if (Date.now() > deadline) throw new Error(`${name} sees ${alive.length} of ${others} others moving: ${JSON.stringify(last)}`);
+  }
+}
+
+const scenarios = {
+  // Three people of two ministries are in one call; each sees the two others move. Then one is removed from the room.
+  async call() {
+    const { interior, finance, anna, jonas, claire } = facts;
+    const people = [["Anna", interior, anna], ["Claire", finance, claire], ["Jonas", interior, jonas]];
+    const pages = {};
+    for (const [name, url, user] of people) {
+      pages[name] = await enter(name, url, user);
+      await joinCall(pages[name], name);
+    }
+    for (const [name] of people) await moving(pages[name], name, 2);
+    if (facts.screenshot) await pages.Anna.screenshot({ path: facts.screenshot });
+
+    say("Claire is removed from the room");
+    const ended = pages.Claire.waitForSelector(".stage", { state: "detached" });
+    const kicked = Date.now();
+    const answer = await fetch(`${interior}/_matrix/client/v3/rooms/${encodeURIComponent(facts.room)}/kick`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${facts.kicker}`, "Content-Type": "application/json" },
+      body: JSON.stringify({ user_id: facts.claireId }),
+    });
+    if (!answer.ok) throw new Error(`kick: ${answer.status} ${await answer.text()}`);
+    // Her media must stop at the others: the tile goes, or its frames stand still.
+    const identityPart = facts.claireId + ":";
+    let count = -1;
+    let stopped = 0;
+    while (Date.now() - kicked < 15_000) {
+      const tile = Object.entries(await frames(pages.Anna)).find(([identity]) => identity.startsWith(identityPart));
+      if (!tile) break;
+      if (tile[1].shown !== count) {
+        count = tile[1].shown;
+        stopped = Date.now();
+      } else if (Date.now() - stopped > 1000) break;
+      await pages.Anna.waitForTimeout(50);
+    }
+    const took = (stopped || Date.now()) - kicked;
+    say(`Claire's media stopped ${took} ms after the kick`);
+    if (took > facts.kickWithin) throw new Error(`Claire's media went on for ${took} ms after the kick, want at most ${facts.kickWithin}`);
+    await ended;
+    say("Claire is out of the call");
+    await moving(pages.Anna, "Anna", 1);
+    await moving(pages.Jonas, "Jonas", 1);
+  },
+
+  // An encrypted message crosses the federation and is read, and so is the answer.
+  async encrypted() {
+    const { outputFiles } = await build({ entryPoints: [join(here, "encrypted.js")], bundle: true, format: "esm", write: false, logLevel: "error", define: { global: "globalThis" } });
+    const wasm = readFileSync(join(here, "node_modules/@matrix-org/matrix-sdk-crypto-wasm/pkg/matrix_sdk_crypto_wasm_bg.wasm"));
+    const sit = async (name, url) => {
+      const page = await window(name);
+      await page.route("**/_test/**", (route) => {
+        const path = new URL(route.request().url()).pathname;
+        if (path.endsWith(".wasm")) return route.fulfill({ contentType: "application/wasm", body: wasm });
+        if (path.endsWith(".js")) return route.fulfill({ contentType: "text/javascript", body: outputFiles[0].text });
+        return route.fulfill({ contentType: "text/html", body: '<!doctype html><script type="module" src="/_test/encrypted.js"></script>' });
+      });
+      await page.goto(url + "/_test/");
+      await page.waitForFunction(() => globalThis.readsText);
+      return page;
+    };
+    const anna = await sit("Anna", facts.interior);
+    const claire = await sit("Claire", facts.finance);
+    await anna.evaluate(([url, user, password]) => signIn(url, user, password), [facts.interior, facts.anna, facts.annaPassword]);
+    const guest = await claire.evaluate(([url, user, password]) => signIn(url, user, password), [facts.finance, facts.claire, facts.clairePassword]);
+    say("both are signed in, with crypto");
+    const room = await anna.evaluate((who) => createEncryptedRoom(who), guest);
+    await claire.evaluate((id) => joinWhenInvited(id), room);
+    await anna.evaluate(([id, who]) => memberJoined(id, who), [room, guest]);
+    say("both are in the encrypted room");
+    for (const [from, to, body] of [[anna, claire, "for your eyes only"], [claire, anna, "read, and burnt"]]) {
+      await from.evaluate(([id, text]) => globalThis.say(id, text), [room, body]);
+      const got = await Promise.race([
+        to.evaluate(([id, text]) => readsText(id, text), [room, body]),
+        new Promise((_, fail) => setTimeout(() => fail(new Error(`“${body}” was not read within ${PATIENCE} ms`)), PATIENCE)),
+      ]);
+      if (!got.encrypted) throw new Error(`“${body}” came in plain text`);
+      say(`“${body}” was read`);
+    }
+  },
+
+  // Two windows side by side in one call, chatting: the picture for the README.
+  async picture() {
+    const size = { width: facts.width ?? 900, height: 900 };
+    const seats = [["Anna", facts.interior, facts.anna], ["Claire", facts.finance, facts.claire]];
+    const pages = [];
+    for (const [name, url, user] of seats) {
+      const page = await enter(name, url, user);
+      await page.setViewportSize(size);
+      pages.push(page);
+    }
+    for (const [i, page] of pages.entries()) await joinCall(page, seats[i][0]);
+    const lines = [[0, "Claire, can you see the draft from here?"], [1, "Clear as day. Picture and sound are quick."], [1, "clerk, how fast is this?"], [0, "Then let us go through it. I have ten minutes."]];
+    for (const [who, text] of lines) {
+      await pages[who].fill("textarea", text);
+      await pages[who].keyboard.press("Enter");
+      await pages[1 - who].waitForSelector(`.message .text:has-text(${JSON.stringify(text)})`);
+      await pages[0].waitForTimeout(900);
+    }
+    for (const [i, page] of pages.entries()) await moving(page, seats[i][0], 1);
+    const shots = [];
+    for (const page of pages) shots.push((await page.screenshot()).toString("base64"));
+    const table = await window("table", { width: size.width * 2 + 72, height: size.height + 48 });
+    await table.setContent(`<body style="margin:0;display:flex;gap:24px;padding:24px;background:linear-gradient(120deg,#dfe3f3,#dcebe5)">
+      ${shots.map((shot) => `<img src="data:image/png;base64,${shot}" style="width:${size.width}px;height:${size.height}px;border-radius:14px;box-shadow:0 12px 40px rgb(20 22 40/22%)">`).join("")}</body>`);
+    await table.screenshot({ path: facts.out });
+    say(`the picture is ${facts.out}`);
+  },
+};
+
+let failed = false;
+try {
+  await open();
+  await scenarios[scenario]();
+} catch (error) {
+  failed = true;
+  console.log(error.stack);
+} finally {
+  await browser?.close();
+}
+process.exit(failed ? 1 : 0);
