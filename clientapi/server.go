@@ -81,6 +81,9 @@ func New(cfg Config, store *storage.Store, messages *bus.Bus, log zerolog.Logger
 // Run does what goes on beside requests, until ctx ends.
 func (s *Server) Run(ctx context.Context) error { return s.account.Run(ctx) }
 
+// NewAccount is an account that an administrator makes.
+type NewAccount = account.NewAccount
+
 // Accounts makes accounts for administrators.
 func (s *Server) Accounts() *account.Handlers { return s.account }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
 
 	"chancery/calls"
 	"chancery/clientapi"
@@ -75,6 +76,9 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		}
 		s.run("client API", client.Run)
 		behind.client = client
+		behind.createAccount = func(ctx context.Context, want newAccount) (id.UserID, error) {
+			return client.Accounts().Create(ctx, clientapi.NewAccount{Username: want.Name, Password: want.Password, Admin: want.Admin})
+		}
 	}
 	return behind, nil
 }

@@ -122,9 +122,13 @@ func (c *certificate) current(now time.Time) (*tls.Certificate, error) {
 	return c.pair, nil
 }
 
-// adminHandler serves those who watch and measure: metrics, health, profiles. Never to be reached from outside.
-func adminHandler(health func(ctx context.Context) error) http.Handler {
+// adminHandler serves those who watch and measure: metrics, health, profiles; and whoever may make accounts without asking.
+// Never to be reached from outside.
+func adminHandler(health func(ctx context.Context) error, create createAccount) http.Handler {
 	mux := http.NewServeMux()
+	if create != nil {
+		mux.HandleFunc("POST /accounts", serveAccounts(create))
+	}
 	mux.Handle("GET /metrics", promhttp.Handler())
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)

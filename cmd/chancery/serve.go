@@ -92,6 +92,8 @@ type handlers struct {
 	client, federation http.Handler
 	// health says whether the process can do its work.
 	health func(ctx context.Context) error
+	// createAccount makes accounts for administrators; nil where there is no client API.
+	createAccount createAccount
 }
 
 // openDoors adds the listeners: all of them listen before the first one serves.
@@ -109,7 +111,7 @@ func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) e
 		handler       http.Handler
 		secure        *tls.Config
 	}{
-		{"admin", listen.Admin, adminHandler(behind.health), nil},
+		{"admin", listen.Admin, adminHandler(behind.health, behind.createAccount), nil},
 		{"federation", listen.Federation, behind.federation, secure},
 		{"client", listen.Client, behind.client, nil},
 	} {
