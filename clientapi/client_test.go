@@ -170,3 +170,8 @@ func (u *user) confirm(body map[string]any, session string) map[string]any {
 	}
 	return with
 }
+
+// token is where the stream stands now, as a sync would say it.
+func (s *testServer) token() string {
+	return storage.Token{Incarnation: s.store.Incarnation(), Position: s.store.Head()}.String()
+}

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
+	"chancery/clientapi/keys"
 	"chancery/clientapi/rest"
 	"chancery/storage"
 	"chancery/storage/bus"
@@ -50,6 +51,7 @@ func DefaultConfig() Config {
 type Server struct {
 	cfg     Config
 	account *account.Handlers
+	keys    *keys.Handlers
 	handler http.Handler
 }
 
@@ -73,6 +75,7 @@ func New(cfg Config, store *storage.Store, messages *bus.Bus, log zerolog.Logger
 	s := &Server{
 		cfg:     cfg,
 		account: account.New(cfg.Account, account.Deps{Store: store, Bus: messages, Passwords: passwords, UIA: uia}),
+		keys:    keys.New(cfg.ServerName, store, messages, uia),
 	}
 	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
 	return s, nil
@@ -91,7 +94,7 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
-	a := s.account
+	a, k := s.account, s.keys
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -148,6 +151,31 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags", Handler: a.Tags, Auth: rest.User},
 		{Method: "PUT", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}", Handler: a.PutTag, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "DELETE", Path: "/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}", Handler: a.DeleteTag, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Keys, and messages from device to device.
+		{Method: "POST", Path: "/_matrix/client/v3/keys/upload", Handler: k.Upload, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/query", Handler: k.Query, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/claim", Handler: k.Claim, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/keys/changes", Handler: k.Changes, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/device_signing/upload", Handler: k.UploadCrossSigning, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/signatures/upload", Handler: k.UploadSignatures, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/sendToDevice/{eventType}/{txnId}", Handler: k.SendToDevice, Auth: rest.User, MaxBody: 8 << 20},
+
+		// Backup of room keys.
+		{Method: "POST", Path: "/_matrix/client/v3/room_keys/version", Handler: k.CreateBackup, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/room_keys/version", Handler: k.NewestBackup, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/room_keys/version/{version}", Handler: k.Backup, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/room_keys/version/{version}", Handler: k.PutBackup, Auth: rest.User},
+		{Method: "DELETE", Path: "/_matrix/client/v3/room_keys/version/{version}", Handler: k.DeleteBackup, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/room_keys/keys", Handler: k.PutBackupKeys, Auth: rest.User, MaxBody: 16 << 20},
+		{Method: "GET", Path: "/_matrix/client/v3/room_keys/keys", Handler: k.BackupKeys, Auth: rest.User},
+		{Method: "DELETE", Path: "/_matrix/client/v3/room_keys/keys", Handler: k.DeleteBackupKeys, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/room_keys/keys/{roomId}", Handler: k.PutBackupKeys, Auth: rest.User, MaxBody: 16 << 20},
+		{Method: "GET", Path: "/_matrix/client/v3/room_keys/keys/{roomId}", Handler: k.BackupKeys, Auth: rest.User},
+		{Method: "DELETE", Path: "/_matrix/client/v3/room_keys/keys/{roomId}", Handler: k.DeleteBackupKeys, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", Handler: k.PutBackupKeys, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", Handler: k.BackupKeys, Auth: rest.User},
+		{Method: "DELETE", Path: "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", Handler: k.DeleteBackupKeys, Auth: rest.User},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

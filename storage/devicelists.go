@@ -2,8 +2,11 @@ package storage
 
 import (
 	"context"
+	"encoding/json"
+	"slices"
 
 	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -100,4 +103,93 @@ func (d *DeviceLists) changes(ctx context.Context, from, to Position) ([]Change,
 		c, err := scanDeviceChange(row)
 		return Change{Position: c.Position, Kind: DeviceListNews, UserID: c.UserID, DeviceID: c.DeviceID}, err
 	}, deviceChangeSince, from, to)
+}
+
+// maxCatchUp is how many positions are looked through for changes; over a longer span everybody counts as changed.
+const maxCatchUp = 100_000
+
+// ChangedFor says whose device lists have changed for the user after from and not after to: of those who share a room
+// now, whose devices or keys changed, or who did not share one before; and who no longer shares one.
+// Spec: client-server-api/#tracking-the-device-list-for-a-user
+func (d *DeviceLists) ChangedFor(ctx context.Context, user id.UserID, from, to Position) (changed, left []id.UserID, err error) {
+	sharing, err := d.s.Memberships.ShareRoom(ctx, user)
+	if err != nil {
+		return nil, nil, err
+	}
+	if to-from > maxCatchUp {
+		return append(sharing, user), nil, nil
+	}
+	shares := map[id.UserID]bool{user: true}
+	for _, other := range sharing {
+		shares[other] = true
+	}
+	candidates, err := d.comings(ctx, user, from, to)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := d.Between(ctx, from, to)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range rows {
+		if shares[c.UserID] {
+			candidates[c.UserID] = true
+		}
+	}
+	for other := range candidates {
+		if shares[other] {
+			changed = append(changed, other)
+		} else {
+			left = append(left, other)
+		}
+	}
+	slices.Sort(changed)
+	slices.Sort(left)
+	return changed, left, nil
+}
+
+// comings are those who came into a room of the user or left it, and, where the user did, all who are in it.
+func (d *DeviceLists) comings(ctx context.Context, user id.UserID, from, to Position) (map[id.UserID]bool, error) {
+	moved, err := d.s.State.between(ctx, from, to, ` AND e.type = 'm.room.member' AND c.room_id IN
+		(SELECT room_id FROM memberships WHERE user_id = $3)`, user)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int64
+	for _, c := range moved {
+		numbers = append(numbers, c.Event, c.Old)
+	}
+	events, err := d.s.Events.ByNumbers(ctx, numbers)
+	if err != nil {
+		return nil, err
+	}
+	joined := map[int64]bool{}
+	for _, ev := range events {
+		var member struct {
+			Content struct {
+				Membership event.Membership `json:"membership"`
+			} `json:"content"`
+		}
+		// What was accepted as a membership has one; anything else is none.
+		_ = json.Unmarshal(ev.JSON, &member)
+		joined[ev.Number] = member.Content.Membership == event.MembershipJoin
+	}
+	who := map[id.UserID]bool{}
+	for _, c := range moved {
+		switch {
+		case joined[c.Event] == joined[c.Old]:
+		case id.UserID(c.Key.StateKey) != user:
+			who[id.UserID(c.Key.StateKey)] = true
+		default:
+			members, err := d.s.Memberships.ByRoom(ctx, c.RoomID, event.MembershipJoin)
+			if err != nil {
+				return nil, err
+			}
+			for _, m := range members {
+				who[m.UserID] = true
+			}
+		}
+	}
+	delete(who, user)
+	return who, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/rs/zerolog"
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
 )
@@ -22,6 +23,9 @@ type ToDeviceMessage struct {
 
 // maxToDevice bounds what waits for one device; beyond it the oldest go.
 const maxToDevice = 100_000
+
+// trimEvery spreads the counting: one message in so many looks whether its device has too many.
+const trimEvery = 512
 
 const (
 	toDeviceInsert = "INSERT INTO to_device (position, user_id, device_id, json) VALUES"
@@ -60,7 +64,17 @@ func (t *ToDevice) Put(ctx context.Context, messages []ToDeviceMessage) error {
 		rows[i] = []any{m.Position, m.UserID, m.DeviceID, []byte(m.JSON)}
 		t.s.note(ctx, Change{Position: m.Position, Kind: ToDeviceNews, UserID: m.UserID, DeviceID: m.DeviceID})
 	}
-	return t.s.insert(ctx, toDeviceInsert, rows, "")
+	if err := t.s.insert(ctx, toDeviceInsert, rows, ""); err != nil {
+		return err
+	}
+	for _, m := range messages {
+		if m.Position%trimEvery == 0 {
+			if err := t.trim(ctx, m.UserID, m.DeviceID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // After are the device's next messages after from and not after to, in their order, at most limit.
@@ -80,13 +94,17 @@ func (t *ToDevice) Delete(ctx context.Context, user id.UserID, device id.DeviceI
 	return err
 }
 
-// Trim drops the oldest of a device's messages beyond what may wait for it, inside Do; it says how many.
-func (t *ToDevice) Trim(ctx context.Context, user id.UserID, device id.DeviceID) (int64, error) {
+// trim drops the oldest of a device's messages beyond what may wait for it.
+func (t *ToDevice) trim(ctx context.Context, user id.UserID, device id.DeviceID) error {
 	done, err := t.s.exec(ctx, toDeviceExcess, user, device, maxToDevice)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return done.RowsAffected()
+	if n, err := done.RowsAffected(); err == nil && n > 0 {
+		zerolog.Ctx(ctx).Warn().Stringer("user_id", user).Stringer("device_id", device).Int64("messages", n).
+			Msg("Device does not fetch its messages, the oldest were dropped")
+	}
+	return nil
 }
 
 // PutOutgoing stores a message for another server, inside Do, and tells of it (OutboundNews).
