@@ -69,7 +69,7 @@ func (t *ToDevice) Put(ctx context.Context, messages []ToDeviceMessage) error {
 	}
 	for _, m := range messages {
 		if m.Position%trimEvery == 0 {
-			if err := t.trim(ctx, m.UserID, m.DeviceID); err != nil {
+			if _, err := t.Trim(ctx, m.UserID, m.DeviceID); err != nil {
 				return err
 			}
 		}
@@ -94,17 +94,18 @@ func (t *ToDevice) Delete(ctx context.Context, user id.UserID, device id.DeviceI
 	return err
 }
 
-// trim drops the oldest of a device's messages beyond what may wait for it.
-func (t *ToDevice) trim(ctx context.Context, user id.UserID, device id.DeviceID) error {
+// Trim drops the oldest of a device's messages beyond what may wait for it, inside Do; it says how many.
+func (t *ToDevice) Trim(ctx context.Context, user id.UserID, device id.DeviceID) (int64, error) {
 	done, err := t.s.exec(ctx, toDeviceExcess, user, device, maxToDevice)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if n, err := done.RowsAffected(); err == nil && n > 0 {
+	n, err := done.RowsAffected()
+	if n > 0 {
 		zerolog.Ctx(ctx).Warn().Stringer("user_id", user).Stringer("device_id", device).Int64("messages", n).
 			Msg("Device does not fetch its messages, the oldest were dropped")
 	}
-	return nil
+	return n, err
 }
 
 // PutOutgoing stores a message for another server, inside Do, and tells of it (OutboundNews).
