@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"maunium.net/go/mautrix"
+
+	"chancery/roomserver/pdu"
 )
 
 // maxDepth is how deep a body may nest.
@@ -100,7 +102,7 @@ func Decode(raw []byte, into any) error {
 	return nil
 }
 
-// CheckJSON refuses what is not one JSON value, is not UTF-8, nests too deep, or holds a NUL.
+// CheckJSON refuses what is not one JSON value, is not UTF-8, nests too deep, holds a NUL, or can be read in two ways.
 func CheckJSON(raw []byte) error {
 	if !utf8.Valid(raw) {
 		return mautrix.MNotJSON.WithMessage("The body is not UTF-8")
@@ -113,6 +115,9 @@ func CheckJSON(raw []byte) error {
 	}
 	if hasNUL(raw) {
 		return mautrix.MBadJSON.WithMessage("The JSON holds a NUL character")
+	}
+	if pdu.CheckJSON(raw, false) != nil {
+		return mautrix.MBadJSON.WithMessage("The JSON names a key twice in one object, or holds half a character")
 	}
 	return nil
 }
