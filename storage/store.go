@@ -68,6 +68,8 @@ type Store struct {
 
 	Receipts *Receipts
 
+	DelayedEvents *DelayedEvents
+
 	ServerKeys   *ServerKeys
 	Destinations *Destinations
 	Outbound     *Outbounds
@@ -139,6 +141,8 @@ func (s *Store) nouns() {
 
 	s.Receipts = &Receipts{s}
 	s.Media = &Media{s}
+
+	s.DelayedEvents = &DelayedEvents{s}
 
 	s.ServerKeys = &ServerKeys{s}
 	s.Destinations = &Destinations{s}

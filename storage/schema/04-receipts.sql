@@ -18,3 +18,30 @@ CREATE TABLE receipts (
 CREATE INDEX receipts_position ON receipts (position);
 CREATE INDEX receipts_user ON receipts (user_id);
 CREATE INDEX receipts_room ON receipts (room_id, position);
+
+-- Events that are to be sent later (MSC4140). Those that were sent or cancelled stay for a while, to be asked about.
+CREATE TABLE delayed_events (
+    delay_id       TEXT   PRIMARY KEY,
+    user_id        TEXT   NOT NULL,
+    device_id      TEXT   NOT NULL,
+    room_id        TEXT   NOT NULL,
+    type           TEXT   NOT NULL,
+    state_key      TEXT,
+    content        bytea  NOT NULL,
+    -- of the request that made it; none for state
+    path           TEXT   NOT NULL,
+    transaction_id TEXT,
+    delay          BIGINT NOT NULL,
+    -- since when the delay runs, as last written
+    since          BIGINT NOT NULL,
+    due            BIGINT NOT NULL,
+    -- none while it waits; send, cancel or error when it does not any more
+    outcome        TEXT,
+    finished       BIGINT,
+    event_id       TEXT,
+    error          bytea
+);
+CREATE INDEX delayed_events_due ON delayed_events (due) WHERE outcome IS NULL;
+CREATE INDEX delayed_events_user ON delayed_events (user_id, since);
+CREATE UNIQUE INDEX delayed_events_transaction ON delayed_events (user_id, device_id, room_id, path, transaction_id) WHERE transaction_id IS NOT NULL;
+CREATE INDEX delayed_events_finished ON delayed_events (finished) WHERE finished IS NOT NULL;
