@@ -1,0 +1,179 @@
+package rooms
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/rest"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// delayOf is the delay that a request to send asks for; false if it asks for none.
+// Spec: MSC4140
+func (h *Handlers) delayOf(r *rest.Request) (time.Duration, bool, error) {
+	text := r.Query("org.matrix.msc4140.delay")
+	if text == "" {
+		return 0, false, nil
+	}
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 {
+		return 0, true, mautrix.MInvalidParam.WithMessage("The delay is no number of milliseconds")
+	}
+	if ms > h.cfg.MaxDelay.Milliseconds() {
+		return 0, true, mautrix.MUnknown.WithStatus(http.StatusBadRequest).WithMessage("The delay is too long").
+			WithExtraField("org.matrix.msc4140.errcode", "M_MAX_DELAY_EXCEEDED").
+			WithExtraField("org.matrix.msc4140.max_delay", h.cfg.MaxDelay.Milliseconds())
+	}
+	return time.Duration(ms) * time.Millisecond, true, nil
+}
+
+// delayAnswer names a delayed event.
+type delayAnswer struct {
+	DelayID string `json:"delay_id"`
+}
+
+// schedule keeps an event for later. Whether its sender may send it is asked now, and again when its time comes.
+// Spec: MSC4140
+func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, delay time.Duration) (any, error) {
+	ctx := r.Context()
+	if p.TransactionID != "" {
+		known, err := h.store.DelayedEvents.ByTransaction(ctx, p.Sender, p.Device, roomID, p.Path, p.TransactionID)
+		if err != nil {
+			return nil, err
+		}
+		if known != nil {
+			return delayAnswer{known.ID}, nil
+		}
+	}
+	var err error
+	if p.Content, err = r.Object(); err != nil {
+		return nil, err
+	}
+	waiting, err := h.store.DelayedEvents.Count(ctx, p.Sender)
+	if err != nil {
+		return nil, err
+	}
+	if waiting >= h.cfg.MaxDelayed {
+		return nil, mautrix.MUnknown.WithStatus(http.StatusBadRequest).WithMessage("Too many of your events wait to be sent").
+			WithExtraField("org.matrix.msc4140.errcode", "M_MAX_DELAYED_EVENTS_EXCEEDED")
+	}
+	if err := h.mustBeJoined(ctx, p.Sender, roomID); err != nil {
+		return nil, err
+	}
+	if _, err := h.draft(ctx, roomID, p); err != nil {
+		return nil, err
+	}
+	now := h.now().UnixMilli()
+	d := &storage.DelayedEvent{
+		ID: "d" + strings.ToLower(rand.Text()), UserID: p.Sender, DeviceID: p.Device, RoomID: roomID, Type: p.Type, StateKey: p.StateKey, Content: p.Content,
+		Path: p.Path, TransactionID: p.TransactionID, Delay: delay.Milliseconds(), Since: now, Due: now + delay.Milliseconds(),
+	}
+	if err := h.store.DelayedEvents.Add(ctx, d); err != nil {
+		return nil, err
+	}
+	// A holder of the timers that does not hear of it reads the row when it looks the next time.
+	if _, err := bus.Ask[bus.DelayedQuestion, bus.DelayedAnswer](ctx, h.bus, bus.DelayedDo, bus.DelayedQuestion{ID: d.ID, Added: true}); err != nil {
+		return nil, err
+	}
+	return delayAnswer{d.ID}, nil
+}
+
+// delayedItem is a delayed event as its owner sees it.
+type delayedItem struct {
+	DelayID  string          `json:"delay_id"`
+	RoomID   id.RoomID       `json:"room_id"`
+	Type     string          `json:"type"`
+	StateKey *string         `json:"state_key,omitempty"`
+	Delay    int64           `json:"delay"`
+	Since    int64           `json:"running_since"`
+	Content  json.RawMessage `json:"content"`
+
+	Outcome  string          `json:"outcome,omitempty"`
+	EventID  id.EventID      `json:"event_id,omitempty"`
+	Finished int64           `json:"origin_server_ts,omitempty"`
+	Error    json.RawMessage `json:"error,omitempty"`
+}
+
+func item(d *storage.DelayedEvent) delayedItem {
+	return delayedItem{
+		DelayID: d.ID, RoomID: d.RoomID, Type: d.Type, StateKey: d.StateKey, Delay: d.Delay, Since: d.Since, Content: d.Content,
+		Outcome: d.Outcome, EventID: d.EventID, Finished: d.Finished, Error: d.Error,
+	}
+}
+
+// DelayedEvents handles GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events.
+// Spec: MSC4140
+func (h *Handlers) DelayedEvents(r *rest.Request) (any, error) {
+	list, err := h.store.DelayedEvents.ByUser(r.Context(), r.By.User, r.Query("status") == "finalised", 1000)
+	if err != nil {
+		return nil, err
+	}
+	items := make([]delayedItem, len(list))
+	for i, d := range list {
+		items[i] = item(d)
+	}
+	return map[string]any{"delayed_events": items}, nil
+}
+
+// DelayedEvent handles GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}.
+// Spec: MSC4140
+func (h *Handlers) DelayedEvent(r *rest.Request) (any, error) {
+	d, err := h.store.DelayedEvents.ByID(r.Context(), r.Path("delayId"))
+	if err != nil {
+		return nil, err
+	}
+	if d == nil || d.UserID != r.By.User {
+		return nil, noSuchDelay
+	}
+	return item(d), nil
+}
+
+var noSuchDelay = mautrix.MNotFound.WithMessage("No such event waits to be sent")
+
+// UpdateDelayed handles POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}. Whoever knows
+// the ID may do it: the call focus does it for clients that vanished.
+// Spec: MSC4140
+func (h *Handlers) UpdateDelayed(r *rest.Request) (any, error) {
+	action := bus.DelayedAction(r.Path("action"))
+	if !known(action) {
+		return nil, mautrix.MUnrecognized.WithStatus(http.StatusNotFound).WithMessage("There is no such action")
+	}
+	return h.update(r, action)
+}
+
+// UpdateDelayedByBody handles POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}, the older form,
+// which clients on the Rust SDK of 2026 use.
+// Spec: MSC4140
+func (h *Handlers) UpdateDelayedByBody(r *rest.Request) (any, error) {
+	var body struct {
+		Action bus.DelayedAction `json:"action"`
+	}
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	switch {
+	case body.Action == "":
+		return nil, missingParam.WithMessage("action is missing")
+	case !known(body.Action):
+		return nil, mautrix.MInvalidParam.WithMessage("There is no such action")
+	}
+	return h.update(r, body.Action)
+}
+
+func known(action bus.DelayedAction) bool {
+	return action == bus.DelayedRestart || action == bus.DelayedCancel || action == bus.DelayedSend
+}
+
+func (h *Handlers) update(r *rest.Request, action bus.DelayedAction) (any, error) {
+	q := bus.DelayedQuestion{ID: r.Path("delayId"), Action: action}
+	_, err := bus.Ask[bus.DelayedQuestion, bus.DelayedAnswer](r.Context(), h.bus, bus.DelayedDo, q)
+	return rest.Empty, err
+}

@@ -1,0 +1,130 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/rest"
+	"chancery/storage/bus"
+)
+
+// maxName bounds event types, state keys and transaction IDs that come in paths.
+const maxName = 255
+
+// Send handles PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}.
+// Spec: client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
+func (h *Handlers) Send(r *rest.Request) (any, error) {
+	roomID, p, err := h.proposal(r, "PUT "+r.Path("eventType"))
+	if err != nil {
+		return nil, err
+	}
+	if delay, ok, err := h.delayOf(r); err != nil {
+		return nil, err
+	} else if ok {
+		return h.schedule(r, roomID, p, delay)
+	}
+	if p.Content, err = r.Object(); err != nil {
+		return nil, err
+	}
+	if err := h.checkAnnotation(r.Context(), roomID, p); err != nil {
+		return nil, err
+	}
+	if p.Type == event.EventRedaction.Type {
+		p.Redacts = id.EventID(gjson.GetBytes(p.Content, "redacts").Str)
+	}
+	eventID, err := h.propose(r.Context(), roomID, p)
+	if err != nil {
+		return nil, err
+	}
+	return eventAnswer{eventID}, nil
+}
+
+// proposal begins a proposal with what the request's path and query say.
+func (h *Handlers) proposal(r *rest.Request, path string) (id.RoomID, bus.Proposal, error) {
+	roomID, err := r.RoomID()
+	if err != nil {
+		return "", bus.Proposal{}, err
+	}
+	p := bus.Proposal{Sender: r.By.User, Type: r.Path("eventType"), Device: r.By.Device, Path: path, TransactionID: r.Path("txnId")}
+	if len(p.Type) > maxName || len(p.TransactionID) > maxName {
+		return "", p, mautrix.MInvalidParam.WithMessage("The event type or the transaction ID is too long")
+	}
+	p.Timestamp, err = h.timestampOf(r)
+	return roomID, p, err
+}
+
+// timestampOf is the time that an application service gives an event.
+// Spec: application-service-api/#timestamp-massaging
+func (h *Handlers) timestampOf(r *rest.Request) (int64, error) {
+	if r.By.Service == nil || r.Query("ts") == "" {
+		return 0, nil
+	}
+	ts, err := r.Int("ts", 0, 0, 1<<53-1)
+	return int64(ts), err
+}
+
+// checkAnnotation refuses a reaction that its sender has given already.
+// Spec: client-server-api/#avoiding-duplicate-annotations
+func (h *Handlers) checkAnnotation(ctx context.Context, roomID id.RoomID, p bus.Proposal) error {
+	relates := gjson.GetBytes(p.Content, `m\.relates_to`)
+	if relates.Get("rel_type").Str != string(event.RelAnnotation) {
+		return nil
+	}
+	parent, key := id.EventID(relates.Get("event_id").Str), relates.Get("key").Str
+	same, err := h.store.Events.Annotations(ctx, parent, p.Sender, p.Type)
+	if err != nil {
+		return err
+	}
+	for _, e := range same {
+		if e.RoomID != roomID || gjson.GetBytes(e.JSON, `content.m\.relates_to.key`).Str != key {
+			continue
+		}
+		if p.TransactionID != "" && e.TransactionID == p.TransactionID && e.DeviceID == p.Device && e.Path == p.Path {
+			return nil // the same request again: the room answers as before
+		}
+		return mautrix.RespError{ErrCode: "M_DUPLICATE_ANNOTATION", Err: "You have reacted in this way already", StatusCode: 400}
+	}
+	return nil
+}
+
+// Redact handles PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}.
+// Spec: client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid
+func (h *Handlers) Redact(r *rest.Request) (any, error) {
+	target, err := r.EventID()
+	if err != nil {
+		return nil, err
+	}
+	roomID, p, err := h.proposal(r, "PUT redact "+string(target))
+	if err != nil {
+		return nil, err
+	}
+	content := json.RawMessage("{}")
+	if body, err := r.Body(); err != nil {
+		return nil, err
+	} else if len(body) > 0 {
+		if content, err = r.Object(); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.mustBeJoined(r.Context(), r.By.User, roomID); err != nil {
+		return nil, err
+	}
+	e, err := h.store.Events.ByID(r.Context(), target)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil || e.RoomID != roomID {
+		return nil, noSuchEvent
+	}
+	p.Type, p.Content, p.Redacts = event.EventRedaction.Type, content, target
+	eventID, err := h.propose(r.Context(), roomID, p)
+	if err != nil {
+		return nil, err
+	}
+	return eventAnswer{eventID}, nil
+}

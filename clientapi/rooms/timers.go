@@ -1,0 +1,337 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+const (
+	timersLease = "delayed"
+	leaseSpan   = 10 * time.Second
+	// maxWaiting bounds the events whose timers are held in memory at once; later ones are read when these are done.
+	maxWaiting = 100_000
+	// keepFinished is how long one may ask about an event that was sent or cancelled.
+	keepFinished = 7 * 24 * time.Hour
+	// lookEvery is how often rows are read anew: for those that were added without our hearing of it.
+	lookEvery = 30 * time.Second
+)
+
+// Run holds the timers of delayed events, until ctx ends. Where other processes could do the same, one of them does,
+// and the others stand by.
+func (h *Handlers) Run(ctx context.Context) error {
+	if h.bus.Embedded() {
+		return h.hold(ctx)
+	}
+	holder := time.Now().Format(time.RFC3339Nano)
+	for ctx.Err() == nil {
+		lease, err := h.store.Leases.Take(ctx, timersLease, holder, leaseSpan)
+		if err != nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Lease of the delayed events not taken")
+		}
+		if lease == nil {
+			wait(ctx, leaseSpan/10)
+			continue
+		}
+		if err := h.holdLeased(ctx, lease); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holdLeased holds the timers for as long as the lease can be renewed.
+func (h *Handlers) holdLeased(ctx context.Context, lease *storage.Lease) error {
+	held, cancel := context.WithCancel(ctx)
+	defer cancel()
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		defer cancel()
+		for wait(held, leaseSpan/4) {
+			l, err := h.store.Leases.Take(held, lease.Name, lease.Holder, leaseSpan)
+			if err != nil || l == nil || l.Epoch != lease.Epoch {
+				return
+			}
+		}
+	}()
+	err := h.hold(held)
+	cancel()
+	<-renewed
+	if err := h.store.Leases.Release(context.WithoutCancel(ctx), lease); err != nil {
+		zerolog.Ctx(ctx).Debug().Err(err).Msg("Lease of the delayed events not released; it ends by itself")
+	}
+	return err
+}
+
+// wait says false when ctx ended first.
+func wait(ctx context.Context, span time.Duration) bool {
+	timer := time.NewTimer(span)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+type delayedQuestion = bus.Question[bus.DelayedQuestion, bus.DelayedAnswer]
+
+// timers belong to one goroutine, that of hold.
+type timers struct {
+	*Handlers
+	waiting map[string]*timer
+	// sent brings back what became of events that were sent.
+	sent chan sent
+	out  int
+}
+
+// timer is one event that waits.
+type timer struct {
+	*storage.DelayedEvent
+	// due, in memory; the row's own may be older by a fifth of the delay.
+	due int64
+	// written is the start of the delay that the row has.
+	written int64
+	sending bool
+	askers  []*delayedQuestion
+}
+
+type sent struct {
+	*timer
+	err error
+}
+
+// hold keeps the timers, and answers on delayed.do.
+func (h *Handlers) hold(ctx context.Context) error {
+	t := &timers{Handlers: h, waiting: map[string]*timer{}, sent: make(chan sent, 16)}
+	if err := t.load(ctx); err != nil {
+		return err
+	}
+	questions := make(chan *delayedQuestion, 1024)
+	stop, err := bus.Serve(h.bus, bus.DelayedDo, func(q *delayedQuestion) {
+		select {
+		case questions <- q:
+		default:
+			q.Respond(bus.DelayedAnswer{}, bus.Refuse(429, "M_LIMIT_EXCEEDED", "Too many requests about delayed events"))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		next := time.NewTimer(t.next())
+		select {
+		case <-ctx.Done():
+			next.Stop()
+			t.end(context.WithoutCancel(ctx))
+			return nil
+		case q := <-questions:
+			t.answer(ctx, q)
+		case s := <-t.sent:
+			t.settle(ctx, s)
+		case <-next.C:
+			t.fire(ctx, t.ripe())
+		case <-look.C:
+			if err := t.load(ctx); err != nil {
+				zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed events not read")
+			}
+		}
+		next.Stop()
+	}
+}
+
+// load reads the rows that wait. After a crash a delay runs from its last written start, and a fifth longer: a restart
+// that was not written may have come since, and nothing may fire early.
+func (t *timers) load(ctx context.Context) error {
+	rows, err := t.store.DelayedEvents.Waiting(ctx, maxWaiting)
+	if err != nil {
+		return err
+	}
+	for _, d := range rows {
+		if t.waiting[d.ID] == nil {
+			t.waiting[d.ID] = &timer{DelayedEvent: d, due: d.Due + d.Delay/5, written: d.Since}
+		}
+	}
+	return t.store.DelayedEvents.Sweep(ctx, t.now().Add(-keepFinished).UnixMilli())
+}
+
+// next is how long nothing is due.
+func (t *timers) next() time.Duration {
+	now := t.now().UnixMilli()
+	soonest := now + lookEvery.Milliseconds()
+	for _, w := range t.waiting {
+		if !w.sending {
+			soonest = min(soonest, w.due)
+		}
+	}
+	return time.Duration(max(0, soonest-now)) * time.Millisecond
+}
+
+// ripe are the events that are due, in the order of their times.
+func (t *timers) ripe() []*timer {
+	now := t.now().UnixMilli()
+	var due []*timer
+	for _, w := range t.waiting {
+		if !w.sending && w.due <= now {
+			due = append(due, w)
+		}
+	}
+	slices.SortFunc(due, func(a, b *timer) int { return int(a.due - b.due) })
+	return due
+}
+
+// fire sends the events one after another, without holding the timers up.
+func (t *timers) fire(ctx context.Context, due []*timer) {
+	if len(due) == 0 {
+		return
+	}
+	for _, w := range due {
+		w.sending = true
+	}
+	t.out += len(due)
+	// It goes on though ctx may end: an event that was sent shall be noted as sent.
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		for _, w := range due {
+			t.sent <- sent{w, t.send(ctx, w.DelayedEvent)}
+		}
+	}()
+}
+
+// send has the room make the event, and notes what came of it. The event's delay ID is its transaction ID: sent
+// twice, it is one event.
+func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent) error {
+	p := bus.Proposal{Sender: d.UserID, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Device: d.DeviceID, Path: "delayed", TransactionID: d.ID}
+	if d.Type == event.EventRedaction.Type {
+		p.Redacts = id.EventID(gjson.GetBytes(d.Content, "redacts").Str)
+	}
+	eventID, err := h.propose(ctx, d.RoomID, p)
+	done := *d
+	done.Finished = h.now().UnixMilli()
+	var refusal *bus.Refusal
+	var denied mautrix.RespError
+	switch {
+	case err == nil:
+		done.Outcome, done.EventID = storage.DelayedSent, eventID
+	case errors.As(err, &refusal) && refusal.Status != 429:
+		done.Outcome, done.Error = storage.DelayedFailed, object(map[string]any{"errcode": refusal.Code, "error": refusal.Message})
+	case errors.As(err, &denied):
+		done.Outcome, done.Error = storage.DelayedFailed, object(map[string]any{"errcode": denied.ErrCode, "error": denied.Err})
+	default:
+		return err
+	}
+	return h.store.DelayedEvents.Finish(ctx, &done)
+}
+
+// retryAfter is how soon an event is tried again that could neither be sent nor refused.
+const retryAfter = 2 * time.Second
+
+// settle takes note of an event that was sent, or could not be.
+func (t *timers) settle(ctx context.Context, s sent) {
+	t.out--
+	s.sending = false
+	if s.err == nil {
+		delete(t.waiting, s.ID)
+	} else {
+		zerolog.Ctx(ctx).Warn().Err(s.err).Stringer("room_id", s.RoomID).Msg("Delayed event not sent, will try again")
+		s.due = t.now().Add(retryAfter).UnixMilli()
+	}
+	for _, q := range s.askers {
+		q.Respond(bus.DelayedAnswer{}, s.err)
+	}
+	s.askers = nil
+}
+
+// answer does what is asked about one event.
+func (t *timers) answer(ctx context.Context, q *delayedQuestion) {
+	w, err := t.find(ctx, q.Body)
+	if w == nil || err != nil {
+		q.Respond(bus.DelayedAnswer{}, err)
+		return
+	}
+	now := t.now().UnixMilli()
+	switch {
+	case q.Body.Added:
+		q.Respond(bus.DelayedAnswer{}, nil)
+	case w.sending && q.Body.Action == bus.DelayedSend:
+		w.askers = append(w.askers, q)
+	case w.sending:
+		q.Respond(bus.DelayedAnswer{}, gone)
+	case q.Body.Action == bus.DelayedSend:
+		w.askers = append(w.askers, q)
+		t.fire(ctx, []*timer{w})
+	case q.Body.Action == bus.DelayedCancel:
+		done := *w.DelayedEvent
+		done.Outcome, done.Finished = storage.DelayedCancelled, now
+		err := t.store.DelayedEvents.Finish(ctx, &done)
+		if err == nil {
+			delete(t.waiting, w.ID)
+		}
+		q.Respond(bus.DelayedAnswer{}, err)
+	case q.Body.Action == bus.DelayedRestart:
+		w.Since, w.due = now, now+w.Delay
+		var err error
+		if now-w.written >= w.Delay/5 {
+			if err = t.store.DelayedEvents.Run(ctx, w.ID, now, w.due); err == nil {
+				w.written = now
+			}
+		}
+		q.Respond(bus.DelayedAnswer{}, err)
+	default:
+		q.Respond(bus.DelayedAnswer{}, errors.New("no such action"))
+	}
+}
+
+var gone = bus.Refuse(noSuchDelay.StatusCode, noSuchDelay.ErrCode, noSuchDelay.Err)
+
+// find gives the timer of an event, made now if the event was just written. It gives none for one that has ended in the
+// very way that is asked for.
+func (t *timers) find(ctx context.Context, q bus.DelayedQuestion) (*timer, error) {
+	if w := t.waiting[q.ID]; w != nil {
+		return w, nil
+	}
+	d, err := t.store.DelayedEvents.ByID(ctx, q.ID)
+	switch {
+	case err != nil:
+		return nil, err
+	case d == nil:
+		return nil, gone
+	case d.Outcome != "" && (d.Outcome == string(q.Action) || q.Added):
+		return nil, nil
+	case d.Outcome != "":
+		return nil, gone
+	}
+	w := &timer{DelayedEvent: d, due: d.Due, written: d.Since}
+	t.waiting[d.ID] = w
+	return w, nil
+}
+
+// end waits for what is under way, and writes when the delays began that were restarted since.
+func (t *timers) end(ctx context.Context) {
+	for t.out > 0 {
+		t.settle(ctx, <-t.sent)
+	}
+	for _, w := range t.waiting {
+		if w.Since == w.written {
+			continue
+		}
+		if err := t.store.DelayedEvents.Run(ctx, w.ID, w.Since, w.due); err != nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed event not written")
+		}
+	}
+}
