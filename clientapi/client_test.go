@@ -16,7 +16,6 @@ import (
 
 	"chancery/clientapi/account"
 	"chancery/storage"
-	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -50,11 +49,7 @@ func start(t *testing.T, cfg Config) *testServer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	files, err := blobs.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := New(cfg, store, files, messages, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
+	server, err := New(cfg, store, messages, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,17 +9,17 @@ package clientapi
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
 	"chancery/clientapi/keys"
-	"chancery/clientapi/media"
 	"chancery/clientapi/rest"
+	"chancery/clientapi/rooms"
+	"chancery/roomserver/view"
 	"chancery/storage"
-	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -43,13 +43,13 @@ type Config struct {
 	HTTP rest.Config `yaml:"http"`
 	// Account is who may register, and how passwords and tokens are kept.
 	Account account.Config `yaml:"account"`
-	// Media is the content repository.
-	Media media.Config `yaml:"media"`
+	// Rooms bounds what users may ask of rooms.
+	Rooms rooms.Config `yaml:"rooms"`
 }
 
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
-	return Config{DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), Media: media.DefaultConfig()}
+	return Config{DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), Rooms: rooms.DefaultConfig()}
 }
 
 // Server is the client API.
@@ -57,12 +57,12 @@ type Server struct {
 	cfg     Config
 	account *account.Handlers
 	keys    *keys.Handlers
-	media   *media.Handlers
+	rooms   *rooms.Handlers
 	handler http.Handler
 }
 
 // New makes the client API, complete.
-func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus, log zerolog.Logger) (*Server, error) {
+func New(cfg Config, store *storage.Store, messages *bus.Bus, log zerolog.Logger) (*Server, error) {
 	if err := cfg.HTTP.Limits.Validate(); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,8 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		cfg.PublicURL = "https://" + cfg.ServerName
 	}
 	cfg.Account.ServerName = cfg.ServerName
-	cfg.Media.ServerName = cfg.ServerName
+	cfg.Rooms.ServerName, cfg.Rooms.DefaultVersion = cfg.ServerName, cfg.DefaultRoomVersion
+	reader := view.New(store)
 	passwords := account.NewPasswords(cfg.Account, store)
 	uia := rest.NewUIA(store, map[string]rest.Stage{
 		rest.StagePassword:          passwords.Stage,
@@ -83,14 +84,19 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		cfg:     cfg,
 		account: account.New(cfg.Account, account.Deps{Store: store, Bus: messages, Passwords: passwords, UIA: uia}),
 		keys:    keys.New(cfg.ServerName, store, messages, uia),
-		media:   media.New(cfg.Media, store, files, messages),
+		rooms:   rooms.New(cfg.Rooms, store, messages, reader),
 	}
 	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
 	return s, nil
 }
 
 // Run does what goes on beside requests, until ctx ends.
-func (s *Server) Run(ctx context.Context) error { return s.account.Run(ctx) }
+func (s *Server) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.account.Run(ctx) })
+	group.Go(func() error { return s.rooms.Run(ctx) })
+	return group.Wait()
+}
 
 // NewAccount is an account that an administrator makes.
 type NewAccount = account.NewAccount
@@ -102,7 +108,7 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
-	a, k, m := s.account, s.keys, s.media
+	a, k, r := s.account, s.keys, s.rooms
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -149,21 +155,6 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "DELETE", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
 
-		// Media.
-		{Method: "GET", Path: "/_matrix/client/v1/media/config", Handler: m.Limits, Auth: rest.User},
-		{Method: "GET", Path: "/_matrix/media/v3/config", Handler: m.Limits, Auth: rest.User},
-		{Method: "POST", Path: "/_matrix/media/v3/upload", Handler: m.Upload, Auth: rest.User, Limit: rest.LimitGeneral, MaxBody: -1, Timeout: time.Hour},
-		{Method: "POST", Path: "/_matrix/media/v1/create", Handler: m.Create, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "PUT", Path: "/_matrix/media/v3/upload/{serverName}/{mediaId}", Handler: m.Fill, Auth: rest.User, Limit: rest.LimitGeneral, MaxBody: -1, Timeout: time.Hour},
-		{Method: "GET", Path: "/_matrix/client/v1/media/download/{serverName}/{mediaId}", Handler: m.Download, Auth: rest.User, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}", Handler: m.Download, Auth: rest.User, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}", Handler: m.Thumbnail, Auth: rest.User, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/client/v1/media/preview_url", Handler: m.Previews, Auth: rest.User},
-		{Method: "GET", Path: "/_matrix/media/v3/download/{serverName}/{mediaId}", Handler: m.OldDownload, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}", Handler: m.OldDownload, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/media/v3/thumbnail/{serverName}/{mediaId}", Handler: m.OldThumbnail, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/media/v3/preview_url", Handler: m.Previews, Auth: rest.User},
-
 		// Account data and tags.
 		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/account_data/{type}", Handler: a.AccountData, Auth: rest.User},
 		{Method: "PUT", Path: "/_matrix/client/v3/user/{userId}/account_data/{type}", Handler: a.PutAccountData, Auth: rest.User, Limit: rest.LimitGeneral},
@@ -199,6 +190,59 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", Handler: k.PutBackupKeys, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", Handler: k.BackupKeys, Auth: rest.User},
 		{Method: "DELETE", Path: "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", Handler: k.DeleteBackupKeys, Auth: rest.User},
+
+		// Rooms: making them, and who is in them.
+		{Method: "POST", Path: "/_matrix/client/v3/createRoom", Handler: r.Create, Auth: rest.User, Limit: rest.LimitCreate},
+		{Method: "GET", Path: "/_matrix/client/v3/joined_rooms", Handler: r.Joined, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/join/{roomIdOrAlias}", Handler: r.JoinByAlias, Auth: rest.User, Limit: rest.LimitJoin},
+		{Method: "POST", Path: "/_matrix/client/v3/knock/{roomIdOrAlias}", Handler: r.Knock, Auth: rest.User, Limit: rest.LimitJoin},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/join", Handler: r.Join, Auth: rest.User, Limit: rest.LimitJoin},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/leave", Handler: r.Leave, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/invite", Handler: r.Invite, Auth: rest.User, Limit: rest.LimitInvite},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/kick", Handler: r.Kick, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/ban", Handler: r.Ban, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/unban", Handler: r.Unban, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/forget", Handler: r.Forget, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Rooms: sending.
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", Handler: r.Send, Auth: rest.User, Limit: rest.LimitMessage},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}", Handler: r.Redact, Auth: rest.User, Limit: rest.LimitMessage},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{$}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/typing/{userId}", Handler: r.Typing, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", Handler: r.Receipt, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/read_markers", Handler: r.ReadMarkers, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events", Handler: r.DelayedEvents, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}", Handler: r.DelayedEvent, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}", Handler: r.UpdateDelayedByBody, Auth: rest.Optional, Limit: rest.LimitCall},
+		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}", Handler: r.UpdateDelayed, Auth: rest.Optional, Limit: rest.LimitCall},
+
+		// Rooms: reading.
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/state", Handler: r.State, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}", Handler: r.StateEvent, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{$}", Handler: r.StateEvent, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", Handler: r.StateEvent, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/members", Handler: r.Members, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/joined_members", Handler: r.JoinedMembers, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/messages", Handler: r.Messages, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/event/{eventId}", Handler: r.Event, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/context/{eventId}", Handler: r.Context, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/aliases", Handler: r.Aliases, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}", Handler: r.Relations, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", Handler: r.Relations, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}", Handler: r.Relations, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/threads", Handler: r.Threads, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/timestamp_to_event", Handler: r.TimestampToEvent, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Rooms: finding them.
+		{Method: "GET", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.Alias},
+		{Method: "PUT", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.PutAlias, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.DeleteAlias, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/directory/list/room/{roomId}", Handler: r.Visibility},
+		{Method: "PUT", Path: "/_matrix/client/v3/directory/list/room/{roomId}", Handler: r.PutVisibility, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/publicRooms", Handler: r.PublicRooms, Auth: rest.Optional, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/publicRooms", Handler: r.SearchPublicRooms, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

@@ -13,7 +13,6 @@ import (
 	"chancery/roomserver"
 	"chancery/roomserver/pdu"
 	"chancery/storage"
-	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -51,10 +50,6 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		}
 	})
 
-	files, err := blobs.Open(config.inData(config.Media))
-	if err != nil {
-		return behind, err
-	}
 	keys, err := federation.LoadKeys(config.ServerName, config.inData(config.SigningKey))
 	if err != nil {
 		return behind, err
@@ -75,7 +70,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	}
 	if chosen.has("client") {
 		config.Client.ServerName = config.ServerName
-		client, err := clientapi.New(config.Client, store, files, messages, log)
+		client, err := clientapi.New(config.Client, store, messages, log)
 		if err != nil {
 			return behind, fmt.Errorf("client API: %w", err)
 		}
