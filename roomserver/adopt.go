@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/rs/zerolog"
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
@@ -40,7 +41,7 @@ func (r *room) adopt(ctx context.Context, a bus.Adopt) (bus.Outcome, error) {
 	r.head = storage.Room{ID: r.id, Version: a.Version, Listed: r.head.Listed}
 	// What follows holds only if it is written; otherwise the room reads itself anew.
 	outcome, err := r.settleIn(ctx, a)
-	if err != nil {
+	if err != nil || outcome.Verdict != bus.Accepted {
 		r.turn = &turn{}
 		r.forget()
 	}
@@ -64,8 +65,11 @@ func (r *room) settleIn(ctx context.Context, a bus.Adopt) (bus.Outcome, error) {
 	if err != nil {
 		return outcome, err
 	}
+	if ev == nil && outcome.Verdict != bus.Accepted {
+		return outcome, nil
+	}
 	if ev == nil {
-		return outcome, fmt.Errorf("join event %s: %s (%s)", outcome.EventID, outcome.Verdict, outcome.Reason)
+		return outcome, fmt.Errorf("join event %s was taken in before", outcome.EventID)
 	}
 	if err := errors.Join(r.checkAuthEvents(ev), r.check(ctx, ev.ev, nil)); err != nil {
 		return outcome, forbidden(err)
@@ -91,7 +95,8 @@ func (r *room) settleIn(ctx context.Context, a bus.Adopt) (bus.Outcome, error) {
 	return outcome, r.written()
 }
 
-// authoriseState judges every event of a fetched state; what the rules reject is taken out of it.
+// authoriseState judges every event of a fetched state; what the rules reject is taken out of it, and so is what cannot be
+// judged: one signature of a server that is long gone must not keep us out of a room.
 func (r *room) authoriseState(ctx context.Context, refs map[pdu.Key]storage.Ref) error {
 	numbers := make([]int64, 0, len(refs))
 	for _, ref := range refs {
@@ -118,8 +123,12 @@ func (r *room) authoriseState(ctx context.Context, refs map[pdu.Key]storage.Ref)
 	if err := r.authChain(ctx, ids, chain); err != nil {
 		return err
 	}
-	if err := r.judgeAll(ctx, chain); err != nil {
+	holes := map[id.EventID]bool{}
+	if err := r.judgeAll(ctx, chain, holes); err != nil {
 		return err
+	}
+	if len(holes) > 0 {
+		zerolog.Ctx(ctx).Warn().Int("events", len(holes)).Msg("Events of a joined room lack auth events and are left out of its state")
 	}
 	for _, row := range rows {
 		if h := chain[row.ID]; h != nil {
@@ -130,7 +139,7 @@ func (r *room) authoriseState(ctx context.Context, refs map[pdu.Key]storage.Ref)
 		}
 		key := pdu.Key{Type: row.Type, StateKey: *row.StateKey}
 		r.current[key] = ref{row.Number, row.ID}
-		if row.Standing == storage.Rejected {
+		if row.Standing == storage.Rejected || holes[row.ID] {
 			// Not news to anybody: the room was not ours before.
 			r.head.State.Sequence++
 			r.turn.rows.Entries = append(r.turn.rows.Entries, storage.Entry{Chain: r.head.State.Chain, Sequence: r.head.State.Sequence, Key: key})
@@ -143,7 +152,7 @@ func (r *room) authoriseState(ctx context.Context, refs map[pdu.Key]storage.Ref)
 	return nil
 }
 
-// authChain adds the outliers that the events name, and those that these name.
+// authChain adds the outliers that the events name, and those that these name. What is missing stays so.
 func (r *room) authChain(ctx context.Context, ids []id.EventID, chain map[id.EventID]*held) error {
 	wanted := ids
 	for len(wanted) > 0 {
@@ -156,10 +165,7 @@ func (r *room) authChain(ctx context.Context, ids []id.EventID, chain map[id.Eve
 		var next []id.EventID
 		for _, event := range wanted {
 			h := found[event]
-			if h == nil {
-				return &missingError{[]id.EventID{event}}
-			}
-			if !r.unjudged(h) {
+			if h == nil || !r.unjudged(h) {
 				continue
 			}
 			chain[event] = h

@@ -139,6 +139,38 @@ func TestAdoptWithBadEventsInTheState(t *testing.T) {
 	})
 }
 
+// TestAdoptWithHolesInTheAuthChain joins a room in which an event's auth chain cannot be had whole.
+func TestAdoptWithHolesInTheAuthChain(t *testing.T) {
+	h := onSQLite(t)
+	s := h.foreign("11", membership(eve, eve, "join"))
+	s.make(stateEvent(eve, "m.room.member", string(eve), `{"membership":"join","displayname":"E"}`)) // stands on her first join, which is not offered
+	a := s.offer(alice)
+	want := s.wants()
+	delete(want, memberKey(eve))
+	outcome, err := s.adopt(a)
+	if err != nil || outcome.Verdict != bus.Accepted {
+		t.Fatalf("got %+v, %v, want it adopted", outcome, err)
+	}
+	h.same("state without eve", h.state(s.room), want)
+	h.must(s.room, message(alice, "x"))
+}
+
+func TestAdoptNeedsWhatTheJoinStandsOn(t *testing.T) {
+	h := onSQLite(t)
+	s := h.foreign("11")
+	s.make(joinRules(dora, "invite"))
+	s.make(joinRules(dora, "public"))
+	s.make(stateEvent(dora, "m.room.member", string(dora), `{"membership":"join","displayname":"D"}`)) // stands on rules and membership that are not offered
+	s.make(joinRules(dora, "public"))
+	outcome, err := s.adopt(s.offer(alice))
+	if err != nil || outcome.Verdict != bus.Missing || len(outcome.Missing) == 0 {
+		t.Errorf("got %+v, %v, want what is missing", outcome, err)
+	}
+	if row, err := h.store.Rooms.ByID(h.context(), s.room); row != nil || err != nil {
+		t.Errorf("the room is stored as %+v, %v", row, err)
+	}
+}
+
 func TestAdoptRefusesARoomThatDoesNotAdmitUs(t *testing.T) {
 	h := onSQLite(t)
 	s := h.foreign("11", membership(dora, alice, "ban"))

@@ -371,7 +371,7 @@ func (r *room) judge(ctx context.Context, ids []id.EventID) error {
 	if len(missing) > 0 {
 		return &missingError{missing}
 	}
-	return r.judgeAll(ctx, chain)
+	return r.judgeAll(ctx, chain, nil)
 }
 
 // unjudged tells whether the event is an outlier that never passed the rules.
@@ -386,8 +386,9 @@ func (r *room) unjudged(h *held) bool {
 }
 
 // judgeAll judges outliers whose auth events are among them, or judged before. An explicit stack: the
-// depth of a stranger's chain is the stranger's choice.
-func (r *room) judgeAll(ctx context.Context, chain map[id.EventID]*held) error {
+// depth of a stranger's chain is the stranger's choice. What cannot be judged, since an event of its chain is missing,
+// is put into holes; without holes it is an error.
+func (r *room) judgeAll(ctx context.Context, chain map[id.EventID]*held, holes map[id.EventID]bool) error {
 	const open, done = 1, 2
 	stage := make(map[id.EventID]int, len(chain))
 	for root := range chain {
@@ -410,7 +411,12 @@ func (r *room) judgeAll(ctx context.Context, chain map[id.EventID]*held) error {
 			}
 			stage[event] = done
 			stack = stack[:len(stack)-1]
-			if err := r.judgeOutlier(ctx, h, chain); err != nil {
+			err := r.judgeOutlier(ctx, h, chain, holes)
+			if lack := (*missingError)(nil); holes != nil && errors.As(err, &lack) {
+				holes[event] = true
+				continue
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -418,10 +424,13 @@ func (r *room) judgeAll(ctx context.Context, chain map[id.EventID]*held) error {
 	return nil
 }
 
-func (r *room) judgeOutlier(ctx context.Context, h *held, chain map[id.EventID]*held) error {
+func (r *room) judgeOutlier(ctx context.Context, h *held, chain map[id.EventID]*held, holes map[id.EventID]bool) error {
 	authEvents := make([]*held, 0, 4)
 	var wanted []id.EventID
 	for _, event := range eventIDs(h.ev.AuthEventIDs()) {
+		if holes[event] {
+			return &missingError{[]id.EventID{event}}
+		}
 		if in := chain[event]; in != nil {
 			authEvents = append(authEvents, in)
 		} else {
