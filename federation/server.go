@@ -10,6 +10,7 @@ import (
 	"chancery/federation/membership"
 	"chancery/federation/receiver"
 	"chancery/federation/remote"
+	"chancery/federation/sender"
 	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/bus"
@@ -21,11 +22,13 @@ type Config struct {
 	Remote remote.Config `yaml:",inline"`
 	// RequestsPerOrigin bounds what one other server may have under way at once; 0 is no bound. Default: 100.
 	RequestsPerOrigin int `yaml:"requests_per_origin"`
+	// Sender is what goes out, and how failing servers are tried again.
+	Sender sender.Config `yaml:"sender"`
 }
 
 // DefaultConfig is an open federation.
 func DefaultConfig() Config {
-	return Config{Remote: remote.DefaultConfig(), RequestsPerOrigin: 100}
+	return Config{Remote: remote.DefaultConfig(), RequestsPerOrigin: 100, Sender: sender.DefaultConfig()}
 }
 
 // Keys are the server's own signing keys.
@@ -47,6 +50,7 @@ type Federation struct {
 
 	receiver   *receiver.Receiver
 	membership *membership.Membership
+	sender     *sender.Sender
 }
 
 // New makes the component. Nothing is answered or sent before Run.
@@ -62,6 +66,7 @@ func New(cfg Config, keys *Keys, store *storage.Store, b *bus.Bus, log zerolog.L
 	}
 	f.receiver = receiver.New(client, f.ring, store, b)
 	f.membership = membership.New(client, f.ring, store, b)
+	f.sender = sender.New(cfg.Sender, client, store, b)
 	f.door = newDoor(client, f.ring, cfg.RequestsPerOrigin, log)
 	f.door.serve(f.routes())
 	return f, nil
@@ -79,6 +84,7 @@ func (f *Federation) Run(ctx context.Context) error {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.receiver.Run(ctx) })
+	group.Go(func() error { return f.sender.Run(ctx) })
 	return group.Wait()
 }
 

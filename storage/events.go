@@ -226,6 +226,18 @@ func (t *Events) Forwards(ctx context.Context, room id.RoomID, after Page, limit
 		ORDER BY place, number LIMIT $4`, room, after.Place, after.Number, limit)
 }
 
+// SentBy gives up to limit events of the room that became news at the position or later and whose sender is a user of the server:
+// the oldest first, or the newest first. For the federation's sender, when a destination lags.
+func (t *Events) SentBy(ctx context.Context, room id.RoomID, server string, from Position, newest bool, limit int) ([]*Event, error) {
+	order := "place, number"
+	if newest {
+		order = "place DESC, number DESC"
+	}
+	return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events
+		WHERE room_id = $1 AND place >= $2 AND position IS NOT NULL AND sender LIKE $3
+		ORDER BY `+order+` LIMIT $4`, room, from.Place(), "%:"+server, limit)
+}
+
 // Relations gives up to limit events that relate to the event and come before the page, newest first.
 // An empty relType stands for all.
 func (t *Events) Relations(ctx context.Context, event id.EventID, relType string, before Page, limit int) ([]*Event, error) {

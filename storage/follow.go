@@ -19,6 +19,17 @@ type Follower struct {
 	// news may be empty. It is called again with the same news if it fails, after a pause.
 	// The slice is shared: read only.
 	Handle func(ctx context.Context, news []Change, upTo Position) error
+	// Settled says up to where the news need not come again after a crash, for a follower that hands its work on. It is asked
+	// before the cursor is saved. Nil: what was handled is settled.
+	Settled func() Position
+}
+
+// settled is the position that may be saved for a follower that has handled everything up to at.
+func (f *Follower) settled(at Position) Position {
+	if f.Settled == nil {
+		return at
+	}
+	return min(at, f.Settled())
 }
 
 // saveEvery is how often a cursor is written at most.
@@ -33,14 +44,15 @@ func (s *Store) Follow(ctx context.Context, f Follower) error {
 	}
 	saved, savedAt := at, time.Now()
 	save := func(ctx context.Context) {
-		if f.Name == "" || saved == at {
+		to := f.settled(at)
+		if f.Name == "" || to <= saved {
 			return
 		}
-		if err := s.saveCursor(ctx, f.Name, at); err != nil {
+		if err := s.saveCursor(ctx, f.Name, to); err != nil {
 			zerolog.Ctx(ctx).Warn().Err(err).Str("follower", f.Name).Msg("Cursor not saved")
 			return
 		}
-		saved, savedAt = at, time.Now()
+		saved, savedAt = to, time.Now()
 	}
 	// At a stop the cursor is saved though ctx has ended.
 	defer func() { save(context.WithoutCancel(ctx)) }()
@@ -112,6 +124,11 @@ func (s *Store) news(ctx context.Context, after Position, kinds []Kind) ([]Chang
 		}
 	}
 	return wanted, to, nil
+}
+
+// Cursor gives how far the follower of that name has read. One that is new begins at the head.
+func (s *Store) Cursor(ctx context.Context, name string) (Position, error) {
+	return s.cursor(ctx, name)
 }
 
 func (s *Store) cursor(ctx context.Context, name string) (Position, error) {

@@ -1,0 +1,350 @@
+package sender
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/rs/zerolog"
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// handle gives a run of news to the destinations concerned.
+func (s *Sender) handle(ctx context.Context, news []storage.Change, to storage.Position) error {
+	for i := range news {
+		c := &news[i]
+		var err error
+		switch c.Kind {
+		case storage.EventNews:
+			err = s.event(ctx, c.Event)
+		case storage.StateNews:
+			if c.State.Key.Type == event.StateMember.Type {
+				s.spans.forget(c.RoomID)
+			}
+		case storage.OutboundNews:
+			if o, ok := c.Row.(*storage.Outbound); ok && s.worthy(o.Server) {
+				d := s.to(o.Server)
+				d.addOutbound()
+				d.start(ctx)
+			}
+		case storage.ReceiptNews:
+			if r, ok := c.Row.(*storage.Receipt); ok {
+				err = s.receipt(ctx, r)
+			}
+		case storage.DeviceListNews:
+			err = s.deviceList(ctx, c)
+		}
+		if err != nil {
+			return fmt.Errorf("news at %d: %w", c.Position, err)
+		}
+	}
+	s.handled.Store(int64(to))
+	return nil
+}
+
+// event goes to all servers that are in the room before or after it, if one of our users sent it.
+func (s *Sender) event(ctx context.Context, e *storage.Event) error {
+	if e.Type == event.StateMember.Type && e.StateKey != nil {
+		s.spans.forget(e.RoomID)
+	}
+	if e.Sender.Homeserver() != s.name {
+		return nil
+	}
+	servers, err := s.spans.at(ctx, e.RoomID, e.Position)
+	if err != nil {
+		return err
+	}
+	if target := alsoFor(e); target != "" {
+		servers = append(servers[:len(servers):len(servers)], target)
+	}
+	seen := make(map[string]bool, len(servers))
+	for _, server := range servers {
+		if !s.worthy(server) || seen[server] {
+			continue
+		}
+		seen[server] = true
+		d := s.to(server)
+		d.addEvent(e)
+		d.start(ctx)
+	}
+	return nil
+}
+
+// alsoFor names the server of a user who is sent away from a room: by a kick or ban of one who was only invited, the user's
+// server learns that the invite is void, though it was never in the room.
+func alsoFor(e *storage.Event) string {
+	if e.Type != event.StateMember.Type || e.StateKey == nil {
+		return ""
+	}
+	switch event.Membership(gjson.GetBytes(e.JSON, "content.membership").Str) {
+	case event.MembershipLeave, event.MembershipBan:
+		return id.UserID(*e.StateKey).Homeserver()
+	}
+	return ""
+}
+
+// receipt goes to the servers in the room, unless it is private.
+func (s *Sender) receipt(ctx context.Context, r *storage.Receipt) error {
+	if r.Type != storage.ReceiptRead || r.UserID.Homeserver() != s.name {
+		return nil
+	}
+	servers, err := s.spans.at(ctx, r.RoomID, r.Position)
+	if err != nil {
+		return err
+	}
+	for _, server := range servers {
+		if s.worthy(server) {
+			d := s.to(server)
+			d.addReceipt(r)
+			d.start(ctx)
+		}
+	}
+	return nil
+}
+
+// deviceList tells all servers that share a room with the user: in rows, which wait until they are acknowledged.
+// Spec: server-server-api/#device-management
+func (s *Sender) deviceList(ctx context.Context, c *storage.Change) error {
+	if c.UserID.Homeserver() != s.name {
+		return nil
+	}
+	servers, err := s.sharing(ctx, c.UserID)
+	if err != nil || len(servers) == 0 {
+		return err
+	}
+	if c.DeviceID == "" {
+		return s.signingKeys(ctx, c.UserID, servers)
+	}
+	device, err := s.store.Devices.ByID(ctx, c.UserID, c.DeviceID)
+	if err != nil {
+		return err
+	}
+	keys, err := s.store.Keys.Device(ctx, c.UserID, c.DeviceID)
+	if err != nil {
+		return err
+	}
+	update := struct {
+		UserID   id.UserID          `json:"user_id"`
+		DeviceID id.DeviceID        `json:"device_id"`
+		Name     string             `json:"device_display_name,omitempty"`
+		StreamID storage.Position   `json:"stream_id"`
+		Previous []storage.Position `json:"prev_id"`
+		Deleted  bool               `json:"deleted,omitempty"`
+		Keys     json.RawMessage    `json:"keys,omitempty"`
+	}{UserID: c.UserID, DeviceID: c.DeviceID, StreamID: c.Position, Deleted: device == nil, Keys: keys}
+	if device != nil {
+		update.Name = device.DisplayName
+	}
+	return s.store.Do(ctx, func(ctx context.Context) error {
+		var rows []*storage.Outbound
+		for _, server := range servers {
+			before, err := s.store.Destinations.NextDeviceList(ctx, server, c.Position)
+			if err != nil {
+				return err
+			}
+			update.Previous = []storage.Position{}
+			if before != 0 && before != c.Position {
+				update.Previous = append(update.Previous, before)
+			}
+			content, err := json.Marshal(update)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, &storage.Outbound{Server: server, Type: "m.device_list_update", Content: content})
+		}
+		return s.store.Outbound.Add(ctx, rows)
+	})
+}
+
+// signingKeys tells the servers of a user's cross-signing keys.
+func (s *Sender) signingKeys(ctx context.Context, user id.UserID, servers []string) error {
+	keys, err := s.store.Keys.CrossSigning(ctx, user)
+	if err != nil {
+		return err
+	}
+	update := struct {
+		UserID      id.UserID       `json:"user_id"`
+		Master      json.RawMessage `json:"master_key,omitempty"`
+		SelfSigning json.RawMessage `json:"self_signing_key,omitempty"`
+	}{UserID: user}
+	if k := keys["master"]; k != nil {
+		update.Master = k.JSON
+	}
+	if k := keys["self_signing"]; k != nil {
+		update.SelfSigning = k.JSON
+	}
+	content, err := json.Marshal(update)
+	if err != nil {
+		return err
+	}
+	var rows []*storage.Outbound
+	for _, server := range servers {
+		rows = append(rows, &storage.Outbound{Server: server, Type: "m.signing_key_update", Content: content})
+	}
+	return s.store.Outbound.Add(ctx, rows)
+}
+
+// sharing gives the servers that share a room with the user.
+func (s *Sender) sharing(ctx context.Context, user id.UserID) ([]string, error) {
+	rooms, err := s.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	var servers []string
+	for _, m := range rooms {
+		in, err := s.spans.now(ctx, m.RoomID)
+		if err != nil {
+			return nil, err
+		}
+		for _, server := range in {
+			if s.worthy(server) && !seen[server] {
+				seen[server] = true
+				servers = append(servers, server)
+			}
+		}
+	}
+	return servers, nil
+}
+
+// listen takes from the bus what lives only there: typing, presence, and that a server is back.
+func (s *Sender) listen(ctx context.Context) (stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, f := range stops {
+			f()
+		}
+	}
+	log := zerolog.Ctx(ctx)
+	typing, err := bus.Listen(s.bus, bus.AllTyping, func(_ string, t bus.Typing) {
+		if t.UserID.Homeserver() != s.name || ctx.Err() != nil {
+			return
+		}
+		servers, err := s.spans.now(ctx, t.RoomID)
+		if err != nil {
+			log.Debug().Err(err).Msg("Typing not sent")
+		}
+		for _, server := range servers {
+			if s.worthy(server) {
+				d := s.to(server)
+				d.addTyping(t)
+				d.start(ctx)
+			}
+		}
+	})
+	if err != nil {
+		return stop, err
+	}
+	stops = append(stops, typing)
+	alive, err := bus.Listen(s.bus, bus.AllAlive, func(_ string, server string) {
+		s.mu.Lock()
+		d := s.destinations[server]
+		s.mu.Unlock()
+		if d != nil && ctx.Err() == nil {
+			d.alive()
+		}
+	})
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	stops = append(stops, alive)
+	if !s.cfg.Presence {
+		return stop, nil
+	}
+	presence, err := bus.Listen(s.bus, bus.AllPresence, func(_ string, p bus.Presence) {
+		if p.UserID.Homeserver() != s.name || ctx.Err() != nil {
+			return
+		}
+		servers, err := s.sharing(ctx, p.UserID)
+		if err != nil {
+			log.Debug().Err(err).Msg("Presence not sent")
+		}
+		for _, server := range servers {
+			d := s.to(server)
+			d.addPresence(p)
+			d.start(ctx)
+		}
+	})
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	stops = append(stops, presence)
+	return stop, nil
+}
+
+// spans remembers which servers were in a room when. It is dropped for a room whenever somebody comes or goes there.
+type spans struct {
+	store *storage.Store
+	mu    sync.Mutex
+	known map[id.RoomID][]storage.ServerSpan
+}
+
+const maxSpans = 10_000
+
+func newSpans(store *storage.Store) *spans {
+	return &spans{store: store, known: make(map[id.RoomID][]storage.ServerSpan)}
+}
+
+func (s *spans) forget(room id.RoomID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, room)
+}
+
+func (s *spans) of(ctx context.Context, room id.RoomID) ([]storage.ServerSpan, error) {
+	s.mu.Lock()
+	list, ok := s.known[room]
+	s.mu.Unlock()
+	if ok {
+		return list, nil
+	}
+	list, err := s.store.Rooms.ServerSpans(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.known) >= maxSpans {
+		clear(s.known)
+	}
+	s.known[room] = list
+	return list, nil
+}
+
+// at gives the servers that were in the room before or after what happened at the position.
+func (s *spans) at(ctx context.Context, room id.RoomID, at storage.Position) ([]string, error) {
+	list, err := s.of(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	var servers []string
+	for _, span := range list {
+		if span.Since <= at && (span.Until == 0 || at <= span.Until) {
+			servers = append(servers, span.Server)
+		}
+	}
+	return servers, nil
+}
+
+// now gives the servers that are in the room.
+func (s *spans) now(ctx context.Context, room id.RoomID) ([]string, error) {
+	list, err := s.of(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	var servers []string
+	for _, span := range list {
+		if span.Until == 0 {
+			servers = append(servers, span.Server)
+		}
+	}
+	return servers, nil
+}

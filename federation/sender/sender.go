@@ -1,0 +1,248 @@
+// Package sender sends what happens here to the servers that it concerns: events, to-device messages, device lists, receipts,
+// typing, presence.
+//
+// One follower reads the stream and gives each piece of news to the destinations concerned; each destination has a goroutine
+// while it has work, and one transaction under way. What a reader must not break:
+//   - the stream's cursor is saved only up to where every destination has what came before, or has a row that says what it lacks:
+//     so a crash loses nothing, and a destination that keeps up costs no row;
+//   - events of one room go to a destination in the order of their positions;
+//   - a transaction is repeated unchanged until it is answered;
+//   - a destination that fails holds up nobody else.
+package sender
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"chancery/federation/remote"
+	"chancery/roomserver/view"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// Config of the sender.
+type Config struct {
+	// Presence is told to other servers. Default: false.
+	Presence bool `yaml:"presence"`
+	// FirstRetry is the pause after a first failure; it doubles with each further one. Default: 500ms.
+	FirstRetry time.Duration `yaml:"first_retry"`
+	// LastRetry is the longest pause. A server that speaks to us is tried at once. Default: 1h.
+	LastRetry time.Duration `yaml:"last_retry"`
+}
+
+// DefaultConfig has the defaults named above.
+func DefaultConfig() Config {
+	return Config{FirstRetry: 500 * time.Millisecond, LastRetry: time.Hour}
+}
+
+var (
+	sentTransactions = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_federation_sent_transactions_total", Help: "Transactions sent to other servers, by result.",
+	}, []string{"result"})
+	sentPDUs = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "chancery_federation_sent_pdus_total", Help: "Events that other servers have acknowledged.",
+	})
+	failing = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "chancery_federation_failing_destinations", Help: "Servers whose last transaction failed.",
+	})
+)
+
+// Sender sends. Make it with New, then Run it once.
+type Sender struct {
+	cfg    Config
+	name   string
+	client *remote.Client
+	store  *storage.Store
+	bus    *bus.Bus
+	view   *view.Reader
+	now    func() time.Time
+
+	spans *spans
+	// handled is the position up to which the follower has handed the news on.
+	handled atomic.Int64
+	// wait counts the destinations' goroutines.
+	wait sync.WaitGroup
+	txns atomic.Int64
+
+	mu           sync.Mutex
+	destinations map[string]*destination
+}
+
+// New makes a sender. Nothing is sent before Run.
+func New(cfg Config, client *remote.Client, store *storage.Store, b *bus.Bus) *Sender {
+	if cfg.FirstRetry <= 0 {
+		cfg.FirstRetry = DefaultConfig().FirstRetry
+	}
+	if cfg.LastRetry <= 0 {
+		cfg.LastRetry = DefaultConfig().LastRetry
+	}
+	s := &Sender{
+		cfg: cfg, name: client.ServerName(), client: client, store: store, bus: b, view: view.New(store), now: time.Now,
+		spans: newSpans(store), destinations: make(map[string]*destination),
+	}
+	s.txns.Store(time.Now().UnixMilli() * 1000) // names of transactions must not come again after a restart
+	return s
+}
+
+// The lease by which one process alone sends, where there are several.
+const (
+	leaseName = "federation-sender"
+	leaseSpan = 10 * time.Second
+)
+
+// Run sends until ctx ends. Where another process sends already, it stands by.
+func (s *Sender) Run(ctx context.Context) error {
+	if s.bus.Embedded() {
+		return s.send(ctx)
+	}
+	holder := fmt.Sprintf("%s-%d", s.name, s.now().UnixNano())
+	for ctx.Err() == nil {
+		lease, err := s.store.Leases.Take(ctx, leaseName, holder, leaseSpan)
+		if err != nil && ctx.Err() == nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Lease of the sender not taken")
+		}
+		if lease != nil {
+			if err := s.sendWith(ctx, lease); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
+}
+
+// sendWith sends while the lease holds.
+func (s *Sender) sendWith(ctx context.Context, lease *storage.Lease) error {
+	held, stop := context.WithCancel(ctx)
+	defer stop()
+	group, held := errgroup.WithContext(held)
+	group.Go(func() error { defer stop(); return s.send(held) })
+	group.Go(func() error {
+		defer stop()
+		tick := time.NewTicker(leaseSpan / 4)
+		defer tick.Stop()
+		for {
+			select {
+			case <-held.Done():
+				return nil
+			case <-tick.C:
+			}
+			renewed, err := s.store.Leases.Take(held, lease.Name, lease.Holder, leaseSpan)
+			if held.Err() == nil && (err != nil || renewed == nil || renewed.Epoch != lease.Epoch) {
+				zerolog.Ctx(ctx).Warn().Err(err).Msg("Lease of the sender lost")
+				return nil
+			}
+		}
+	})
+	err := group.Wait()
+	if releaseErr := s.store.Leases.Release(context.WithoutCancel(ctx), lease); err == nil {
+		err = releaseErr
+	}
+	return err
+}
+
+// send goes on where a former life ended, and follows the stream.
+func (s *Sender) send(ctx context.Context) error {
+	s.mu.Lock()
+	s.destinations = make(map[string]*destination)
+	s.mu.Unlock()
+	defer s.wait.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	at, err := s.store.Cursor(ctx, leaseName)
+	if err != nil {
+		return err
+	}
+	s.handled.Store(int64(at))
+	if err := s.resume(ctx); err != nil {
+		return fmt.Errorf("resume sending: %w", err)
+	}
+	stop, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return s.store.Follow(ctx, storage.Follower{
+		Name: leaseName,
+		Kinds: []storage.Kind{
+			storage.EventNews, storage.StateNews, storage.OutboundNews, storage.ReceiptNews, storage.DeviceListNews,
+		},
+		Handle: func(ctx context.Context, news []storage.Change, to storage.Position) error {
+			return s.handle(ctx, news, to)
+		},
+		Settled: s.settled,
+	})
+}
+
+// resume wakes the destinations that lack something.
+func (s *Sender) resume(ctx context.Context) error {
+	lags, err := s.store.Destinations.Lags(ctx)
+	if err != nil {
+		return err
+	}
+	bad, err := s.store.Destinations.Failing(ctx)
+	if err != nil {
+		return err
+	}
+	waiting, err := s.store.Outbound.Servers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range bad {
+		s.to(b.Server).resumeFailing(b)
+	}
+	for _, l := range lags {
+		s.to(l.Server).resumeLag(l)
+	}
+	for _, server := range waiting {
+		s.to(server).addOutbound()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.destinations {
+		d.start(ctx)
+	}
+	return nil
+}
+
+// to gives the destination of that name.
+func (s *Sender) to(server string) *destination {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.destinations[server]
+	if d == nil {
+		d = newDestination(s, server)
+		s.destinations[server] = d
+	}
+	return d
+}
+
+// settled is the position up to which nothing is left that only memory knows.
+func (s *Sender) settled() storage.Position {
+	at := storage.Position(s.handled.Load())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.destinations {
+		if first := d.oldest(); first != 0 {
+			at = min(at, first-1)
+		}
+	}
+	return at
+}
+
+// worthy says whether a server is one to send to at all.
+func (s *Sender) worthy(server string) bool {
+	return server != s.name && server != "" && s.client.Allows(server)
+}
