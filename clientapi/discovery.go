@@ -143,3 +143,7 @@ func (s *Server) transports(*rest.Request) (any, error) {
 // devices; an empty object says so.
 // Spec: client-server-api/#get_matrixclientv3voipturnserver
 func (s *Server) turnServer(*rest.Request) (any, error) { return rest.Empty, nil }
+
+// protocols handles GET /_matrix/client/v3/thirdparty/protocols. There are no bridges to speak of.
+// Spec: client-server-api/#get_matrixclientv3thirdpartyprotocols
+func (s *Server) protocols(*rest.Request) (any, error) { return rest.Empty, nil }

@@ -116,6 +116,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/.well-known/matrix/support", Handler: s.wellKnownSupport},
 		{Method: "GET", Path: "/_matrix/client/versions", Handler: s.versions, Auth: rest.Optional},
 		{Method: "GET", Path: "/_matrix/client/v3/capabilities", Handler: s.capabilities, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/protocols", Handler: s.protocols, Auth: rest.User},
 
 		// Logging in.
 		{Method: "GET", Path: "/_matrix/client/v3/login", Handler: a.Flows},

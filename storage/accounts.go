@@ -83,12 +83,14 @@ func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, hash string)
 
 // SetStanding writes what an administrator may change, inside Do: Admin, Locked and Suspended.
 func (a *Accounts) SetStanding(ctx context.Context, account *Account) error {
+	a.s.After(ctx, a.s.Tokens.cache.clear)
 	_, err := a.s.exec(ctx, accountStanding, account.UserID, account.Admin, account.Locked, account.Suspended)
 	return err
 }
 
 // Deactivate closes the account for ever, inside Do: its devices end, its profile and private data go. Rooms are the caller's.
 func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
+	a.s.After(ctx, a.s.Tokens.cache.clear)
 	if _, err := a.s.exec(ctx, accountDeactivate, user, erase); err != nil {
 		return err
 	}

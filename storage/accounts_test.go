@@ -270,3 +270,40 @@ func TestRegistrationTokensAreCounted(t *testing.T) {
 		}
 	})
 }
+
+func TestSessionsAreForgottenInTime(t *testing.T) {
+	s := openStore(t, Config{Database: t.TempDir() + "/test.db"})
+	enrol(t, s, alice, "A", Pair{Access: "a1"})
+	enrol(t, s, bob, "B", Pair{Access: "b1"})
+	for name, end := range map[string]func(ctx context.Context) error{
+		"lock": func(ctx context.Context) error {
+			return s.Accounts.SetStanding(ctx, &Account{UserID: bob, Locked: true})
+		},
+		"new tokens": func(ctx context.Context) error { return s.Tokens.Put(ctx, alice, "A", Pair{Access: "a2"}) },
+	} {
+		if holder(t, s, "a1") != alice || holder(t, s, "b1") != bob {
+			t.Fatalf("before %s: a token is not known", name)
+		}
+		do(t, s, end)
+		switch session, err := s.Tokens.Session(t.Context(), "b1"); {
+		case err != nil:
+			t.Fatal(err)
+		case name == "lock" && !session.Locked:
+			t.Error("the lock is not seen")
+		}
+		if name == "new tokens" && holder(t, s, "a1") != "" {
+			t.Error("a replaced token still lives")
+		}
+		do(t, s, func(ctx context.Context) error { return s.Tokens.Put(ctx, alice, "A", Pair{Access: "a1"}) })
+	}
+
+	// What was read before a change is not kept after it.
+	var c sessionCache
+	hash := tokenHash{1}
+	_, mark := c.find(hash)
+	c.drop(alice, "A")
+	c.keep(hash, &Session{UserID: alice, DeviceID: "A"}, mark)
+	if found, _ := c.find(hash); found != nil {
+		t.Error("a reading from before the change was kept")
+	}
+}

@@ -88,6 +88,7 @@ func (d *Devices) Rename(ctx context.Context, user id.UserID, device id.DeviceID
 
 // Saw notes that the device asked for something, inside Do.
 func (d *Devices) Saw(ctx context.Context, user id.UserID, device id.DeviceID, address, agent string) error {
+	d.s.Tokens.forget(ctx, user, device)
 	_, err := d.s.exec(ctx, deviceSee, user, device, d.s.now().UnixMilli(), address, agent)
 	return err
 }
@@ -102,6 +103,7 @@ func (d *Devices) End(ctx context.Context, user id.UserID, device id.DeviceID) e
 	if n, err := done.RowsAffected(); n == 0 || err != nil {
 		return err
 	}
+	d.s.Tokens.forget(ctx, user, device)
 	for _, q := range deviceRows {
 		if _, err := d.s.exec(ctx, q, user, device); err != nil {
 			return err

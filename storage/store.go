@@ -127,7 +127,7 @@ func (s *Store) nouns() {
 
 	s.Accounts = &Accounts{s}
 	s.Devices = &Devices{s}
-	s.Tokens = &Tokens{s}
+	s.Tokens = &Tokens{s: s}
 	s.Profiles = &Profiles{s}
 	s.AccountData = &AccountDatas{s}
 	s.Filters = &Filters{s}

@@ -24,7 +24,10 @@ type Session struct {
 }
 
 // Tokens are access and refresh tokens. The database holds only hashes of them.
-type Tokens struct{ s *Store }
+type Tokens struct {
+	s     *Store
+	cache sessionCache
+}
 
 const (
 	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, d.seen, t.replaces IS NOT NULL
@@ -34,7 +37,7 @@ const (
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`
 	tokenRefreshable = `SELECT t.access_hash, t.user_id, t.device_id, t.spent, t.replaces FROM tokens t
 		JOIN accounts a ON a.user_id = t.user_id WHERE t.refresh_hash = $1 AND NOT a.deactivated`
-	tokenReplaced    = "SELECT replaces FROM tokens WHERE access_hash = $1"
+	tokenReplaced    = "SELECT user_id, device_id, replaces FROM tokens WHERE access_hash = $1"
 	tokenSpend       = "UPDATE tokens SET spent = true WHERE access_hash = $1"
 	tokenConfirm     = "UPDATE tokens SET replaces = NULL WHERE access_hash = $1"
 	tokenSuccessors  = "DELETE FROM tokens WHERE user_id = $1 AND device_id = $2 AND replaces = $3"
@@ -52,9 +55,26 @@ func hashToken(token string) []byte {
 	return sum[:]
 }
 
-// Session is who holds this access token; nil for one that is unknown, spent, or of a closed account. An expired one is
+// Session is who holds this access token, not to be changed; nil for one that is unknown, spent, or of a closed account. An expired one is
 // still given: the caller looks at Expires.
 func (t *Tokens) Session(ctx context.Context, access string) (*Session, error) {
+	hash := sha256.Sum256([]byte(access))
+	// Where other processes write too, nobody would tell the cache of it in time.
+	if t.s.bus == nil || !t.s.bus.Embedded() {
+		return t.read(ctx, hash[:])
+	}
+	found, read := t.cache.find(hash)
+	if found != nil {
+		return found, nil
+	}
+	session, err := t.read(ctx, hash[:])
+	if err == nil && session != nil {
+		t.cache.keep(hash, session, read)
+	}
+	return session, err
+}
+
+func (t *Tokens) read(ctx context.Context, hash []byte) (*Session, error) {
 	return one(ctx, t.s, func(row dbutil.Scannable) (*Session, error) {
 		var s Session
 		var expires *int64
@@ -68,7 +88,12 @@ func (t *Tokens) Session(ctx context.Context, access string) (*Session, error) {
 			s.Expires = time.UnixMilli(*expires)
 		}
 		return &s, nil
-	}, tokenSession, hashToken(access))
+	}, tokenSession, hash)
+}
+
+// forget drops a device's tokens from the cache, once what ctx's transaction does is on disk.
+func (t *Tokens) forget(ctx context.Context, user id.UserID, device id.DeviceID) {
+	t.s.After(ctx, func() { t.cache.drop(user, device) })
 }
 
 // Pair is an access token, and perhaps a refresh token, to be given to a device.
@@ -80,6 +105,7 @@ type Pair struct {
 
 // Put makes this the device's only pair, inside Do: older tokens of the device die.
 func (t *Tokens) Put(ctx context.Context, user id.UserID, device id.DeviceID, pair Pair) error {
+	t.forget(ctx, user, device)
 	if _, err := t.s.exec(ctx, tokenEndOfDevice, user, device); err != nil {
 		return err
 	}
@@ -119,6 +145,7 @@ func (t *Tokens) Refresh(ctx context.Context, refresh string, pair Pair) (bool, 
 	if err != nil || old == nil {
 		return false, err
 	}
+	t.forget(ctx, old.user, old.device)
 	if old.spent {
 		_, err := t.s.exec(ctx, tokenEndOfDevice, old.user, old.device)
 		return false, err
@@ -137,11 +164,21 @@ func (t *Tokens) Refresh(ctx context.Context, refresh string, pair Pair) (bool, 
 
 // Confirm notes the first use of a fresh access token, inside Do: the pair that it replaces dies.
 func (t *Tokens) Confirm(ctx context.Context, access string) error {
-	replaces, err := one(ctx, t.s, column[[]byte], tokenReplaced, hashToken(access))
-	if err != nil || replaces == nil {
+	type row struct {
+		user     id.UserID
+		device   id.DeviceID
+		replaces []byte
+	}
+	pair, err := one(ctx, t.s, func(r dbutil.Scannable) (row, error) {
+		var v row
+		err := r.Scan(&v.user, &v.device, &v.replaces)
+		return v, err
+	}, tokenReplaced, hashToken(access))
+	if err != nil || pair.replaces == nil {
 		return err
 	}
-	return t.confirm(ctx, hashToken(access), replaces)
+	t.forget(ctx, pair.user, pair.device)
+	return t.confirm(ctx, hashToken(access), pair.replaces)
 }
 
 func (t *Tokens) confirm(ctx context.Context, access, replaces []byte) error {

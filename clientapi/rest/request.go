@@ -33,8 +33,6 @@ type Requester struct {
 	User    id.UserID
 	Device  id.DeviceID // empty for an application service that names none
 	Admin   bool
-	Guest   bool
-	Session string      // opaque name of the access token; what logout ends
 	Service Application // the application service that asks, or nil
 }
 
