@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// kickWithin is how long, in milliseconds, a removed member's media may still be seen: a second, and what a browser needs
+// to notice.
+const kickWithin = 2500
+
+// TestBrowserCall puts three people of the demo's two ministries into one call in real browsers: each sees moving frames of
+// the two others, and one who is removed from the room is gone.
+func TestBrowserCall(t *testing.T) {
+	needBrowser(t, true)
+	houses := openDemo(t)
+	interior, finance := houses[0], houses[1]
+	anna, claire := interior.clients["anna"], finance.clients["claire"]
+	runBrowser(t, "call", map[string]any{
+		"interior": interior.URL, "finance": finance.URL,
+		"anna": "anna", "jonas": "jonas", "claire": "claire",
+		"room": demoRoom(t, houses), "kicker": anna.AccessToken, "claireId": claire.UserID, "kickWithin": kickWithin,
+	})
+}
+
+// TestBrowserEncrypted lets matrix-js-sdk speak across the federation, encrypted.
+func TestBrowserEncrypted(t *testing.T) {
+	needBrowser(t, false)
+	houses := openDemo(t)
+	password := func(house *ministry) string { return house.accounts[0].Password }
+	runBrowser(t, "encrypted", map[string]any{
+		"interior": houses[0].URL, "finance": houses[1].URL,
+		"anna": houses[0].accounts[0].User, "annaPassword": password(houses[0]),
+		"claire": houses[1].accounts[0].User, "clairePassword": password(houses[1]),
+	})
+}
+
+// TestBrowserPicture makes docs/demo.png anew when CHANCERY_PICTURE names the file to write.
+func TestBrowserPicture(t *testing.T) {
+	out := os.Getenv("CHANCERY_PICTURE")
+	if out == "" {
+		t.Skip("CHANCERY_PICTURE names no file")
+	}
+	needBrowser(t, true)
+	houses := openDemo(t)
+	runBrowser(t, "picture", map[string]any{"interior": houses[0].URL, "finance": houses[1].URL, "anna": "anna", "claire": "claire", "out": out})
+}
+
+// needBrowser skips where there is no browser to drive, and says what is missing; page asks for the demo's bundle too.
+func needBrowser(t *testing.T, page bool) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("drives browsers")
+	}
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("node is not here; `make prepare` installs it")
+	}
+	if _, err := exec.LookPath("chromium"); err != nil && os.Getenv("CHROMIUM") == "" {
+		t.Skip("chromium is not here; `make prepare` installs it")
+	}
+	if _, err := os.Stat("browser/node_modules/playwright-core"); err != nil {
+		t.Skip("cmd/chancery/browser has no node_modules; `make prepare` installs them")
+	}
+	if page {
+		if _, err := demoFiles.Open("demo/dist/app.js"); err != nil {
+			t.Skip("the demo's page is not bundled; `make page` does it")
+		}
+	}
+}
+
+// openDemo starts the demo's ministries; the test's end stops them.
+func openDemo(t *testing.T) []*ministry {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	up, ended := make(chan []*ministry, 1), make(chan error, 1)
+	folder := t.TempDir()
+	go func() {
+		ended <- demo(ctx, io.Discard, folder, "warn", func(houses []*ministry) { up <- houses })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("demo: %v", err)
+		}
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(folder, "demo.log"))
+			t.Logf("the ministries logged:\n%s", log)
+		}
+	})
+	select {
+	case houses := <-up:
+		return houses
+	case err := <-ended:
+		ended <- nil
+		t.Fatalf("demo: %v", err)
+	case <-time.After(2 * patience):
+		t.Fatal("the demo did not come up")
+	}
+	return nil
+}
+
+// demoRoom is the room that both ministries share.
+func demoRoom(t *testing.T, houses []*ministry) id.RoomID {
+	t.Helper()
+	joined := must(houses[1].clients["clerk"].JoinedRooms(t.Context()))(t, "rooms of the clerk")
+	if len(joined.JoinedRooms) != 1 {
+		t.Fatalf("the clerk is in %d rooms, want 1", len(joined.JoinedRooms))
+	}
+	return joined.JoinedRooms[0]
+}
+
+// runBrowser runs one scenario of browser/run.mjs.
+func runBrowser(t *testing.T, scenario string, facts map[string]any) {
+	t.Helper()
+	text, err := json.Marshal(facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", "browser/run.mjs", scenario, string(text))
+	// Chromium ends when node closes it; after a kill, waiting for its output must have an end too.
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.CombinedOutput()
+	t.Logf("browser %s:\n%s", scenario, strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatalf("browser %s: %v", scenario, err)
+	}
+}
