@@ -16,6 +16,7 @@ import (
 
 	"chancery/clientapi/account"
 	"chancery/storage"
+	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -49,7 +50,11 @@ func start(t *testing.T, cfg Config) *testServer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	server, err := New(cfg, store, messages, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
+	files, err := blobs.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := New(cfg, store, files, messages, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ package clientapi
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
@@ -16,10 +17,12 @@ import (
 
 	"chancery/clientapi/account"
 	"chancery/clientapi/keys"
+	"chancery/clientapi/media"
 	"chancery/clientapi/rest"
 	"chancery/clientapi/rooms"
 	"chancery/roomserver/view"
 	"chancery/storage"
+	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -45,11 +48,16 @@ type Config struct {
 	Account account.Config `yaml:"account"`
 	// Rooms bounds what users may ask of rooms.
 	Rooms rooms.Config `yaml:"rooms"`
+	// Media is the content repository.
+	Media media.Config `yaml:"media"`
 }
 
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
-	return Config{DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), Rooms: rooms.DefaultConfig()}
+	return Config{
+		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(),
+		Rooms: rooms.DefaultConfig(), Media: media.DefaultConfig(),
+	}
 }
 
 // Server is the client API.
@@ -58,11 +66,12 @@ type Server struct {
 	account *account.Handlers
 	keys    *keys.Handlers
 	rooms   *rooms.Handlers
+	media   *media.Handlers
 	handler http.Handler
 }
 
 // New makes the client API, complete.
-func New(cfg Config, store *storage.Store, messages *bus.Bus, log zerolog.Logger) (*Server, error) {
+func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus, log zerolog.Logger) (*Server, error) {
 	if err := cfg.HTTP.Limits.Validate(); err != nil {
 		return nil, err
 	}
@@ -75,6 +84,7 @@ func New(cfg Config, store *storage.Store, messages *bus.Bus, log zerolog.Logger
 	cfg.Account.ServerName = cfg.ServerName
 	cfg.Rooms.ServerName, cfg.Rooms.DefaultVersion = cfg.ServerName, cfg.DefaultRoomVersion
 	reader := view.New(store)
+	cfg.Media.ServerName = cfg.ServerName
 	passwords := account.NewPasswords(cfg.Account, store)
 	uia := rest.NewUIA(store, map[string]rest.Stage{
 		rest.StagePassword:          passwords.Stage,
@@ -85,6 +95,7 @@ func New(cfg Config, store *storage.Store, messages *bus.Bus, log zerolog.Logger
 		account: account.New(cfg.Account, account.Deps{Store: store, Bus: messages, Passwords: passwords, UIA: uia}),
 		keys:    keys.New(cfg.ServerName, store, messages, uia),
 		rooms:   rooms.New(cfg.Rooms, store, messages, reader),
+		media:   media.New(cfg.Media, store, files, messages),
 	}
 	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
 	return s, nil
@@ -108,7 +119,7 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
-	a, k, r := s.account, s.keys, s.rooms
+	a, k, r, m := s.account, s.keys, s.rooms, s.media
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -155,6 +166,21 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.ProfileField},
 		{Method: "PUT", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "DELETE", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Media.
+		{Method: "GET", Path: "/_matrix/client/v1/media/config", Handler: m.Limits, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/media/v3/config", Handler: m.Limits, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/media/v3/upload", Handler: m.Upload, Auth: rest.User, Limit: rest.LimitGeneral, MaxBody: -1, Timeout: time.Hour},
+		{Method: "POST", Path: "/_matrix/media/v1/create", Handler: m.Create, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "PUT", Path: "/_matrix/media/v3/upload/{serverName}/{mediaId}", Handler: m.Fill, Auth: rest.User, Limit: rest.LimitGeneral, MaxBody: -1, Timeout: time.Hour},
+		{Method: "GET", Path: "/_matrix/client/v1/media/download/{serverName}/{mediaId}", Handler: m.Download, Auth: rest.User, Timeout: 2 * time.Minute},
+		{Method: "GET", Path: "/_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}", Handler: m.Download, Auth: rest.User, Timeout: 2 * time.Minute},
+		{Method: "GET", Path: "/_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}", Handler: m.Thumbnail, Auth: rest.User, Timeout: 2 * time.Minute},
+		{Method: "GET", Path: "/_matrix/client/v1/media/preview_url", Handler: m.Previews, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/media/v3/download/{serverName}/{mediaId}", Handler: m.OldDownload, Timeout: 2 * time.Minute},
+		{Method: "GET", Path: "/_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}", Handler: m.OldDownload, Timeout: 2 * time.Minute},
+		{Method: "GET", Path: "/_matrix/media/v3/thumbnail/{serverName}/{mediaId}", Handler: m.OldThumbnail, Timeout: 2 * time.Minute},
+		{Method: "GET", Path: "/_matrix/media/v3/preview_url", Handler: m.Previews, Auth: rest.User},
 
 		// Account data and tags.
 		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/account_data/{type}", Handler: a.AccountData, Auth: rest.User},

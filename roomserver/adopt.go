@@ -134,8 +134,8 @@ func (r *room) authoriseState(ctx context.Context, refs map[pdu.Key]storage.Ref)
 		if h := chain[row.ID]; h != nil {
 			row = h.row
 		}
-		if row.StateKey == nil {
-			return fmt.Errorf("state holds %s, which is no state", row.ID)
+		if row.StateKey == nil || row.RoomID != r.id {
+			return refuse(502, mautrix.MUnknown, "The other server's state of the room holds what is no state of it")
 		}
 		key := pdu.Key{Type: row.Type, StateKey: *row.StateKey}
 		r.current[key] = ref{row.Number, row.ID}
@@ -146,8 +146,24 @@ func (r *room) authoriseState(ctx context.Context, refs map[pdu.Key]storage.Ref)
 			delete(r.current, key)
 		}
 	}
-	if _, ok := r.current[createKey]; !ok {
+	return r.checkVersion(ctx)
+}
+
+// checkVersion makes sure that the room is of the version that the other server said: everything was read by its rules.
+func (r *room) checkVersion(ctx context.Context) error {
+	create, err := r.content(ctx, createKey)
+	if err != nil {
+		return err
+	}
+	if !create.Exists() {
 		return refuse(502, mautrix.MUnknown, "The other server's state of the room has no create event")
+	}
+	version := id.RoomV1
+	if v := create.Get("room_version"); v.Exists() {
+		version = id.RoomVersion(v.Str)
+	}
+	if version != r.version {
+		return refuse(502, mautrix.MUnknown, "The other server was wrong about the room's version")
 	}
 	return nil
 }

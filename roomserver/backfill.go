@@ -60,6 +60,16 @@ func (r *room) backfill(ctx context.Context, in bus.Received, given *moment) ([]
 	for _, a := range entered {
 		r.enter(a, false)
 		r.edgesOf(a)
+		if a.row.Standing != storage.Accepted {
+			continue
+		}
+		// What was redacted then is redacted now.
+		if _, err := r.receiveRedaction(ctx, a.held); err != nil {
+			return nil, err
+		}
+		if err := r.awaited(ctx, a.held); err != nil {
+			return nil, err
+		}
 	}
 	return outcomes, nil
 }

@@ -68,6 +68,9 @@ func (s *Server) create(ctx context.Context, c bus.Create) (bus.Created, error) 
 	head := r.head
 	r.turn.rows.Line, r.turn.rows.Room, r.turn.rows.Head = r.line, r.id, &head
 	if err := s.writer.WriteAndWait(&r.turn.rows); err != nil {
+		if taken, _ := s.store.Rooms.ByAlias(ctx, c.Alias); c.Alias != "" && taken != "" { // meanwhile
+			return bus.Created{}, refuse(400, mautrix.MRoomInUse, "The alias is taken")
+		}
 		return bus.Created{}, fmt.Errorf("write room: %w", err)
 	}
 	return bus.Created{RoomID: r.id}, nil

@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"slices"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/tidwall/gjson"
@@ -73,6 +74,10 @@ func (r *room) outside(ctx context.Context, in bus.Received, raw []byte) (bus.Ou
 	case event.MembershipLeave, event.MembershipBan:
 		if !pending {
 			return reject("the user is neither invited nor knocking")
+		}
+		// Who withdraws it must know it: strangers to the room cannot name the event.
+		if user != pdu.Sender(ev) && !slices.Contains(ev.AuthEventIDs(), string(was.EventID)) {
+			return reject("the invite or knock is not among the auth events")
 		}
 	default:
 		return reject("we are not in this room")

@@ -39,7 +39,7 @@ func (r *room) propose(ctx context.Context, p bus.Proposal) (bus.Outcome, error)
 			return bus.Outcome{EventID: event, Verdict: bus.Accepted, Already: true}, err
 		}
 	}
-	if !r.exists || !r.head.Joined {
+	if !r.exists || !r.head.Joined || p.Sender.Homeserver() != r.s.signer.ServerName {
 		return bus.Outcome{}, r.unknown(p.Sender)
 	}
 	if same, err := r.alreadySo(ctx, p); err != nil || same != "" {
@@ -301,7 +301,7 @@ func (r *room) authoriser(ctx context.Context, p *bus.Proposal) error {
 	if err := r.allowed(ctx, user, rules.Get("allow")); err != nil {
 		return err
 	}
-	via, err := r.inviter(ctx)
+	via, err := r.mightiest(ctx, (*auth.Levels).Invite)
 	if err != nil {
 		return err
 	}
@@ -339,15 +339,15 @@ func (r *room) allowed(ctx context.Context, user id.UserID, allow gjson.Result) 
 	return refuse(403, mautrix.MForbidden, "You are in none of the rooms that open this one")
 }
 
-// inviter gives a joined member of ours with the level to invite; empty if there is none.
-func (r *room) inviter(ctx context.Context) (id.UserID, error) {
+// mightiest gives the joined member of ours with the highest level, if that suffices for what needs it; empty otherwise.
+func (r *room) mightiest(ctx context.Context, needs func(*auth.Levels) auth.Level) (id.UserID, error) {
 	levels, err := r.levels(ctx)
 	if err != nil {
 		return "", err
 	}
 	var best id.UserID
 	for user, membership := range r.members {
-		if membership != event.MembershipJoin || user.Homeserver() != r.s.signer.ServerName || levels.User(user) < levels.Invite() {
+		if membership != event.MembershipJoin || user.Homeserver() != r.s.signer.ServerName || levels.User(user) < needs(levels) {
 			continue
 		}
 		if best == "" || levels.User(user) > levels.User(best) || (levels.User(user) == levels.User(best) && user < best) {

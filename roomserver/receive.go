@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,6 +25,10 @@ func (r *room) receive(ctx context.Context, in bus.Received) ([]bus.Outcome, err
 	var given *moment
 	if in.Snapshot != 0 {
 		m, err := r.takeSnapshot(ctx, in.Snapshot)
+		var lack *missingError
+		if errors.As(err, &lack) {
+			return lack.outcomes(r.version, in.PDUs), nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -41,7 +46,7 @@ func (r *room) receive(ctx context.Context, in bus.Received) ([]bus.Outcome, err
 		verdicts.WithLabelValues(string(o.Verdict)).Inc()
 		outcomes[i] = o
 	}
-	return outcomes, nil
+	return outcomes, r.knit(ctx)
 }
 
 // arrival is one PDU from outside, on its way through the checks.
@@ -127,7 +132,7 @@ func (r *room) arrive(ctx context.Context, raw []byte, haveState bool) (*arrival
 }
 
 func standing(row *storage.Event) bus.Outcome {
-	o := bus.Outcome{EventID: row.ID, Verdict: bus.Accepted, Already: true, Rule: row.Rule}
+	o := bus.Outcome{EventID: row.ID, Verdict: bus.Accepted, Already: true, Reason: row.Rule}
 	switch row.Standing {
 	case storage.SoftFailed:
 		o.Verdict = bus.SoftFailed
@@ -236,11 +241,13 @@ func (r *room) accept(ctx context.Context, a *arrival, before moment) error {
 		return err
 	}
 	a.row.Standing, a.row.Before, a.row.After = storage.Accepted, before.at, after.at
-	r.extend(a.held)
+	newest := r.extend(a.held)
 	r.enter(a, news)
 	r.edgesOf(a)
-	if err := r.reconcile(ctx, a.held, after); err != nil {
-		return err
+	if newest {
+		if err := r.reconcile(ctx, a.held, after); err != nil {
+			return err
+		}
 	}
 	return r.awaited(ctx, a.held)
 }
@@ -333,6 +340,16 @@ func (r *room) softFail(ctx context.Context, a *arrival, before moment, cause er
 type missingError struct{ ids []id.EventID }
 
 func (e *missingError) Error() string { return fmt.Sprintf("events are missing: %v", e.ids) }
+
+// outcomes says of each PDU that it must wait for the missing.
+func (e *missingError) outcomes(version id.RoomVersion, pdus []json.RawMessage) []bus.Outcome {
+	list := make([]bus.Outcome, len(pdus))
+	for i, raw := range pdus {
+		event, _ := pdu.EventID(version, raw) // what has no ID is named by its place
+		list[i] = bus.Outcome{EventID: event, Verdict: bus.Missing, Missing: e.ids}
+	}
+	return list
+}
 
 // maxJudged bounds how many outliers are judged for one event: an auth chain longer than that is no honest one.
 const maxJudged = 50_000

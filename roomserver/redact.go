@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
@@ -107,15 +108,28 @@ func (r *room) wait(target id.EventID, h *held) {
 	if r.turn.rows.Waiting == nil {
 		r.turn.rows.Waiting = map[id.EventID]id.EventID{}
 	}
-	r.turn.rows.Waiting[target] = h.row.ID
+	r.turn.rows.Waiting[h.row.ID] = target
+	if len(r.waiting) > memorySize && r.out == 0 {
+		clear(r.waiting) // storage has them
+	}
+	r.waiting[target] = append(r.waiting[target], h.row.ID)
 }
 
 // awaited applies the redactions that came before their target: those that were kept back become news.
 func (r *room) awaited(ctx context.Context, target *held) error {
 	waiting, err := r.s.store.Rooms.WaitingRedactions(ctx, target.row.ID)
-	if err != nil || len(waiting) == 0 {
+	if err != nil {
 		return err
 	}
+	for _, redaction := range r.waiting[target.row.ID] { // these may not be on disk yet
+		if !slices.Contains(waiting, redaction) {
+			waiting = append(waiting, redaction)
+		}
+	}
+	if len(waiting) == 0 {
+		return nil
+	}
+	delete(r.waiting, target.row.ID)
 	found, err := r.get(ctx, waiting)
 	if err != nil {
 		return err

@@ -60,7 +60,9 @@ type room struct {
 	edges map[id.EventID][]storage.Edge
 	// judged remembers outliers that passed the rules.
 	judged map[id.EventID]bool
-	events *memory
+	// waiting are redactions that came before their target, which is the key.
+	waiting map[id.EventID][]id.EventID
+	events  *memory
 
 	line *storage.Line
 	// ahead is how many events are handed over and not yet committed.
@@ -146,10 +148,9 @@ func (r *room) answer(ctx context.Context, q *question) {
 	defer func() {
 		if p := recover(); p != nil {
 			zerolog.Ctx(ctx).Error().Interface("panic", p).Stack().Msg("Room panicked; it reads itself anew")
-			r.settle()
-			r.turn = &turn{}
-			r.forget()
-			q.Respond(bus.RoomAnswer{}, errors.New("internal fault in the room"))
+			err := errors.New("internal fault in the room")
+			r.spoil(err)
+			q.Respond(bus.RoomAnswer{}, err)
 		}
 	}()
 	if err := r.wake(ctx); err != nil {
@@ -159,6 +160,10 @@ func (r *room) answer(ctx context.Context, q *question) {
 	}
 	outcomes, err := r.do(ctx, q.Body)
 	if err != nil {
+		if refusal := (*bus.Refusal)(nil); !errors.As(err, &refusal) {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Question failed; the room reads itself anew")
+			r.spoil(err)
+		}
 		q.Respond(bus.RoomAnswer{}, err)
 		return
 	}
@@ -196,6 +201,7 @@ func (r *room) wake(ctx context.Context) error {
 	}
 	r.line, r.sent, r.events = &storage.Line{}, map[transaction]id.EventID{}, newMemory()
 	r.current, r.members, r.joined = map[pdu.Key]ref{}, map[id.UserID]event.Membership{}, map[string]int{}
+	r.waiting = map[id.EventID][]id.EventID{}
 	r.edges, r.judged = map[id.EventID][]storage.Edge{}, map[id.EventID]bool{}
 	stored, err := r.s.store.Rooms.ByID(ctx, r.id)
 	if err != nil {
@@ -245,7 +251,17 @@ func (r *room) readState(ctx context.Context) error {
 	return nil
 }
 
-// forget drops the room's memory. Nothing may be in flight.
+// spoil throws away the turn under construction, in which somebody may have stopped half-way, and the memory that
+// was built with it. A refusal leaves nothing half done and needs none of this.
+func (r *room) spoil(err error) {
+	for _, reply := range r.turn.replies {
+		reply(err)
+	}
+	r.turn = &turn{}
+	r.forget()
+}
+
+// forget drops the room's memory. Nothing may be in flight when it is read anew: wake sees to that.
 func (r *room) forget() { r.awake = false }
 
 // settleOne takes note of a commit.

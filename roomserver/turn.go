@@ -20,7 +20,7 @@ type turn struct {
 
 func (t *turn) empty() bool {
 	r := &t.rows
-	return len(r.Events)+len(r.Risen)+len(r.Chains)+len(r.Entries)+len(r.Memberships)+len(r.EdgesClosed)+len(r.Waited) == 0 &&
+	return len(r.Events)+len(r.Risen)+len(r.Chains)+len(r.Entries)+len(r.Memberships)+len(r.EdgesClosed)+len(r.Waited)+len(r.Attach) == 0 &&
 		r.Head == nil && r.AliasAdded == nil && r.AliasRemoved == "" && r.Forgotten == ""
 }
 
@@ -32,14 +32,16 @@ func (r *room) handOver() {
 	if t == nil {
 		return
 	}
-	if t.empty() {
+	empty := t.empty()
+	// An answer that wrote nothing may still tell of what is in flight ("you sent that already"): it waits for that.
+	if empty && (r.out == 0 || len(t.replies) == 0) {
 		for _, reply := range t.replies {
 			reply(nil)
 		}
 		return
 	}
 	t.rows.Line, t.rows.Room = r.line, r.id
-	if r.exists && t.rows.Head == nil {
+	if r.exists && t.rows.Head == nil && !empty {
 		head := r.head
 		t.rows.Head = &head
 	}
@@ -130,8 +132,9 @@ func (r *room) advanceMember(user id.UserID, h *held) {
 	r.head.Joined = r.joined[r.s.signer.ServerName] > 0
 }
 
-// extend makes h the newest event: it takes the place of those extremities that it names.
-func (r *room) extend(h *held) {
+// extend makes h the newest event: it takes the place of those extremities that it names. It is none itself, and extend
+// says so, if it fills a gap: events that we hold stand upon it.
+func (r *room) extend(h *held) (newest bool) {
 	names := map[id.EventID]bool{}
 	for _, prev := range h.ev.PrevEventIDs() {
 		names[id.EventID(prev)] = true
@@ -142,6 +145,11 @@ func (r *room) extend(h *held) {
 			kept = append(kept, x)
 		}
 	}
+	if len(r.edges[h.row.ID]) > 0 && len(kept) > 0 {
+		r.head.Extremities = kept
+		return false
+	}
 	r.head.Extremities = append(kept, h.row.ID)
 	r.head.Depth = max(r.head.Depth, h.row.Depth)
+	return true
 }

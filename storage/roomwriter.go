@@ -49,7 +49,7 @@ type RoomRows struct {
 
 	// Redactions: target to the redaction that took effect.
 	Redactions map[id.EventID]id.EventID
-	// Waiting: target to a redaction that must wait; Waited are removed.
+	// Waiting: redactions that must wait, to their targets; Waited are removed.
 	Waiting map[id.EventID]id.EventID
 	Waited  []id.EventID
 
@@ -314,7 +314,7 @@ func (s *Store) writeRest(ctx context.Context, r *RoomRows) error {
 	for target, redaction := range r.Redactions {
 		errs = append(errs, do("UPDATE events SET redacted_by = $2 WHERE event_id = $1 AND redacted_by IS NULL", target, redaction))
 	}
-	for target, redaction := range r.Waiting {
+	for redaction, target := range r.Waiting {
 		errs = append(errs, do(`INSERT INTO waiting_redactions (target_id, redaction_id, room_id) VALUES ($1, $2, $3)
 			ON CONFLICT (target_id, redaction_id) DO NOTHING`, target, redaction, r.Room))
 	}

@@ -22,6 +22,7 @@ import (
 	"chancery/roomserver"
 	"chancery/roomserver/pdu"
 	"chancery/storage"
+	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -47,13 +48,17 @@ func startAt(t *testing.T, database string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	files, err := blobs.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg := clientapi.DefaultConfig()
 	cfg.ServerName = "interior"
 	cfg.HTTP.Limits.Enabled = false
 	cfg.Account.OpenRegistration = true
 	cfg.Account.PasswordHash = account.Argon2{MemoryKiB: 8, Passes: 1, Lanes: 1}
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
-	client, err := clientapi.New(cfg, store, messages, log)
+	client, err := clientapi.New(cfg, store, files, messages, log)
 	if err != nil {
 		t.Fatal(err)
 	}

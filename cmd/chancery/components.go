@@ -13,6 +13,7 @@ import (
 	"chancery/roomserver"
 	"chancery/roomserver/pdu"
 	"chancery/storage"
+	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -50,6 +51,10 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		}
 	})
 
+	files, err := blobs.Open(config.inData(config.Media))
+	if err != nil {
+		return behind, err
+	}
 	keys, err := federation.LoadKeys(config.ServerName, config.inData(config.SigningKey))
 	if err != nil {
 		return behind, err
@@ -70,7 +75,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	}
 	if chosen.has("client") {
 		config.Client.ServerName = config.ServerName
-		client, err := clientapi.New(config.Client, store, messages, log)
+		client, err := clientapi.New(config.Client, store, files, messages, log)
 		if err != nil {
 			return behind, fmt.Errorf("client API: %w", err)
 		}

@@ -32,6 +32,10 @@ type Config struct {
 	// lost it is no longer believed. Default: signing.key.
 	SigningKey string `yaml:"signing_key"`
 
+	// Media is the folder for media files, in the data folder if the path is relative. Processes that share the work
+	// share it too. Default: media.
+	Media string `yaml:"media"`
+
 	Listen Listen `yaml:"listen"`
 	Log    Log    `yaml:"log"`
 	// Storage says where the database lies. PostgreSQL where more than one process shall serve.
@@ -77,6 +81,7 @@ func DefaultConfig() Config {
 	return Config{
 		Data:       "data",
 		SigningKey: "signing.key",
+		Media:      "media",
 		Listen:     Listen{Client: "127.0.0.1:8008", Federation: ":8448", Admin: "127.0.0.1:9008"},
 		Log:        Log{Level: zerolog.InfoLevel, Format: "json"},
 		Storage:    storage.DefaultConfig(),
