@@ -52,18 +52,17 @@ func (t *transport) close() {
 	}
 }
 
-// sendCandidate trickles one of our own candidates; nil is the last.
+// sendCandidate trickles one of our own candidates. The client takes no empty one: the end is not announced.
 func (p *Participant) sendCandidate(t *transport, c *webrtc.ICECandidate) {
-	trickle := &signal.Trickle{Target: t.target, Final: c == nil}
-	if c != nil {
-		init, err := json.Marshal(c.ToJSON())
-		if err != nil {
-			p.log.Error().Err(err).Msg("Candidate not encoded")
-			return
-		}
-		trickle.CandidateInit = string(init)
+	if c == nil {
+		return
 	}
-	p.send(&signal.Response{Message: &signal.Response_Trickle{Trickle: trickle}})
+	init, err := json.Marshal(c.ToJSON())
+	if err != nil {
+		p.log.Error().Err(err).Msg("Candidate not encoded")
+		return
+	}
+	p.send(&signal.Response{Message: &signal.Response_Trickle{Trickle: &signal.Trickle{CandidateInit: string(init), Target: t.target}}})
 }
 
 // onTrickle takes one of the client's candidates.
