@@ -256,3 +256,33 @@ func TestMangledPDUs(t *testing.T) {
 	}
 	h.must(room, message(alice, "the room lives"))
 }
+
+// TestStoredAsItIsHashed receives an event with characters that JSON encoders like to escape on the way.
+func TestStoredAsItIsHashed(t *testing.T) {
+	h := onSQLite(t)
+	room := h.create("11")
+	s := h.admits(room)
+	said := s.make(message(dora, "<b>&\u2028é\u007f"))
+	s.want(bus.Accepted, said)
+	if got := h.event(id.EventID(said.EventID())).JSON; string(got) != string(said.JSON()) {
+		t.Errorf("stored as %s, want %s", got, said.JSON())
+	}
+}
+
+// TestAnIDOfAnotherRoom repeats an event ID of another room, which is possible in the first two versions.
+func TestAnIDOfAnotherRoom(t *testing.T) {
+	h := onSQLite(t)
+	first := h.must(h.create("1"), message(alice, "x"))
+	room := h.create("1")
+	s := h.admits(room)
+	template, err := pdu.Template("1", s.draft(message(dora, "the same ID")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := fmt.Sprintf(`%s,"event_id":%q}`, template[:len(template)-1], first)
+	outcomes, err := h.ask(room, bus.RoomQuestion{Receive: &bus.Received{Origin: "finance.example", Version: "1", PDUs: []json.RawMessage{json.RawMessage(raw)}}})
+	if err != nil || outcomes[0].Verdict != bus.Rejected {
+		t.Errorf("got %+v, %v, want it rejected", outcomes, err)
+	}
+	h.must(room, message(alice, "the room lives"))
+}

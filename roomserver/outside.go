@@ -36,14 +36,11 @@ func (r *room) outside(ctx context.Context, in bus.Received, raw []byte) (bus.Ou
 	if !pdu.Known(version) {
 		return bus.Outcome{Verdict: bus.Rejected, Reason: "we are not in this room"}, nil
 	}
-	eventID, err := pdu.EventID(version, raw)
+	ev, err := pdu.Parse(version, raw)
 	if err != nil {
 		return bus.Outcome{Verdict: bus.Rejected, Reason: err.Error()}, nil
 	}
-	ev, err := pdu.Trusted(version, eventID, raw)
-	if err != nil {
-		return bus.Outcome{EventID: eventID, Verdict: bus.Rejected, Reason: err.Error()}, nil
-	}
+	eventID := id.EventID(ev.EventID())
 	o := bus.Outcome{EventID: eventID, Verdict: bus.Accepted}
 	reject := func(reason string) (bus.Outcome, error) {
 		o.Verdict, o.Reason = bus.Rejected, reason
