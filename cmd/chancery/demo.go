@@ -25,6 +25,7 @@ import (
 type ministry struct {
 	// What the page shows of it.
 	Name   string `json:"name"`
+	Short  string `json:"short"`
 	Server string `json:"server"`
 	Accent string `json:"accent"`
 	Motto  string `json:"motto"`
@@ -47,12 +48,12 @@ type resident struct {
 func demoMinistries() []*ministry {
 	return []*ministry{
 		{
-			Name: "Ministry of the Interior", Server: "interior.example", Accent: "#2f47b2",
+			Name: "Ministry of the Interior", Short: "Interior", Server: "interior.example", Accent: "#2f47b2",
 			Motto:    "Messages and calls that stay in the house, and reach the house next door.",
 			accounts: []resident{{User: "anna", Name: "Anna Weber", Role: "Crisis desk"}, {User: "jonas", Name: "Jonas Lind", Role: "Border liaison"}},
 		},
 		{
-			Name: "Ministry of Finance", Server: "finance.example", Accent: "#0d7a5f",
+			Name: "Ministry of Finance", Short: "Finance", Server: "finance.example", Accent: "#0d7a5f",
 			Motto:    "One room, two ministries, and nobody else in between.",
 			accounts: []resident{{User: "claire", Name: "Claire Fontaine", Role: "Budget office"}, {User: "tomasz", Name: "Tomasz Nowak", Role: "Treasury"}, {User: "clerk", Name: "The Clerk", Role: "Answers questions", bot: true}},
 		},

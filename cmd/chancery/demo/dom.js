@@ -75,7 +75,7 @@ export function avatar(name, userId, house, small = false) {
 
 // houseTag names the ministry that somebody belongs to.
 export function houseTag(house) {
-  return h("span.house", { style: `--house:${house.accent}` }, house.name);
+  return h("span.house", { style: `--house:${house.accent}` }, house.short ?? house.name);
 }
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
