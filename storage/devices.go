@@ -104,6 +104,7 @@ func (d *Devices) End(ctx context.Context, user id.UserID, device id.DeviceID) e
 		return err
 	}
 	d.s.Tokens.forget(ctx, user, device)
+	d.s.Keys.forgetLeft(ctx, user, device)
 	for _, q := range deviceRows {
 		if _, err := d.s.exec(ctx, q, user, device); err != nil {
 			return err

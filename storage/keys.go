@@ -11,7 +11,10 @@ import (
 )
 
 // Keys are what devices and users have published for end-to-end encryption: of this server's users, and copies of others'.
-type Keys struct{ s *Store }
+type Keys struct {
+	s    *Store
+	left keysLeft
+}
 
 const (
 	deviceKeysAll = `SELECT k.user_id, k.device_id, k.json, COALESCE(d.display_name, k.display_name) FROM device_keys k
@@ -116,6 +119,7 @@ func (k *Keys) PutOneTime(ctx context.Context, user id.UserID, device id.DeviceI
 	if len(keys) == 0 {
 		return nil
 	}
+	k.forgetLeft(ctx, user, device)
 	now := k.s.now().UnixMilli()
 	for _, key := range keys {
 		if _, err := k.s.exec(ctx, oneTimePut, user, device, key.Algorithm, key.KeyID, []byte(key.JSON), now); err != nil {
@@ -134,6 +138,7 @@ func (k *Keys) PutFallback(ctx context.Context, user id.UserID, device id.Device
 	if known != nil && known.KeyID == key.KeyID && string(known.JSON) == string(key.JSON) {
 		return nil
 	}
+	k.forgetLeft(ctx, user, device)
 	_, err = k.s.exec(ctx, fallbackPut, user, device, key.Algorithm, key.KeyID, []byte(key.JSON))
 	return err
 }
@@ -193,6 +198,7 @@ func (k *Keys) Claim(ctx context.Context, claims []Claim) (map[Claim]OneTimeKey,
 	err := k.s.Do(ctx, func(ctx context.Context) error {
 		given = make(map[Claim]OneTimeKey, len(sorted))
 		for _, c := range sorted {
+			k.forgetLeft(ctx, c.UserID, c.DeviceID)
 			key, err := one(ctx, k.s, scanOneTime, oneTimeTake, c.UserID, c.DeviceID, c.Algorithm)
 			if err == nil && key == nil {
 				key, err = one(ctx, k.s, scanOneTime, fallbackTake, c.UserID, c.DeviceID, c.Algorithm)

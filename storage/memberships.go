@@ -111,6 +111,18 @@ func (t *Memberships) DoShare(ctx context.Context, a, b id.UserID) (bool, error)
 	return n > 0, err
 }
 
+// Heroes gives up to limit users by whom a room without a name may be called: who is joined or invited, in the order in
+// which they came, or else who was.
+func (t *Memberships) Heroes(ctx context.Context, room id.RoomID, limit int) ([]id.UserID, error) {
+	const q = "SELECT user_id FROM memberships WHERE room_id = $1 AND membership IN "
+	heroes, err := all(ctx, t.s, column[id.UserID], q+"('join', 'invite') ORDER BY event LIMIT $2", room, limit)
+	if err != nil || len(heroes) > 1 {
+		return heroes, err
+	}
+	gone, err := all(ctx, t.s, column[id.UserID], q+"('leave', 'ban') ORDER BY event LIMIT $2", room, limit-len(heroes))
+	return append(heroes, gone...), err
+}
+
 func (t *Memberships) changes(ctx context.Context, from, to Position) ([]Change, error) {
 	rows, err := all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+" FROM memberships WHERE position > $1 AND position <= $2", from, to)
 	changes := make([]Change, len(rows))

@@ -138,3 +138,12 @@ func (t *Rooms) Edges(ctx context.Context, room id.RoomID, limit int) ([]Edge, e
 func (t *Rooms) WaitingRedactions(ctx context.Context, target id.EventID) ([]id.EventID, error) {
 	return all(ctx, t.s, column[id.EventID], "SELECT redaction_id FROM waiting_redactions WHERE target_id = $1 LIMIT 100", target)
 }
+
+// Touched gives the rooms, of those in which the user is joined, in which an event or a receipt became news after the position.
+func (t *Rooms) Touched(ctx context.Context, user id.UserID, after Position) ([]id.RoomID, error) {
+	return all(ctx, t.s, column[id.RoomID], `SELECT m.room_id FROM memberships m WHERE m.user_id = $1 AND m.membership = 'join' AND (
+		EXISTS (SELECT 1 FROM events e WHERE e.room_id = m.room_id AND e.place > $2 AND e.position > $3)
+		OR EXISTS (SELECT 1 FROM receipts r WHERE r.room_id = m.room_id AND r.position > $3)
+		OR EXISTS (SELECT 1 FROM account_data d WHERE d.user_id = m.user_id AND d.room_id = m.room_id AND d.position > $3))`,
+		user, after.Place(), after)
+}

@@ -369,6 +369,12 @@ func (t *State) Changed(ctx context.Context, room id.RoomID, from, to Position) 
 	return merged, nil
 }
 
+// ChangedFor gives the changes of state with from < position <= to in all rooms to which the user stands in some way, in
+// their order.
+func (t *State) ChangedFor(ctx context.Context, user id.UserID, from, to Position) ([]StateChange, error) {
+	return t.between(ctx, from, to, " AND c.room_id IN (SELECT room_id FROM memberships WHERE user_id = $3)", user)
+}
+
 func (t *State) between(ctx context.Context, from, to Position, and string, args ...any) ([]StateChange, error) {
 	return all(ctx, t.s, func(row dbutil.Scannable) (c StateChange, err error) {
 		var event, old sql.NullInt64

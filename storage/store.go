@@ -134,7 +134,7 @@ func (s *Store) nouns() {
 	s.RegistrationTokens = &RegistrationTokens{s}
 	s.Confirmations = &Confirmations{s}
 
-	s.Keys = &Keys{s}
+	s.Keys = &Keys{s: s}
 	s.DeviceLists = &DeviceLists{s}
 	s.ToDevice = &ToDevice{s}
 	s.Backups = &Backups{s}
