@@ -20,6 +20,7 @@ import (
 	"chancery/clientapi/media"
 	"chancery/clientapi/rest"
 	"chancery/clientapi/rooms"
+	"chancery/clientapi/syncing"
 	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/blobs"
@@ -50,13 +51,15 @@ type Config struct {
 	Rooms rooms.Config `yaml:"rooms"`
 	// Media is the content repository.
 	Media media.Config `yaml:"media"`
+	// Sync is how long syncs wait, and how much memory they may use.
+	Sync syncing.Config `yaml:"sync"`
 }
 
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
 	return Config{
 		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(),
-		Rooms: rooms.DefaultConfig(), Media: media.DefaultConfig(),
+		Rooms: rooms.DefaultConfig(), Media: media.DefaultConfig(), Sync: syncing.DefaultConfig(),
 	}
 }
 
@@ -67,6 +70,7 @@ type Server struct {
 	keys    *keys.Handlers
 	rooms   *rooms.Handlers
 	media   *media.Handlers
+	sync    *syncing.Syncing
 	handler http.Handler
 }
 
@@ -96,6 +100,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		keys:    keys.New(cfg.ServerName, store, messages, uia),
 		rooms:   rooms.New(cfg.Rooms, store, messages, reader),
 		media:   media.New(cfg.Media, store, files, messages),
+		sync:    syncing.New(cfg.Sync, store, messages, reader),
 	}
 	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
 	return s, nil
@@ -106,6 +111,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.account.Run(ctx) })
 	group.Go(func() error { return s.rooms.Run(ctx) })
+	group.Go(func() error { return s.sync.Run(ctx) })
 	return group.Wait()
 }
 
@@ -119,7 +125,7 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
-	a, k, r, m := s.account, s.keys, s.rooms, s.media
+	a, k, r, m, y := s.account, s.keys, s.rooms, s.media, s.sync
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -270,6 +276,12 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/v3/directory/list/room/{roomId}", Handler: r.PutVisibility, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/publicRooms", Handler: r.PublicRooms, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/publicRooms", Handler: r.SearchPublicRooms, Auth: rest.User, Limit: rest.LimitGeneral},
+		// Syncing.
+		{Method: "GET", Path: "/_matrix/client/v3/sync", Handler: y.Sync, Auth: rest.User, Timeout: -1},
+		{Method: "POST", Path: "/_matrix/client/v3/user/{userId}/filter", Handler: y.PutFilter, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/filter/{filterId}", Handler: y.Filter, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/presence/{userId}/status", Handler: y.Presence, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/presence/{userId}/status", Handler: y.PutPresence, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

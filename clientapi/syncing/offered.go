@@ -1,0 +1,92 @@
+package syncing
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/tidwall/gjson"
+
+	"chancery/roomserver/pdu"
+	"chancery/roomserver/view"
+)
+
+// maxStripped bounds one room's stripped state in bytes.
+const maxStripped = 64 << 10
+
+// offered writes a room to which the user is invited, or on which they knocked.
+func (a *answer) offered(ctx context.Context, p *roomPlan, name string) ([]byte, error) {
+	var list []json.RawMessage
+	var err error
+	if len(p.stay.stripped) > 0 {
+		list = sane(p.stay.stripped)
+	} else if list, err = a.strippedState(ctx, p); err != nil {
+		return nil, err
+	}
+	if list, err = a.withOwn(ctx, p, list); err != nil {
+		return nil, err
+	}
+	b := append(append([]byte(`{"`), name...), `":{"events":[`...)
+	for i, raw := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, raw...)
+	}
+	return append(b, `]}}`...), nil
+}
+
+// sane drops from foreign stripped state what would break a client.
+func sane(list []json.RawMessage) []json.RawMessage {
+	kept, size := make([]json.RawMessage, 0, len(list)), 0
+	for _, raw := range list {
+		e := gjson.ParseBytes(raw)
+		if !gjson.ValidBytes(raw) || !e.IsObject() || e.Get("type").Type != gjson.String || e.Get("sender").Type != gjson.String ||
+			e.Get("state_key").Type != gjson.String || !e.Get("content").IsObject() {
+			continue
+		}
+		if size += len(raw); size > maxStripped {
+			break
+		}
+		kept = append(kept, raw)
+	}
+	return kept
+}
+
+// strippedState takes it from the current state of a room that we are in, with the member event of who invites.
+func (a *answer) strippedState(ctx context.Context, p *roomPlan) ([]json.RawMessage, error) {
+	room, err := a.s.store.Rooms.ByID(ctx, p.id)
+	if err != nil || room == nil {
+		return nil, err
+	}
+	events, err := a.s.view.StrippedState(ctx, room.State, pdu.Key{Type: "m.room.member", StateKey: string(p.stay.sender)})
+	if err != nil {
+		return nil, err
+	}
+	list := make([]json.RawMessage, 0, len(events)+1)
+	for _, e := range events {
+		raw, err := view.Stripped(e)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, raw)
+	}
+	return list, nil
+}
+
+// withOwn adds the invite or knock itself, where it is not in the list yet.
+func (a *answer) withOwn(ctx context.Context, p *roomPlan, list []json.RawMessage) ([]json.RawMessage, error) {
+	for _, raw := range list {
+		if gjson.GetBytes(raw, "type").Str == "m.room.member" && gjson.GetBytes(raw, "state_key").Str == string(a.u.id) {
+			return list, nil
+		}
+	}
+	found, err := a.s.byNumbers(ctx, []int64{p.stay.event})
+	if err != nil || found[p.stay.event] == nil {
+		return list, err
+	}
+	raw, err := view.Stripped(found[p.stay.event].row())
+	if err != nil {
+		return nil, err
+	}
+	return append(list, raw), nil
+}

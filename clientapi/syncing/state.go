@@ -1,0 +1,144 @@
+package syncing
+
+import (
+	"context"
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"chancery/roomserver/pdu"
+	"chancery/storage"
+)
+
+// states keeps whole states at hand, by snapshot: what a snapshot says never changes. Two halves, as in rendered.
+type states struct {
+	mu         sync.Mutex
+	limit      int
+	bytes      int
+	young, old map[storage.Snapshot]map[pdu.Key]int64
+}
+
+func newStates(limit int) *states {
+	return &states{limit: limit / 2, young: map[storage.Snapshot]map[pdu.Key]int64{}}
+}
+
+// at gives the whole state at a snapshot. Shared: read only.
+func (c *states) at(ctx context.Context, store *storage.Store, snapshot storage.Snapshot) (map[pdu.Key]int64, error) {
+	c.mu.Lock()
+	state, ok := c.young[snapshot]
+	if !ok {
+		state, ok = c.old[snapshot]
+	}
+	c.mu.Unlock()
+	if ok {
+		return state, nil
+	}
+	state, err := store.State.At(ctx, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	size := 200 + 160*len(state)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bytes += size; c.bytes > c.limit {
+		c.old, c.young, c.bytes = c.young, map[storage.Snapshot]map[pdu.Key]int64{}, size
+	}
+	c.young[snapshot] = state
+	return state, nil
+}
+
+// net folds changes into what they come to: the event that each changed key holds at last, 0 for none.
+func net(changes []storage.StateChange) map[pdu.Key]int64 {
+	last := make(map[pdu.Key]int64, len(changes))
+	for _, c := range changes {
+		last[c.Key] = c.Event
+	}
+	return last
+}
+
+// beforeTimeline turns the state at the end into the one to which a client applies the timeline: what the timeline itself
+// shows is put back to what held before it, or left out where it did not change before. changed tells, of each key, what
+// it held when the answer began; nil where the client knows nothing yet.
+func beforeTimeline(last map[pdu.Key]int64, timeline []*entry, before func(pdu.Key) (int64, error)) (map[pdu.Key]int64, error) {
+	shown := make(map[int64]bool, len(timeline))
+	for _, x := range timeline {
+		shown[x.number] = true
+	}
+	state := make(map[pdu.Key]int64, len(last))
+	for key, event := range last {
+		if !shown[event] {
+			state[key] = event
+			continue
+		}
+		old, err := before(key)
+		if err != nil {
+			return nil, err
+		}
+		if old != 0 && !shown[old] {
+			state[key] = old
+		}
+	}
+	return state, nil
+}
+
+// sentMembers remembers which members a connection was sent with lazy loading, so that they are not sent again with each message.
+type sentMembers struct {
+	mu         sync.Mutex
+	n          int
+	young, old map[connection]map[id.RoomID]map[id.UserID]storage.Position
+}
+
+// connection is a device with a filter.
+type connection struct {
+	user   id.UserID
+	device id.DeviceID
+	filter string
+}
+
+// maxSent bounds what sentMembers remembers in each half.
+const maxSent = 200_000
+
+func newSentMembers() *sentMembers {
+	return &sentMembers{young: map[connection]map[id.RoomID]map[id.UserID]storage.Position{}}
+}
+
+// reset forgets what a connection was sent: it begins anew.
+func (m *sentMembers) reset(c connection) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.young, c)
+	delete(m.old, c)
+}
+
+// unsent keeps of the users those whom the connection was not sent in this room by an answer up to since, and notes them
+// as sent with the answer that reaches to. An answer that never arrived is asked for again with the same since.
+func (m *sentMembers) unsent(c connection, room id.RoomID, users []id.UserID, since, to storage.Position) []id.UserID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rooms := m.young[c]
+	if rooms == nil {
+		if rooms = m.old[c]; rooms == nil {
+			rooms = map[id.RoomID]map[id.UserID]storage.Position{}
+		}
+		m.young[c] = rooms
+	}
+	known := rooms[room]
+	if known == nil {
+		known = map[id.UserID]storage.Position{}
+		rooms[room] = known
+	}
+	var fresh []id.UserID
+	for _, user := range users {
+		at, sent := known[user]
+		if sent && at <= since {
+			continue
+		}
+		fresh = append(fresh, user)
+		known[user] = to
+		m.n++
+	}
+	if m.n > maxSent {
+		m.old, m.young, m.n = m.young, map[connection]map[id.RoomID]map[id.UserID]storage.Position{}, 0
+	}
+	return fresh
+}

@@ -1,0 +1,210 @@
+package syncing
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix"
+
+	"chancery/clientapi/rest"
+	"chancery/storage"
+)
+
+// pause is how long an answer is held to take more with it, counted from the device's last one: none when it is quiet.
+const pause = 20 * time.Millisecond
+
+// question is what a client asks of a sync.
+type question struct {
+	by     rest.Requester
+	filter *Filter
+	// since is nil for an initial sync.
+	since     *storage.Token
+	fullState bool
+	// stateAfter: the state at the end of the timeline is asked for, under the stable or the older name.
+	stateAfter, unstable bool
+	wait                 time.Duration
+}
+
+// Sync handles GET /_matrix/client/v3/sync.
+// Spec: client-server-api/#get_matrixclientv3sync
+func (s *Syncing) Sync(r *rest.Request) (any, error) {
+	q, err := s.question(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.setPresence(r); err != nil {
+		return nil, err
+	}
+	body, err := s.wait(r.Context(), q)
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+func (s *Syncing) question(r *rest.Request) (*question, error) {
+	q := &question{by: r.By}
+	var err error
+	if q.filter, err = s.filter(r.Context(), r.By.User, r.Query("filter")); err != nil {
+		return nil, err
+	}
+	if text := r.Query("since"); text != "" {
+		token, err := storage.ParseToken(text)
+		if err != nil {
+			return nil, mautrix.MInvalidParam.WithMessage("since is no token of this server")
+		}
+		// Another database's token, or one from a future that a restored backup forgot: the client begins anew.
+		if s.store.Valid(token) {
+			q.since = &token
+		}
+	}
+	if q.fullState, err = r.Bool("full_state"); err != nil {
+		return nil, err
+	}
+	if q.stateAfter, err = r.Bool("use_state_after"); err != nil {
+		return nil, err
+	}
+	if q.unstable, err = r.Bool("org.matrix.msc4222.use_state_after"); err != nil {
+		return nil, err
+	}
+	ms, err := r.Int("timeout", 0, 0, int(s.cfg.MaxWait.Milliseconds()))
+	if err != nil {
+		return nil, err
+	}
+	if q.since != nil && !q.fullState {
+		q.wait = time.Duration(ms) * time.Millisecond
+	}
+	return q, nil
+}
+
+// wait answers at once, or as soon as there is something to tell, or when the client's patience ends.
+func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error) {
+	u, err := s.enter(ctx, q.by.User)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave(u)
+	reach := s.store.Head()
+	if q.since != nil {
+		reach = max(reach, q.since.Position)
+		if err := s.acknowledge(ctx, u, q); err != nil {
+			return nil, err
+		}
+	} else {
+		s.sent.reset(q.connection())
+	}
+	if err := s.reach(ctx, reach); err != nil {
+		return nil, err
+	}
+	w := &waiter{device: q.by.Device, woken: make(chan struct{}, 1), ended: make(chan struct{})}
+	var patience <-chan time.Time
+	if q.wait > 0 {
+		timer := time.NewTimer(q.wait)
+		defer timer.Stop()
+		patience = timer.C
+		s.mu.Lock()
+		u.waiters[w] = struct{}{}
+		s.mu.Unlock()
+		waiting.Inc()
+		defer func() {
+			s.mu.Lock()
+			delete(u.waiters, w)
+			s.mu.Unlock()
+			waiting.Dec()
+		}()
+	}
+	for {
+		body, empty, err := s.answer(ctx, u, q)
+		if err != nil {
+			return nil, err
+		}
+		if !empty || q.wait == 0 {
+			answers.WithLabelValues(kindOf(q, empty)).Inc()
+			return body, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-w.ended:
+			return nil, mautrix.MUnknownToken.WithMessage("This device has been logged out")
+		case <-patience:
+			answers.WithLabelValues("empty").Inc()
+			return body, nil
+		case <-w.woken:
+		}
+		s.hold(ctx, u, q)
+	}
+}
+
+func kindOf(q *question, empty bool) string {
+	switch {
+	case q.since == nil:
+		return "initial"
+	case empty:
+		return "empty"
+	}
+	return "incremental"
+}
+
+// hold waits a moment for more, if the device was answered just now.
+func (s *Syncing) hold(ctx context.Context, u *user, q *question) {
+	s.mu.RLock()
+	left := time.Duration(0)
+	if d := u.devices[q.by.Device]; d != nil {
+		left = pause - s.now().Sub(d.answered)
+	}
+	s.mu.RUnlock()
+	if left <= 0 {
+		return
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func (q *question) connection() connection {
+	return connection{q.by.User, q.by.Device, q.filter.text}
+}
+
+// sincePosition is the position up to which the client knows everything; 0 for an initial sync.
+func (q *question) sincePosition() storage.Position {
+	if q.since == nil {
+		return 0
+	}
+	return q.since.Position
+}
+
+// stateName is the name under which the state is given.
+func (q *question) stateName() string {
+	switch {
+	case q.stateAfter:
+		return "state_after"
+	case q.unstable:
+		return "org.matrix.msc4222.state_after"
+	}
+	return "state"
+}
+
+// after tells whether the state at the end of the timeline is asked for.
+func (q *question) after() bool { return q.stateAfter || q.unstable }
+
+// appendText appends a JSON string.
+func appendText(b []byte, text string) []byte {
+	plain := strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' || r > '~' }) < 0
+	if plain {
+		return append(append(append(b, '"'), text...), '"')
+	}
+	raw, err := json.Marshal(text)
+	if err != nil { // a string always marshals
+		return append(b, '"', '"')
+	}
+	return append(b, raw...)
+}
+
+// rawJSON is an answer that is written already.
+func rawJSON(b []byte) json.RawMessage { return b }

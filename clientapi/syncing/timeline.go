@@ -1,0 +1,206 @@
+package syncing
+
+import (
+	"context"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"chancery/storage"
+)
+
+// timeline is what of a room's history an answer shows.
+type timeline struct {
+	entries []*entry // in their order
+	limited bool
+	// prev is where paging backwards goes on.
+	prev storage.Page
+	// leave is the event by which the user left; for rooms that were left.
+	leave *entry
+}
+
+// maxPages bounds how often history is read for one timeline whose filter lets little through.
+const maxPages = 10
+
+// timeline gathers the newest events with from < position <= to that the user may see and the filter lets through; from 0
+// goes back as far as the limit wants.
+func (a *answer) timeline(ctx context.Context, p *roomPlan, from, to storage.Position) (*timeline, error) {
+	t := &timeline{prev: to.End()}
+	part := &a.q.filter.Room.Timeline
+	if !part.room(p.id) {
+		return t, nil
+	}
+	if p.live && p.eventsFrom <= from && from > 0 {
+		return t, a.fromRing(ctx, p, t, from, to)
+	}
+	return t, a.fromTables(ctx, p, t, from, to)
+}
+
+func (a *answer) fromRing(ctx context.Context, p *roomPlan, t *timeline, from, to storage.Position) error {
+	entries := within(p.events, from, to, entryPosition)
+	t.entries = make([]*entry, 0, len(entries))
+	for _, x := range entries {
+		if a.lets(x.row()) {
+			t.entries = append(t.entries, x)
+		}
+	}
+	if err := a.visible(ctx, p, &t.entries); err != nil {
+		return err
+	}
+	t.prev = from.End()
+	t.cut(a.q.filter.Room.Timeline.limit())
+	return nil
+}
+
+func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from, to storage.Position) error {
+	limit := a.q.filter.Room.Timeline.limit()
+	page := to.End()
+	var found []*entry // newest first
+	whole := false     // nothing is left before what was found
+	for range maxPages {
+		events, err := a.s.store.Events.Backwards(ctx, p.id, page, limit+1)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if from > 0 && e.Place <= from.End().Place {
+				whole = true
+				break
+			}
+			page = e.PageOf()
+			if e.Standing == storage.Accepted && (from == 0 || e.Position > from) && a.lets(e) {
+				found = append(found, a.s.rendered.hold(e))
+			}
+		}
+		if err := a.visible(ctx, p, &found); err != nil {
+			return err
+		}
+		if whole = whole || len(events) <= limit; whole || len(found) > limit {
+			break
+		}
+	}
+	slices.Reverse(found)
+	t.entries = found
+	t.prev = page
+	if whole && from > 0 {
+		t.prev = from.End()
+	}
+	t.limited = !whole
+	t.cut(limit)
+	return nil
+}
+
+// lets tells whether the filter and the user's own ignoring let the event into a timeline.
+func (a *answer) lets(e *storage.Event) bool {
+	if e.StateKey == nil && a.ignored[e.Sender] {
+		return false
+	}
+	return a.q.filter.Room.Timeline.event(e)
+}
+
+// cut keeps the newest events.
+func (t *timeline) cut(limit int) {
+	if n := len(t.entries); n > limit {
+		t.limited = true
+		t.entries = t.entries[n-limit:]
+		if limit == 0 {
+			return
+		}
+	}
+	if t.limited && len(t.entries) > 0 {
+		t.prev = t.entries[0].row().PageOf()
+	}
+}
+
+// mustHold puts the event by which the user left into the timeline, which history visibility may have kept out.
+func (t *timeline) mustHold(leave *entry, f *Filter) {
+	t.leave = leave
+	part := &f.Room.Timeline
+	if part.limit() == 0 || !part.event(leave.row()) || slices.ContainsFunc(t.entries, func(x *entry) bool { return x.number == leave.number }) {
+		return
+	}
+	t.entries = append(t.entries, leave)
+	if len(t.entries) > part.limit() {
+		t.entries = t.entries[1:]
+		t.limited = true
+	}
+}
+
+func (t *timeline) senders() []id.UserID {
+	users := make([]id.UserID, len(t.entries))
+	for i, x := range t.entries {
+		users[i] = x.row().Sender
+	}
+	return users
+}
+
+// visible takes out what the user may not see. What came while the user is joined needs no question.
+func (a *answer) visible(ctx context.Context, p *roomPlan, entries *[]*entry) error {
+	var doubtful []*storage.Event
+	for _, x := range *entries {
+		if !p.stay.seesAll(x.position) {
+			doubtful = append(doubtful, x.row())
+		}
+	}
+	if len(doubtful) == 0 {
+		return nil
+	}
+	seen, err := a.s.view.Visible(ctx, a.u.id, doubtful)
+	if err != nil {
+		return err
+	}
+	ok := make(map[int64]bool, len(seen))
+	for _, e := range seen {
+		ok[e.Number] = true
+	}
+	*entries = slices.DeleteFunc(*entries, func(x *entry) bool { return !p.stay.seesAll(x.position) && !ok[x.number] })
+	return nil
+}
+
+// seesAll tells whether the user is known to have been joined from before this position until now.
+func (st *stay) seesAll(at storage.Position) bool {
+	if st.membership != "join" || at == 0 {
+		return false
+	}
+	return at > st.position || (st.exact && at > st.since)
+}
+
+// appendTimeline writes "timeline":{...}. What is shared by all viewers comes from the ring as it stands; what is not, because
+// others relate to it or it was read from history, is rendered for this viewer, in one go.
+func (a *answer) appendTimeline(ctx context.Context, b []byte, t *timeline, st *stay) ([]byte, error) {
+	own := map[int64]int{}
+	var events []*storage.Event
+	for _, x := range t.entries {
+		if !x.shared() || !st.seesAll(x.position) {
+			e, err := x.now(ctx, a.s)
+			if err != nil {
+				return nil, err
+			}
+			own[x.number] = len(events)
+			events = append(events, e)
+		}
+	}
+	rendered, err := a.look.render(ctx, a.s, events)
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, `"timeline":{"events":[`...)
+	for i, x := range t.entries {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		if n, ok := own[x.number]; ok {
+			b = append(b, rendered[n]...)
+		} else if b, err = a.look.show(ctx, a.s, b, x, "join"); err != nil {
+			return nil, err
+		}
+	}
+	b = append(b, `],"limited":`...)
+	if t.limited {
+		b = append(b, `true`...)
+	} else {
+		b = append(b, `false`...)
+	}
+	b = append(b, `,"prev_batch":`...)
+	return append(appendText(b, t.prev.String()), '}'), nil
+}

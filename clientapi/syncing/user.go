@@ -1,0 +1,235 @@
+package syncing
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/push/rules"
+	"chancery/storage"
+)
+
+// user is one of ours who syncs at this process. The watcher writes it, with mu held.
+type user struct {
+	id id.UserID
+	// from: everything after this position is noted below.
+	from   storage.Position
+	ready  chan struct{} // closed when loaded, or failed
+	loaded bool
+	err    error
+
+	waiters map[*waiter]struct{}
+	using   int // requests at work
+	seen    time.Time
+
+	stays map[id.RoomID]*stay
+	// touched is the position of the newest news in a room.
+	touched map[id.RoomID]storage.Position
+	// typed and shown are the marks of the newest typing in a room, and of another user's presence.
+	typed map[id.RoomID]int64
+	shown map[id.UserID]int64
+
+	// account data since accountFrom, ascending, each key once.
+	accountFrom storage.Position
+	account     []*storage.AccountData
+	ignored     map[id.UserID]bool
+
+	devices map[id.DeviceID]*device
+	// changed and left are whose device lists concern the user, by the newest position.
+	changed, left map[id.UserID]storage.Position
+
+	counts map[id.RoomID]*count
+	rules  *rules.Set
+}
+
+// stay is how a user stands to a room. It is never changed once it is in the memory.
+type stay struct {
+	membership event.Membership
+	// position of the newest membership event; since, where exact, is that from which on the membership has been so.
+	position, since storage.Position
+	exact           bool
+	event           int64
+	eventID         id.EventID
+	sender          id.UserID
+	stripped        []json.RawMessage
+	forgotten       bool
+}
+
+// device is what is known of a device's to-device messages.
+type device struct {
+	// newest is the position of the newest message, as far as known.
+	newest storage.Position
+	// fetched: everything up to here was read from the tables, and none is left after it but those up to newest.
+	fetched storage.Position
+	// deleted: what the device has acknowledged is gone up to here.
+	deleted storage.Position
+	// answered is when it last got an answer with something in it.
+	answered time.Time
+}
+
+// waiter is one sync that waits.
+type waiter struct {
+	device id.DeviceID
+	woken  chan struct{}
+	ended  chan struct{} // closed when the device has ended
+}
+
+func newUser(name id.UserID, from storage.Position) *user {
+	return &user{
+		id: name, from: from, ready: make(chan struct{}), waiters: map[*waiter]struct{}{},
+		stays: map[id.RoomID]*stay{}, touched: map[id.RoomID]storage.Position{}, typed: map[id.RoomID]int64{}, shown: map[id.UserID]int64{},
+		accountFrom: from, devices: map[id.DeviceID]*device{}, changed: map[id.UserID]storage.Position{}, left: map[id.UserID]storage.Position{},
+		counts: map[id.RoomID]*count{},
+	}
+}
+
+// enter brings a user into the memory, or finds them there; leave must be called when the request ends.
+func (s *Syncing) enter(ctx context.Context, name id.UserID) (*user, error) {
+	s.mu.Lock()
+	u := s.users[name]
+	fresh := u == nil
+	if fresh {
+		u = newUser(name, storage.Position(s.applied.Load()))
+		s.users[name] = u
+	}
+	u.using++
+	u.seen = s.now()
+	s.mu.Unlock()
+	if fresh {
+		// Others may wait for it: the first one's end is not theirs.
+		s.load(context.WithoutCancel(ctx), u)
+	}
+	select {
+	case <-u.ready:
+	case <-ctx.Done():
+		s.leave(u)
+		return nil, ctx.Err()
+	}
+	if u.err != nil {
+		s.leave(u)
+		return nil, u.err
+	}
+	return u, nil
+}
+
+func (s *Syncing) leave(u *user) {
+	s.mu.Lock()
+	u.using--
+	u.seen = s.now()
+	s.mu.Unlock()
+}
+
+// load reads how the user stands to rooms. News that comes meanwhile is noted already, and wins.
+func (s *Syncing) load(ctx context.Context, u *user) {
+	defer close(u.ready)
+	ctx, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
+	rows, err := s.store.Memberships.ByUser(ctx, u.id)
+	var ignored *storage.AccountData
+	if err == nil {
+		ignored, err = s.store.AccountData.ByType(ctx, u.id, "", event.AccountDataIgnoredUserList.Type)
+	}
+	newest := storage.Position(0)
+	for _, m := range rows {
+		newest = max(newest, m.Position)
+	}
+	if err == nil {
+		// What the rows say may be ahead of the memory: an answer must not know of a leave whose news it cannot tell.
+		err = s.reach(ctx, newest)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		u.err = fmt.Errorf("read rooms of %s: %w", u.id, err)
+		delete(s.users, u.id)
+		for _, r := range s.rooms {
+			delete(r.users, u)
+		}
+		return
+	}
+	for _, m := range rows {
+		if u.stays[m.RoomID] == nil {
+			s.stand(u, m, storage.Position(s.applied.Load()))
+		}
+	}
+	if u.ignored == nil && ignored != nil {
+		u.ignored = ignoredUsers(ignored.Content)
+	}
+	u.loaded = true
+}
+
+// maxAccount bounds the account data held at hand for a user.
+const maxAccount = 256
+
+func (u *user) noteAccountData(d *storage.AccountData) {
+	if d.RoomID == "" && d.Type == event.AccountDataIgnoredUserList.Type {
+		u.ignored = ignoredUsers(d.Content)
+	}
+	kept := make([]*storage.AccountData, 0, len(u.account)+1)
+	for _, old := range u.account {
+		if old.RoomID != d.RoomID || old.Type != d.Type {
+			kept = append(kept, old)
+		}
+	}
+	if len(kept) >= maxAccount {
+		u.accountFrom = kept[0].Position
+		kept = kept[1:]
+	}
+	u.account = append(kept, d)
+	if d.RoomID != "" {
+		u.touched[d.RoomID] = max(u.touched[d.RoomID], d.Position)
+	}
+}
+
+func (u *user) device(name id.DeviceID) *device {
+	d := u.devices[name]
+	if d == nil {
+		d = &device{}
+		u.devices[name] = d
+	}
+	return d
+}
+
+func (u *user) count(room id.RoomID) *count {
+	c := u.counts[room]
+	if c == nil {
+		c = &count{}
+		u.counts[room] = c
+	}
+	return c
+}
+
+// end tells the waiters of a device that it is gone.
+func (u *user) end(name id.DeviceID) {
+	delete(u.devices, name)
+	for w := range u.waiters {
+		if w.device == name {
+			close(w.ended)
+			delete(u.waiters, w)
+		}
+	}
+}
+
+func (u *user) listChanged(other id.UserID, at storage.Position) {
+	u.changed[other] = at
+	delete(u.left, other)
+}
+
+func (u *user) listLeft(other id.UserID, at storage.Position) {
+	u.left[other] = at
+	delete(u.changed, other)
+}
+
+// shares tells whether the user is joined to one of the rooms.
+func (u *user) shares(rooms []id.RoomID) bool {
+	for _, room := range rooms {
+		if st := u.stays[room]; st != nil && st.membership == event.MembershipJoin {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,422 @@
+package syncing
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/push/rules"
+	"chancery/storage"
+)
+
+// receiptPause is how often receipts alone wake the others in a room, at most.
+const receiptPause = 100 * time.Millisecond
+
+// watchSpan bounds how many positions are read from the tables at once when the tail no longer holds them.
+const watchSpan = 1000
+
+// watch reads the stream and keeps the memory equal to it.
+func (s *Syncing) watch(ctx context.Context) error {
+	pause := 50 * time.Millisecond
+	for ctx.Err() == nil {
+		at := storage.Position(s.applied.Load())
+		head, moved := s.store.Moved()
+		if at >= head {
+			select {
+			case <-ctx.Done():
+			case <-moved:
+			}
+			continue
+		}
+		news, to, ok := s.store.Since(at)
+		var err error
+		if !ok {
+			to = min(head, at+watchSpan)
+			news, err = s.store.Changes(ctx, at, to)
+		}
+		if err == nil {
+			err = s.apply(ctx, news, to)
+		}
+		if err == nil {
+			pause = 50 * time.Millisecond
+			continue
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		zerolog.Ctx(ctx).Error().Err(err).Int64("after", int64(at)).Msg("Sync cannot read the stream, will try again")
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+	return nil
+}
+
+// surroundings is what the database says of users in the news, where that matters to those who wait here.
+type surroundings struct {
+	// rooms in which somebody is joined now whose devices changed, or who left a room.
+	rooms map[id.UserID][]id.RoomID
+	// arrived: this join is one, and not a change of profile; by position.
+	arrived map[storage.Position]bool
+}
+
+// apply takes news into the memory, and wakes each user whom it concerns once.
+func (s *Syncing) apply(ctx context.Context, news []storage.Change, to storage.Position) error {
+	around, err := s.surroundings(ctx, news)
+	if err != nil {
+		return err
+	}
+	woken := wake{}
+	s.mu.Lock()
+	for i := range news {
+		s.take(&news[i], around, woken)
+	}
+	s.applied.Store(int64(to))
+	close(s.reached)
+	s.reached = make(chan struct{})
+	s.mu.Unlock()
+	woken.ring()
+	return nil
+}
+
+// surroundings asks the database before the lock is taken, and only when somebody waits.
+func (s *Syncing) surroundings(ctx context.Context, news []storage.Change) (around surroundings, err error) {
+	s.mu.RLock()
+	nobody := len(s.users) == 0
+	s.mu.RUnlock()
+	if nobody {
+		return around, nil
+	}
+	around = surroundings{rooms: map[id.UserID][]id.RoomID{}, arrived: map[storage.Position]bool{}}
+	for i := range news {
+		c := &news[i]
+		switch {
+		case c.Kind == storage.MembershipNews && !s.matters(c.Membership):
+		case c.Kind == storage.MembershipNews && c.Membership.Membership == event.MembershipJoin:
+			around.arrived[c.Position], err = s.arrived(ctx, news, c.Membership)
+		case c.Kind == storage.MembershipNews || c.Kind == storage.DeviceListNews:
+			if around.rooms[c.UserID] == nil {
+				around.rooms[c.UserID], err = s.joinedRooms(ctx, c.UserID)
+			}
+		}
+		if err != nil {
+			return around, err
+		}
+	}
+	return around, nil
+}
+
+func (s *Syncing) joinedRooms(ctx context.Context, user id.UserID) ([]id.RoomID, error) {
+	joined, err := s.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+	rooms := make([]id.RoomID, len(joined))
+	for i, m := range joined {
+		rooms[i] = m.RoomID
+	}
+	return rooms, err
+}
+
+// arrived looks at what the join replaced in the room's state.
+func (s *Syncing) arrived(ctx context.Context, news []storage.Change, m *storage.Membership) (bool, error) {
+	for i := range news {
+		c := news[i].State
+		if c == nil || c.RoomID != m.RoomID || c.Event != m.Event {
+			continue
+		}
+		if c.Old == 0 {
+			return true, nil
+		}
+		old, err := s.byNumbers(ctx, []int64{c.Old})
+		if err != nil || old[c.Old] == nil {
+			return true, err
+		}
+		return membershipOf(old[c.Old].row()) != "join", nil
+	}
+	return true, nil
+}
+
+// matters tells whether a change of membership may change what somebody here shares with the user.
+func (s *Syncing) matters(m *storage.Membership) bool {
+	if m.Membership == event.MembershipInvite || m.Membership == event.MembershipKnock {
+		return false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.rooms[m.RoomID] != nil
+}
+
+// take puts one piece of news into the memory. mu is held.
+func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
+	switch c.Kind {
+	case storage.EventNews:
+		s.takeEvent(c, woken)
+	case storage.StateNews:
+		if r := s.rooms[c.RoomID]; r != nil {
+			r.addChange(*c.State, s.cfg.RingEvents)
+			r.touch(c.Position, woken)
+		}
+	case storage.MembershipNews:
+		s.takeMembership(c, around, woken)
+	case storage.ReceiptNews:
+		s.takeReceipt(c, woken)
+	case storage.AccountDataNews:
+		if u := s.users[c.UserID]; u != nil {
+			if d, ok := c.Row.(*storage.AccountData); ok {
+				u.noteAccountData(d)
+				if d.RoomID == "" && d.Type == rules.Type {
+					u.takeRules(d.Content)
+				}
+			}
+			woken.all(u)
+		}
+	case storage.ToDeviceNews:
+		if u := s.users[c.UserID]; u != nil {
+			u.device(c.DeviceID).newest = c.Position
+			woken.device(u, c.DeviceID)
+		}
+	case storage.DeviceListNews:
+		s.takeDeviceList(c, around.rooms[c.UserID], woken)
+	case storage.DeviceEndedNews:
+		if u := s.users[c.UserID]; u != nil {
+			u.end(c.DeviceID)
+		}
+	}
+}
+
+func (s *Syncing) takeEvent(c *storage.Change, woken wake) {
+	e := c.Event
+	// What an event does to another changes how that one looks.
+	if e.Type == "m.room.redaction" {
+		for _, path := range []string{"redacts", "content.redacts"} {
+			if target := gjson.GetBytes(e.JSON, path); target.Type == gjson.String {
+				s.outdate(c.RoomID, id.EventID(target.Str))
+			}
+		}
+	}
+	r := s.rooms[c.RoomID]
+	if r == nil {
+		return
+	}
+	if e.RelatesTo != "" {
+		for _, x := range r.events {
+			if x.id == e.RelatesTo {
+				x.relate()
+			}
+		}
+	}
+	x := s.rendered.hold(e)
+	x.enliven()
+	r.addEvent(x, s.cfg.RingEvents)
+	r.touch(c.Position, woken)
+}
+
+// outdate makes an event be read and rendered again when it is next shown.
+func (s *Syncing) outdate(room id.RoomID, target id.EventID) {
+	s.rendered.drop(target)
+	if r := s.rooms[room]; r != nil {
+		for _, x := range r.events {
+			if x.id == target {
+				x.outdate()
+			}
+		}
+	}
+}
+
+func (s *Syncing) takeMembership(c *storage.Change, around surroundings, woken wake) {
+	m := c.Membership
+	if u := s.users[m.UserID]; u != nil {
+		s.stand(u, m, c.Position)
+		woken.all(u)
+	}
+	r := s.rooms[m.RoomID]
+	if r == nil {
+		return
+	}
+	r.members = c.Position
+	left := m.Membership != event.MembershipJoin && m.Membership != event.MembershipInvite && m.Membership != event.MembershipKnock
+	for u := range r.users {
+		switch {
+		case u.id == m.UserID:
+		case around.arrived[c.Position]:
+			u.listChanged(m.UserID, c.Position)
+		case left && around.rooms != nil && !u.shares(around.rooms[m.UserID]):
+			u.listLeft(m.UserID, c.Position)
+		}
+	}
+	if around.arrived[c.Position] {
+		s.introduce(r, m.UserID)
+	}
+}
+
+// stand notes how a user in memory stands to a room, and keeps the room's list of them; a room that is new here holds what
+// comes after from. mu is held.
+func (s *Syncing) stand(u *user, m *storage.Membership, from storage.Position) {
+	old := u.stays[m.RoomID]
+	if old != nil && old.position > m.Position {
+		return
+	}
+	st := &stay{membership: m.Membership, position: m.Position, event: m.Event, eventID: m.EventID, sender: m.Sender, stripped: m.Stripped, forgotten: m.Forgotten}
+	switch {
+	case old != nil && old.membership == m.Membership:
+		st.since, st.exact = old.since, old.exact
+	case old != nil || u.loaded:
+		st.since, st.exact = m.Position, true
+	}
+	u.stays[m.RoomID] = st
+	switch {
+	case st.membership == event.MembershipJoin:
+		r := s.rooms[m.RoomID]
+		if r == nil {
+			r = newRoom(m.RoomID, from)
+			s.rooms[m.RoomID] = r
+		}
+		r.users[u] = struct{}{}
+	default:
+		if r := s.rooms[m.RoomID]; r != nil {
+			delete(r.users, u)
+			if len(r.users) == 0 {
+				delete(s.rooms, m.RoomID)
+			}
+		}
+	}
+	u.touched[m.RoomID] = max(u.touched[m.RoomID], m.Position)
+}
+
+func (s *Syncing) takeReceipt(c *storage.Change, woken wake) {
+	receipt, ok := c.Row.(*storage.Receipt)
+	if !ok {
+		return
+	}
+	if u := s.users[c.UserID]; u != nil {
+		u.count(c.RoomID).outdated = true
+		u.touched[c.RoomID] = max(u.touched[c.RoomID], c.Position)
+		woken.all(u)
+	}
+	r := s.rooms[c.RoomID]
+	if r == nil {
+		return
+	}
+	r.addReceipt(receipt)
+	if receipt.Type == storage.ReceiptReadPrivate {
+		return
+	}
+	for u := range r.users {
+		u.touched[r.id] = max(u.touched[r.id], c.Position)
+	}
+	if now := s.now(); now.Sub(r.rung) >= receiptPause {
+		r.rung = now
+		for u := range r.users {
+			woken.all(u)
+		}
+	} else if !r.ringing {
+		r.ringing = true
+		time.AfterFunc(receiptPause-now.Sub(r.rung), func() { s.ringLate(r) })
+	}
+}
+
+// ringLate wakes a room for receipts that came soon after others.
+func (s *Syncing) ringLate(r *room) {
+	woken := wake{}
+	s.mu.Lock()
+	r.ringing, r.rung = false, s.now()
+	for u := range r.users {
+		woken.all(u)
+	}
+	s.mu.Unlock()
+	woken.ring()
+}
+
+func (s *Syncing) takeDeviceList(c *storage.Change, circle []id.RoomID, woken wake) {
+	if u := s.users[c.UserID]; u != nil {
+		u.listChanged(c.UserID, c.Position)
+		woken.all(u)
+	}
+	for _, roomID := range circle {
+		r := s.rooms[roomID]
+		if r == nil {
+			continue
+		}
+		for u := range r.users {
+			u.listChanged(c.UserID, c.Position)
+			woken.all(u)
+		}
+	}
+}
+
+// tidy drops users who no longer sync, and rooms without any.
+func (s *Syncing) tidy(ctx context.Context) {
+	tick := time.NewTicker(min(s.cfg.Idle/4+time.Millisecond, time.Minute))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.dropIdle()
+			s.fadePresence()
+		}
+	}
+}
+
+func (s *Syncing) dropIdle() {
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, u := range s.users {
+		if len(u.waiters) > 0 || u.using > 0 || now.Sub(u.seen) < s.cfg.Idle {
+			continue
+		}
+		delete(s.users, name)
+		for roomID := range u.stays {
+			if r := s.rooms[roomID]; r != nil {
+				delete(r.users, u)
+				if len(r.users) == 0 {
+					delete(s.rooms, roomID)
+				}
+			}
+		}
+	}
+}
+
+// wake gathers whom news concerns: all of a user's waiters, or those of one device.
+type wake map[*waiter]struct{}
+
+func (w wake) all(u *user) {
+	for x := range u.waiters {
+		w[x] = struct{}{}
+	}
+}
+
+func (w wake) device(u *user, device id.DeviceID) {
+	for x := range u.waiters {
+		if x.device == device {
+			w[x] = struct{}{}
+		}
+	}
+}
+
+// ring wakes them; it never blocks.
+func (w wake) ring() {
+	for x := range w {
+		select {
+		case x.woken <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// ignoredUsers reads m.ignored_user_list.
+func ignoredUsers(content json.RawMessage) map[id.UserID]bool {
+	ignored := map[id.UserID]bool{}
+	gjson.GetBytes(content, "ignored_users").ForEach(func(key, _ gjson.Result) bool {
+		ignored[id.UserID(key.Str)] = true
+		return true
+	})
+	return ignored
+}
