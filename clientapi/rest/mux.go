@@ -122,6 +122,8 @@ func (d *door) endpoint(route Route) http.HandlerFunc {
 	return func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
 		seen := &recorder{ResponseWriter: w}
+		// A deadline of the answer before on this connection is no business of this one.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		ctx := d.log.With().Str("method", hr.Method).Str("endpoint", route.Path).Logger().WithContext(hr.Context())
 		timeout := route.Timeout
 		if timeout == 0 {
