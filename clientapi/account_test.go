@@ -10,6 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
 	"chancery/storage"
@@ -363,6 +366,47 @@ func TestProfile(t *testing.T) {
 	alice.do("PUT", own+"/big", map[string]any{"big": strings.Repeat("x", 70_000)}).fails(400, "M_PROFILE_TOO_LARGE")
 	s.do("", "GET", v3+"/profile/@nobody:interior", nil).fails(404, "M_NOT_FOUND")
 	s.do("", "GET", v3+"/profile/nobody", nil).fails(400, "M_INVALID_PARAM")
+}
+
+func TestRoomsShowTheProfile(t *testing.T) {
+	s := start(t, testConfig())
+	alice := s.register("alice")
+	var rooms []string
+	for range 3 {
+		rooms = append(rooms, alice.do("POST", v3+"/createRoom", `{"preset":"public_chat"}`).ok().str("room_id"))
+	}
+	alice.do("PUT", v3+"/profile/"+string(alice.ID)+"/displayname", `{"displayname":"Alice A."}`).ok()
+	alice.do("PUT", v3+"/profile/"+string(alice.ID)+"/avatar_url", `{"avatar_url":"mxc://interior/a"}`).ok()
+	for _, room := range rooms {
+		member := alice.do("GET", v3+"/rooms/"+url.PathEscape(room)+"/state/m.room.member/"+string(alice.ID), nil).ok()
+		if got, want := member.body.Raw, `{"avatar_url":"mxc://interior/a","displayname":"Alice A.","membership":"join"}`; got != want {
+			t.Errorf("%s: got %s, want %s", room, got, want)
+		}
+	}
+}
+
+func TestWhoClosesTheAccountLeaves(t *testing.T) {
+	s := start(t, testConfig())
+	alice, bob := s.register("alice"), s.register("bob")
+	room := id.RoomID(alice.do("POST", v3+"/createRoom", `{"preset":"public_chat"}`).ok().str("room_id"))
+	bob.do("POST", v3+"/join/"+url.PathEscape(string(room)), `{}`).ok()
+	bob.do("POST", v3+"/account/deactivate", bob.confirm(nil, "")).ok()
+	deadline := time.After(10 * time.Second)
+	for {
+		_, moved := s.store.Moved()
+		joined, err := s.store.Memberships.Joined(t.Context(), room, bob.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !joined {
+			return
+		}
+		select {
+		case <-moved:
+		case <-deadline:
+			t.Fatal("bob is still in the room")
+		}
+	}
 }
 
 func TestProfileOfAnotherServer(t *testing.T) {

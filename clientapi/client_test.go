@@ -2,6 +2,8 @@ package clientapi
 
 import (
 	"bytes"
+	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -15,6 +17,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
+	"chancery/roomserver"
+	"chancery/roomserver/pdu"
 	"chancery/storage"
 	"chancery/storage/blobs"
 	"chancery/storage/bus"
@@ -58,9 +62,25 @@ func start(t *testing.T, cfg Config) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	signer := pdu.Signer{ServerName: cfg.ServerName, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(make([]byte, 32))}
+	run(t, roomserver.New(roomserver.DefaultConfig(), store, messages, signer).Run)
+	run(t, server.Run)
 	web := httptest.NewServer(server)
 	t.Cleanup(web.Close)
 	return &testServer{t: t, url: web.URL, store: store, bus: messages}
+}
+
+// run runs a component until the test ends.
+func run(t *testing.T, component func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- component(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("a component ended with %v", err)
+		}
+	})
 }
 
 // answer is what came back.

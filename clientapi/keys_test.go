@@ -356,6 +356,27 @@ func TestKeyChanges(t *testing.T) {
 	if got := changes(s.token(), s.token()); got != `{"changed":[],"left":[]}` {
 		t.Errorf("nothing since: got %s", got)
 	}
+	// Then he does.
+	from = s.token()
+	room := url.PathEscape(alice.do("POST", v3+"/createRoom", `{"preset":"public_chat"}`).ok().str("room_id"))
+	bob.do("POST", v3+"/join/"+room, `{}`).ok()
+	if got := changes(from, s.token()); got != `{"changed":["@bob:interior"],"left":[]}` {
+		t.Errorf("after bob's joining: got %s", got)
+	}
+	from = s.token()
+	bob.do("PUT", v3+"/profile/"+string(bob.ID)+"/displayname", `{"displayname":"Bob"}`).ok()
+	if got := changes(from, s.token()); got != `{"changed":[],"left":[]}` {
+		t.Errorf("after bob's renaming: got %s", got)
+	}
+	bob.do("DELETE", v3+"/devices/"+bob.Device, bob.confirm(nil, "")).ok()
+	if got := changes(from, s.token()); got != `{"changed":["@bob:interior"],"left":[]}` {
+		t.Errorf("after the end of bob's device: got %s", got)
+	}
+	from = s.token()
+	s.login("bob").do("POST", v3+"/rooms/"+room+"/leave", `{}`).ok()
+	if got := changes(from, s.token()); got != `{"changed":[],"left":["@bob:interior"]}` {
+		t.Errorf("after bob's leaving: got %s", got)
+	}
 	alice.do("GET", v3+"/keys/changes?from=nonsense", nil).fails(400, "M_INVALID_PARAM")
 }
 
