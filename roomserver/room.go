@@ -217,7 +217,32 @@ func (r *room) wake(ctx context.Context) error {
 	if err := r.readState(ctx); err != nil {
 		return err
 	}
+	if err := r.rebase(ctx); err != nil {
+		return err
+	}
 	r.awake = true
+	return nil
+}
+
+// spare is how many entries the head's chain may hold beyond twice the live keys.
+const spare = 1000
+
+// rebase writes the current state as a new base, if its chain has grown much longer than what it says. The
+// turn takes the new chain into use; nothing is news.
+func (r *room) rebase(ctx context.Context) error {
+	if r.head.State.Sequence <= int64(2*len(r.current)+spare) || r.turn == nil {
+		return nil
+	}
+	whole := make(map[pdu.Key]int64, len(r.current))
+	for key, at := range r.current {
+		whole[key] = at.number
+	}
+	chain, err := r.s.store.State.WriteUnattached(ctx, r.id, whole)
+	if err != nil {
+		return fmt.Errorf("write new base: %w", err)
+	}
+	r.head.State = storage.Snapshot{Chain: chain, Sequence: int64(len(whole))}
+	r.turn.rows.Attach = append(r.turn.rows.Attach, chain)
 	return nil
 }
 

@@ -101,7 +101,7 @@ func (s *Server) Run(ctx context.Context) error {
 		stopRooms()
 		return err
 	}
-	<-ctx.Done()
+	s.sweep(ctx)
 	stopRooms()
 	stopCreate()
 	s.running.Wait()
@@ -109,6 +109,25 @@ func (s *Server) Run(ctx context.Context) error {
 		return cause
 	}
 	return nil
+}
+
+// unattachedFor is how long a fetched state waits for its room.
+const unattachedFor = time.Hour
+
+// sweep removes fetched states that nobody took in, until ctx ends.
+func (s *Server) sweep(ctx context.Context) {
+	tick := time.NewTicker(unattachedFor / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := s.store.State.SweepUnattached(ctx, s.now().Add(-unattachedFor).UnixMilli()); err != nil && ctx.Err() == nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Fetched states that nobody took in are not removed")
+		}
+	}
 }
 
 func (s *Server) takeLease(ctx context.Context) error {

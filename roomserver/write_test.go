@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"chancery/roomserver/pdu"
 	"chancery/storage/bus"
 )
 
@@ -19,24 +20,7 @@ func TestRowsOfTenThousandJoins(t *testing.T) {
 	room := h.create("11")
 	before := h.rows()
 	const users = 10000
-	work := make(chan id.UserID)
-	var all sync.WaitGroup
-	for range 32 {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			for user := range work {
-				if _, err := h.propose(room, membership(user, user, "join")); err != nil {
-					t.Errorf("%s: %v", user, err)
-				}
-			}
-		}()
-	}
-	for n := range users {
-		work <- id.UserID(fmt.Sprintf("@user%d:interior.example", n))
-	}
-	close(work)
-	all.Wait()
+	h.crowd(room, users)
 	joined := h.rows()
 	if joined-before >= 40000 {
 		t.Errorf("10,000 joins wrote %d rows, want fewer than 40,000", joined-before)
@@ -54,6 +38,75 @@ func TestRowsOfTenThousandJoins(t *testing.T) {
 	if n, _, err := h.store.Memberships.Counts(h.context(), room); err != nil || n != users+1 {
 		t.Errorf("%d are joined (%v), want %d", n, err, users+1)
 	}
+}
+
+// crowd lets users of ours into the room.
+func (h *house) crowd(room id.RoomID, users int) {
+	h.Helper()
+	work := make(chan id.UserID)
+	var all sync.WaitGroup
+	for range 32 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for user := range work {
+				if _, err := h.propose(room, membership(user, user, "join")); err != nil {
+					h.Errorf("%s: %v", user, err)
+				}
+			}
+		}()
+	}
+	for n := range users {
+		work <- id.UserID(fmt.Sprintf("@user%d:interior.example", n))
+	}
+	close(work)
+	all.Wait()
+}
+
+// TestALongChainIsRewritten changes the same state again and again.
+func TestALongChainIsRewritten(t *testing.T) {
+	eachDatabase(t, func(h *house) {
+		room := h.create("11")
+		h.must(room, stateEvent(alice, "m.room.power_levels", "", levelsIn("11", `"@dora:finance.example":50`)))
+		s := h.admits(room)
+		side := s.fork()
+		var all sync.WaitGroup
+		for w := range 16 {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				for n := range 80 {
+					if _, err := h.propose(room, stateEvent(alice, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d %d"}`, w, n))); err != nil {
+						h.Error(err)
+					}
+				}
+			}()
+		}
+		all.Wait()
+		old, before := h.room(room).State, h.state(room)
+		if old.Sequence < spare {
+			h.Fatalf("the chain holds %d entries, want more than %d", old.Sequence, spare)
+		}
+		h.restart()
+		h.must(room, message(alice, "after a restart"))
+		now := h.room(room).State
+		if now.Chain == old.Chain || now.Sequence != int64(len(before)) {
+			h.Errorf("the state is %+v after %+v, want a base of %d entries", now, old, len(before))
+		}
+		h.same("state after the rewriting", h.state(room), before)
+		h.same("state before it", h.stateAt(old), before)
+		// An event from before still forks off the old chain.
+		side.house = h
+		side.want(bus.Accepted, side.make(stateEvent(dora, "x", "", `{}`)))
+		after := h.state(room)
+		if before[pdu.Key{Type: "x"}] = after[pdu.Key{Type: "x"}]; before[pdu.Key{Type: "x"}] == "" {
+			h.Error("the event from the side is not part of the state")
+		}
+		h.same("state after a fork across both chains", after, before)
+		h.restart()
+		h.must(room, message(alice, "goes on"))
+		h.same("state after another restart", h.state(room), before)
+	})
 }
 
 // breaks makes the database refuse events of the type test.break.
@@ -156,4 +209,27 @@ func BenchmarkSend(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkFork has two servers change the state of a room of ten thousand at once: two state events, one resolution
+// and the message that joins both sides.
+func BenchmarkFork(b *testing.B) {
+	h := onSQLite(b)
+	room := h.create("11")
+	h.must(room, stateEvent(alice, "m.room.power_levels", "", levelsIn("11", `"@dora:finance.example":50`)))
+	h.crowd(room, 10000)
+	s := h.admits(room)
+	for i := 0; b.Loop(); i++ {
+		side := s.fork()
+		mine := h.must(room, stateEvent(alice, "m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, i)))
+		theirs := side.make(stateEvent(dora, "m.room.topic", "", fmt.Sprintf(`{"topic":"there %d"}`, i)))
+		s.want(bus.Accepted, theirs)
+		both := h.must(room, message(alice, "joins"))
+		topic, err := h.store.State.Current(h.context(), room, pdu.Key{Type: "m.room.topic"})
+		if err != nil || topic == nil || topic.ID != mine && string(topic.ID) != theirs.EventID() {
+			b.Fatalf("topic is %v, %v, want one of the two", topic, err)
+		}
+		s.take(h.parsed("11", topic.ID))
+		s.take(h.parsed("11", both))
+	}
 }
