@@ -29,6 +29,16 @@ func (f *Federation) answer(ctx context.Context, _ string, q bus.FederationQuest
 		return f.membership.Leave(ctx, q.Leave)
 	case q.Invite != nil:
 		return f.membership.Invite(ctx, q.Invite)
+	case q.Backfill != nil:
+		answer.Events, err = f.receiver.Backfill(ctx, q.Backfill.RoomID, q.Backfill.Limit)
+	case q.FetchEvent != nil:
+		answer.Events, err = f.receiver.FetchEvent(ctx, q.FetchEvent)
+	case q.FetchMedia != nil:
+		err = f.fetchMedia(ctx, q.FetchMedia)
+	case q.Timestamp != nil:
+		answer.Body, err = f.askTimestamp(ctx, q.Timestamp)
+	case q.Hierarchy != nil:
+		answer.Body, err = f.askHierarchy(ctx, q.Hierarchy)
 	case q.QueryProfile != nil:
 		answer.Body, err = f.askProfile(ctx, q.QueryProfile)
 	case q.QueryAlias != nil:

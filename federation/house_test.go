@@ -33,6 +33,7 @@ import (
 	"chancery/roomserver"
 	"chancery/roomserver/pdu"
 	"chancery/storage"
+	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -122,6 +123,7 @@ type house struct {
 	keys  *remote.Keys
 	bus   *bus.Bus
 	store *storage.Store
+	blobs *blobs.Store
 	// answering: the federation door is open.
 	door *http.Server
 	stop func()
@@ -154,7 +156,10 @@ func (h *house) start() {
 	if h.store, err = storage.Open(ctx, storage.Config{Database: filepath.Join(h.dir, "test.db")}, h.bus); err != nil {
 		h.Fatal(err)
 	}
-	f, err := federation.New(h.config(), h.keys, h.store, h.bus, log)
+	if h.blobs, err = blobs.Open(filepath.Join(h.dir, "media")); err != nil {
+		h.Fatal(err)
+	}
+	f, err := federation.New(h.config(), h.keys, h.store, h.blobs, h.bus, log)
 	if err != nil {
 		h.Fatal(err)
 	}

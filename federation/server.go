@@ -13,6 +13,7 @@ import (
 	"chancery/federation/sender"
 	"chancery/roomserver/view"
 	"chancery/storage"
+	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -22,13 +23,15 @@ type Config struct {
 	Remote remote.Config `yaml:",inline"`
 	// RequestsPerOrigin bounds what one other server may have under way at once; 0 is no bound. Default: 100.
 	RequestsPerOrigin int `yaml:"requests_per_origin"`
+	// MaxMedia is the largest file, in bytes, that is fetched from another server. Default: 100 MiB.
+	MaxMedia int64 `yaml:"max_media"`
 	// Sender is what goes out, and how failing servers are tried again.
 	Sender sender.Config `yaml:"sender"`
 }
 
 // DefaultConfig is an open federation.
 func DefaultConfig() Config {
-	return Config{Remote: remote.DefaultConfig(), RequestsPerOrigin: 100, Sender: sender.DefaultConfig()}
+	return Config{Remote: remote.DefaultConfig(), RequestsPerOrigin: 100, MaxMedia: 100 << 20, Sender: sender.DefaultConfig()}
 }
 
 // Keys are the server's own signing keys.
@@ -45,6 +48,8 @@ type Federation struct {
 	store  *storage.Store
 	view   *view.Reader
 	bus    *bus.Bus
+	blobs  *blobs.Store
+	media  fetches
 	notary notarised
 	door   *door
 
@@ -54,14 +59,15 @@ type Federation struct {
 }
 
 // New makes the component. Nothing is answered or sent before Run.
-func New(cfg Config, keys *Keys, store *storage.Store, b *bus.Bus, log zerolog.Logger) (*Federation, error) {
+func New(cfg Config, keys *Keys, store *storage.Store, files *blobs.Store, b *bus.Bus, log zerolog.Logger) (*Federation, error) {
 	client, err := remote.New(cfg.Remote, keys)
 	if err != nil {
 		return nil, err
 	}
 	f := &Federation{
-		name: keys.ServerName, remote: client, store: store, bus: b, view: view.New(store),
+		name: keys.ServerName, remote: client, store: store, blobs: files, bus: b, view: view.New(store),
 		ring:   remote.NewRing(client, store.ServerKeys, cfg.Remote.Notaries),
+		media:  fetches{most: cfg.MaxMedia},
 		notary: notarised{known: make(map[string]notarisedKeys)},
 	}
 	f.receiver = receiver.New(client, f.ring, store, b)
@@ -135,6 +141,13 @@ func (f *Federation) routes() []route {
 		{method: "GET", path: v1 + "/publicRooms", handle: f.listPublicRooms},
 		{method: "POST", path: v1 + "/publicRooms", handle: f.searchPublicRooms},
 		{method: "GET", path: v1 + "/openid/userinfo", handle: f.answerUserInfo, open: true},
+
+		{method: "GET", path: v1 + "/timestamp_to_event/{roomId}", handle: f.timestampToEvent},
+		{method: "GET", path: v1 + "/hierarchy/{roomId}", handle: f.hierarchy},
+
+		// Media
+		{method: "GET", path: v1 + "/media/download/{mediaId}", handle: f.download},
+		{method: "GET", path: v1 + "/media/thumbnail/{mediaId}", handle: f.thumbnail},
 
 		// Devices and their keys
 		{method: "GET", path: v1 + "/user/devices/{userId}", handle: f.userDevices},

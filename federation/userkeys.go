@@ -34,7 +34,7 @@ func (f *Federation) userDevices(r *request) (any, error) {
 	if account == nil {
 		return nil, mautrix.MNotFound.WithMessage("Unknown user")
 	}
-	published, err := f.published(r.Context(), user)
+	published, err := f.store.Keys.Published(r.Context(), user, "")
 	if err != nil {
 		return nil, err
 	}
@@ -53,8 +53,8 @@ func (f *Federation) userDevices(r *request) (any, error) {
 		Devices     []device         `json:"devices"`
 		Master      json.RawMessage  `json:"master_key,omitempty"`
 		SelfSigning json.RawMessage  `json:"self_signing_key,omitempty"`
-	}{UserID: user, StreamID: stream, Devices: []device{}, Master: published.master, SelfSigning: published.selfSigning}
-	for _, d := range published.devices {
+	}{UserID: user, StreamID: stream, Devices: []device{}, Master: published.Master, SelfSigning: published.SelfSigning}
+	for _, d := range published.Devices {
 		answer.Devices = append(answer.Devices, device{d.DeviceID, d.JSON, d.DisplayName})
 	}
 	return answer, nil
@@ -81,12 +81,12 @@ func (f *Federation) queryKeys(r *request) (any, error) {
 		if f.localUser(user) != nil {
 			continue
 		}
-		p, err := f.published(r.Context(), user)
+		p, err := f.store.Keys.Published(r.Context(), user, "")
 		if err != nil {
 			return nil, err
 		}
 		answer.Devices[user] = map[id.DeviceID]json.RawMessage{}
-		for _, d := range p.devices {
+		for _, d := range p.Devices {
 			if len(wanted) > 0 && !contains(wanted, d.DeviceID) {
 				continue
 			}
@@ -98,11 +98,11 @@ func (f *Federation) queryKeys(r *request) (any, error) {
 			}
 			answer.Devices[user][d.DeviceID] = raw
 		}
-		if p.master != nil {
-			answer.Master[user] = p.master
+		if p.Master != nil {
+			answer.Master[user] = p.Master
 		}
-		if p.selfSigning != nil {
-			answer.SelfSigning[user] = p.selfSigning
+		if p.SelfSigning != nil {
+			answer.SelfSigning[user] = p.SelfSigning
 		}
 	}
 	return answer, nil
@@ -115,68 +115,6 @@ func contains(list []id.DeviceID, device id.DeviceID) bool {
 		}
 	}
 	return false
-}
-
-// published are a local user's keys as other servers may have them, with the user's own signatures.
-type published struct {
-	devices             []*storage.DeviceKeys
-	master, selfSigning json.RawMessage
-}
-
-func (f *Federation) published(ctx context.Context, user id.UserID) (*published, error) {
-	devices, err := f.store.Keys.Devices(ctx, user)
-	if err != nil {
-		return nil, err
-	}
-	crossSigning, err := f.store.Keys.CrossSigning(ctx, user)
-	if err != nil {
-		return nil, err
-	}
-	signatures, err := f.store.Keys.Signatures(ctx, user, user)
-	if err != nil {
-		return nil, err
-	}
-	byName := make(map[string][]storage.Signature)
-	for _, s := range signatures {
-		byName[s.KeyName] = append(byName[s.KeyName], s)
-	}
-	p := &published{devices: devices}
-	for _, d := range devices {
-		if d.JSON, err = withSignatures(d.JSON, byName[string(d.DeviceID)]); err != nil {
-			return nil, err
-		}
-	}
-	for usage, into := range map[string]*json.RawMessage{"master": &p.master, "self_signing": &p.selfSigning} {
-		if k := crossSigning[usage]; k != nil {
-			if *into, err = withSignatures(k.JSON, byName[k.Key]); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return p, nil
-}
-
-// withSignatures adds signatures that came after the key.
-func withSignatures(raw json.RawMessage, signatures []storage.Signature) (json.RawMessage, error) {
-	if len(signatures) == 0 {
-		return raw, nil
-	}
-	var key struct {
-		Signatures map[id.UserID]map[string]string `json:"signatures"`
-	}
-	if err := json.Unmarshal(raw, &key); err != nil {
-		return nil, err
-	}
-	if key.Signatures == nil {
-		key.Signatures = map[id.UserID]map[string]string{}
-	}
-	for _, s := range signatures {
-		if key.Signatures[s.SignerID] == nil {
-			key.Signatures[s.SignerID] = map[string]string{}
-		}
-		key.Signatures[s.SignerID][s.SignerKey] = s.Signature
-	}
-	return sjson.SetBytes(raw, "signatures", key.Signatures)
 }
 
 // claimKeys handles POST /_matrix/federation/v1/user/keys/claim.

@@ -66,7 +66,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		s.run("rooms", rooms.Run)
 	}
 	if chosen.has("federation") {
-		federated, err := federation.New(config.Federation, keys, store, messages, log)
+		federated, err := federation.New(config.Federation, keys, store, files, messages, log)
 		if err != nil {
 			return behind, fmt.Errorf("federation: %w", err)
 		}

@@ -327,8 +327,22 @@ func (g *gaps) missingEvents(ctx context.Context, version id.RoomVersion, a stor
 }
 
 // withState takes an event in whose parents cannot be had: with the state before it, as the origin tells it.
-// Spec: server-server-api/#get_matrixfederationv1state_idsroomid
 func (g *gaps) withState(ctx context.Context, version id.RoomVersion, origin string, ev gomatrixserverlib.PDU) error {
+	chain, err := g.stateBefore(ctx, version, origin, ev)
+	if err != nil {
+		return err
+	}
+	missing, err := g.offer(ctx, origin, version, ev, chain)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("%d events are missing still, %s among them", len(missing), missing[0])
+	}
+	return err
+}
+
+// stateBefore fetches the state before an event as the origin tells it, and keeps it as an unattached snapshot; it gives the
+// number of its chain.
+// Spec: server-server-api/#get_matrixfederationv1state_idsroomid
+func (g *gaps) stateBefore(ctx context.Context, version id.RoomVersion, origin string, ev gomatrixserverlib.PDU) (int64, error) {
 	room := pdu.RoomIDOf(ev)
 	var answer struct {
 		State []id.EventID `json:"pdu_ids"`
@@ -339,18 +353,18 @@ func (g *gaps) withState(ctx context.Context, version id.RoomVersion, origin str
 		Server: origin, Method: http.MethodGet, Path: []string{"v1", "state_ids", string(room)}, Query: query, Limit: remote.LargeAnswer,
 	}, &answer)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(answer.State)+len(answer.Chain) > maxState {
-		return fmt.Errorf("a state of %d events with a chain of %d", len(answer.State), len(answer.Chain))
+		return 0, fmt.Errorf("a state of %d events with a chain of %d", len(answer.State), len(answer.Chain))
 	}
 	wanted := append(append(append([]id.EventID{}, answer.State...), answer.Chain...), pdu.AuthEvents(ev)...)
 	if err := g.fetch(ctx, version, origin, room, ev, wanted); err != nil {
-		return err
+		return 0, err
 	}
 	rows, err := g.r.store.Events.ByIDs(ctx, answer.State)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	keys := make(map[pdu.Key]int64, len(rows))
 	for _, row := range rows {
@@ -358,15 +372,7 @@ func (g *gaps) withState(ctx context.Context, version id.RoomVersion, origin str
 			keys[pdu.Key{Type: row.Type, StateKey: *row.StateKey}] = row.Number
 		}
 	}
-	chain, err := g.r.store.State.WriteUnattached(ctx, room, keys)
-	if err != nil {
-		return err
-	}
-	missing, err := g.offer(ctx, origin, version, ev, chain)
-	if err == nil && len(missing) > 0 {
-		err = fmt.Errorf("%d events are missing still, %s among them", len(missing), missing[0])
-	}
-	return err
+	return g.r.store.State.WriteUnattached(ctx, room, keys)
 }
 
 // fetch stores those of the events that we lack as outliers: one by one if they are few, or with the whole state before ev.

@@ -24,8 +24,10 @@ type Request struct {
 	Server string
 	Method string
 	// Path are the segments after /_matrix/federation, unescaped: "v1", "event", "$id". If Key is set, those after /_matrix/key.
-	Path  []string
-	Key   bool
+	Path []string
+	Key  bool
+	// Media: the path is one of /_matrix/media instead.
+	Media bool
 	Query url.Values
 	// Body is marshalled as JSON; nil is no body.
 	Body any
@@ -110,19 +112,30 @@ func (q Request) params(answer any) federation.RequestParams {
 		ServerName: q.Server, Method: q.Method, Query: q.Query, Authenticate: !q.Unsigned,
 		RequestJSON: q.Body, ResponseJSON: answer,
 	}
-	if q.Key {
+	switch {
+	case q.Key:
 		p.Path = federation.KeyURLPath(segments)
-	} else {
+	case q.Media:
+		p.Path = mediaPath(segments)
+	default:
 		p.Path = federation.URLPath(segments)
 	}
 	return p
 }
+
+// mediaPath is a path of the media API of before Matrix 1.11.
+type mediaPath []any
+
+// FullPath is mautrix.PrefixableURLPath's.
+func (p mediaPath) FullPath() []any { return append([]any{"_matrix", "media"}, p...) }
 
 // endpoint is the short name of a question, for errors and metrics: it names no room and no user.
 func (q Request) endpoint() string {
 	switch {
 	case q.Key:
 		return "key"
+	case q.Media:
+		return "media/old"
 	case len(q.Path) > 2 && (q.Path[1] == "query" || q.Path[1] == "media" || q.Path[1] == "openid"):
 		return q.Path[1] + "/" + q.Path[2]
 	case len(q.Path) > 1:

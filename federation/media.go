@@ -1,0 +1,257 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+	"maunium.net/go/mautrix"
+
+	"chancery/federation/remote"
+	"chancery/storage"
+	"chancery/storage/blobs"
+	"chancery/storage/bus"
+)
+
+var mediaID = regexp.MustCompile(`^[A-Za-z0-9_=-]{1,255}$`)
+
+// fetches lets each remote file be fetched once at a time.
+type fetches struct {
+	most   int64
+	flight singleflight.Group
+}
+
+const (
+	mediaTime    = 5 * time.Minute
+	maxFileName  = 255
+	maxMediaJSON = 64 << 10
+)
+
+// download handles GET /_matrix/federation/v1/media/download/{mediaId}.
+// Spec: server-server-api/#get_matrixfederationv1mediadownloadmediaid
+func (f *Federation) download(r *request) (any, error) {
+	file, err := f.ownFile(r)
+	if err != nil {
+		return nil, err
+	}
+	return f.multipart(file.Hash, file.ContentType, file.Name)
+}
+
+// thumbnail handles GET /_matrix/federation/v1/media/thumbnail/{mediaId}. A thumbnail of that size that was made before is
+// given; else the picture itself, which the asker can make smaller as well as we.
+// Spec: server-server-api/#get_matrixfederationv1mediathumbnailmediaid
+func (f *Federation) thumbnail(r *request) (any, error) {
+	file, err := f.ownFile(r)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(file.ContentType, "image/") {
+		return nil, mautrix.MNotFound.WithMessage("There is no thumbnail of that file")
+	}
+	width, _ := strconv.Atoi(r.query.Get("width"))
+	height, _ := strconv.Atoi(r.query.Get("height"))
+	made, err := f.store.Media.Thumbnail(r.Context(), storage.Thumbnail{
+		Server: f.name, MediaID: file.MediaID, Width: width, Height: height, Method: r.query.Get("method"), Animated: r.query.Get("animated") == "true",
+	})
+	if err != nil {
+		return nil, err
+	}
+	if made != nil {
+		return f.multipart(made.Hash, made.ContentType, "")
+	}
+	return f.multipart(file.Hash, file.ContentType, file.Name)
+}
+
+func (f *Federation) ownFile(r *request) (*storage.File, error) {
+	file, err := f.store.Media.ByID(r.Context(), f.name, r.PathValue("mediaId"))
+	if err != nil {
+		return nil, err
+	}
+	if file == nil || file.Quarantined || file.Hash == "" && file.Expires < time.Now().UnixMilli() {
+		return nil, mautrix.MNotFound.WithMessage("No such file")
+	}
+	if file.Hash == "" {
+		return nil, mautrix.RespError{ErrCode: "M_NOT_YET_UPLOADED", Err: "The file is not yet uploaded", StatusCode: http.StatusGatewayTimeout}
+	}
+	return file, nil
+}
+
+// multipart gives a blob in the form that servers want: JSON metadata, of which there is none yet, and the file.
+func (f *Federation) multipart(hash, contentType, name string) (any, error) {
+	blob, err := f.blobs.Open(hash)
+	if err != nil {
+		return nil, mautrix.MNotFound.WithMessage("No such file")
+	}
+	return stream(func(w http.ResponseWriter) {
+		defer blob.Close()
+		parts := multipart.NewWriter(w)
+		w.Header().Set("Content-Type", "multipart/mixed; boundary="+parts.Boundary())
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(mediaTime))
+		meta, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {"application/json"}})
+		if err == nil {
+			_, err = meta.Write([]byte("{}"))
+		}
+		header := textproto.MIMEHeader{"Content-Type": {contentType}}
+		if name != "" {
+			header.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
+		}
+		var file io.Writer
+		if err == nil {
+			file, err = parts.CreatePart(header)
+		}
+		if err == nil {
+			_, err = io.Copy(file, blob)
+		}
+		if err == nil {
+			_ = parts.Close() // whoever has gone away meanwhile needs no end
+		}
+	}), nil
+}
+
+// fetchMedia brings another server's file into our store.
+func (f *Federation) fetchMedia(ctx context.Context, q *bus.FetchMedia) error {
+	if !mediaID.MatchString(q.MediaID) || !remote.ValidServerName(q.Server) {
+		return bus.Refuse(http.StatusBadRequest, "M_INVALID_PARAM", "Malformed media ID or server name")
+	}
+	known, err := f.store.Media.ByID(ctx, q.Server, q.MediaID)
+	if err != nil || known != nil {
+		return err
+	}
+	answer := f.media.flight.DoChan(q.Server+"/"+q.MediaID, func() (any, error) {
+		// Who asks first may go away; others wait for the same file.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mediaTime)
+		defer cancel()
+		return nil, f.bring(ctx, q)
+	})
+	select {
+	case res := <-answer:
+		return res.Err
+	case <-ctx.Done():
+		return refusal(ctx.Err())
+	}
+}
+
+func (f *Federation) bring(ctx context.Context, q *bus.FetchMedia) error {
+	query := url.Values{}
+	if q.Timeout > 0 {
+		query.Set("timeout_ms", strconv.FormatInt(q.Timeout, 10))
+	}
+	resp, err := f.remote.Open(ctx, remote.Request{
+		Server: q.Server, Method: http.MethodGet, Path: []string{"v1", "media", "download", q.MediaID}, Query: query,
+	})
+	if err == nil {
+		defer resp.Body.Close()
+		return f.takeMultipart(ctx, q, resp)
+	}
+	said, ok := remote.Refused(err)
+	if ok && said.ErrCode == "M_NOT_YET_UPLOADED" {
+		return &bus.Refusal{Status: http.StatusGatewayTimeout, Code: said.ErrCode, Message: said.Err}
+	}
+	if ok && (said.ErrCode == "M_UNRECOGNIZED" || said.StatusCode == http.StatusNotFound && said.ErrCode != "M_NOT_FOUND") {
+		return f.bringOld(ctx, q)
+	}
+	return notHad(err)
+}
+
+// notHad tells a client why a file cannot be had: it is not there, or its server cannot be asked.
+func notHad(err error) error {
+	if said, ok := remote.Refused(err); ok && said.StatusCode < 500 {
+		return bus.Refuse(http.StatusNotFound, "M_NOT_FOUND", "The other server has no such file")
+	}
+	return refusal(err)
+}
+
+// bringOld asks a server in the way of before Matrix 1.11.
+// Spec: client-server-api/#get_matrixmediav3downloadservernamemediaid
+func (f *Federation) bringOld(ctx context.Context, q *bus.FetchMedia) error {
+	resp, err := f.remote.Open(ctx, remote.Request{
+		Server: q.Server, Method: http.MethodGet, Path: []string{"v3", "download", q.Server, q.MediaID}, Media: true, Unsigned: true,
+		Query: url.Values{"allow_remote": {"false"}},
+	})
+	if err != nil {
+		return notHad(err)
+	}
+	defer resp.Body.Close()
+	return f.keepFile(ctx, q, textproto.MIMEHeader(resp.Header), resp.Body)
+}
+
+// takeMultipart reads the two parts: metadata, and the file or the place where it is.
+func (f *Federation) takeMultipart(ctx context.Context, q *bus.FetchMedia, resp *http.Response) error {
+	kind, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/mixed" || params["boundary"] == "" {
+		return bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The other server's answer is not multipart")
+	}
+	parts := multipart.NewReader(resp.Body, params["boundary"])
+	meta, err := parts.NextPart()
+	if err == nil {
+		_, err = io.Copy(io.Discard, io.LimitReader(meta, maxMediaJSON))
+	}
+	var file *multipart.Part
+	if err == nil {
+		file, err = parts.NextPart()
+	}
+	if err != nil {
+		return bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The other server's answer is broken")
+	}
+	where := file.Header.Get("Location")
+	if where == "" {
+		return f.keepFile(ctx, q, file.Header, file)
+	}
+	elsewhere, err := f.remote.Fetch(ctx, where)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The file cannot be fetched from where it is"), err)
+	}
+	defer elsewhere.Body.Close()
+	if elsewhere.StatusCode != http.StatusOK {
+		return bus.Refuse(http.StatusNotFound, "M_NOT_FOUND", "The file is not where it should be")
+	}
+	return f.keepFile(ctx, q, textproto.MIMEHeader(elsewhere.Header), elsewhere.Body)
+}
+
+func (f *Federation) keepFile(ctx context.Context, q *bus.FetchMedia, header textproto.MIMEHeader, content io.Reader) error {
+	hash, size, err := f.blobs.Put(content, f.media.most)
+	if errors.Is(err, blobs.ErrTooLarge) {
+		return bus.Refuse(http.StatusBadGateway, "M_TOO_LARGE", "The file is too large")
+	}
+	if err != nil {
+		return fmt.Errorf("%w (%w)", bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The file did not come through"), err)
+	}
+	kind, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+	if err != nil {
+		kind = "application/octet-stream"
+	} else {
+		kind = header.Get("Content-Type")
+	}
+	name := ""
+	if _, params, err := mime.ParseMediaType(header.Get("Content-Disposition")); err == nil {
+		name = cleanName(params["filename"])
+	}
+	return f.store.Media.Add(ctx, &storage.File{
+		Server: q.Server, MediaID: q.MediaID, ContentType: kind, Name: name, Size: size, Hash: hash, Created: time.Now().UnixMilli(),
+	})
+}
+
+// cleanName takes what cannot be in a file name, or in a header, out of it.
+func cleanName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == 0xfffd {
+			return -1
+		}
+		return r
+	}, name)
+	if len(name) > maxFileName {
+		name = strings.ToValidUTF8(name[:maxFileName], "")
+	}
+	return name
+}
