@@ -33,10 +33,11 @@ func TestTwoHouses(t *testing.T) {
 			atAnna.untilText(room, fromClaire)
 		}
 
-		// What is said while a server is away arrives when it is back.
+		// What is said while a server is away arrives when it is back: hearing from it wakes its queue.
 		houses[1].close()
 		must(anna.SendText(t.Context(), room, "while you were out"))(t, "send to an absent server")
 		houses[1].open()
+		must(claire.SendText(t.Context(), room, "back again"))(t, "send after a restart")
 		atClaire.untilText(room, "while you were out")
 
 		// Who is removed hears of it, and can say no more.
