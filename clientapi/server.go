@@ -18,6 +18,7 @@ import (
 	"chancery/clientapi/account"
 	"chancery/clientapi/keys"
 	"chancery/clientapi/media"
+	"chancery/clientapi/push"
 	"chancery/clientapi/rest"
 	"chancery/clientapi/rooms"
 	"chancery/clientapi/syncing"
@@ -53,6 +54,8 @@ type Config struct {
 	Media media.Config `yaml:"media"`
 	// Sync is how long syncs wait, and how much memory they may use.
 	Sync syncing.Config `yaml:"sync"`
+	// Outbound is what requests to the outside may reach: push gateways, pages to preview, identity providers.
+	Outbound rest.OutboundConfig `yaml:"outbound"`
 }
 
 // DefaultConfig is the configuration of a server whose operator said nothing.
@@ -71,6 +74,7 @@ type Server struct {
 	rooms   *rooms.Handlers
 	media   *media.Handlers
 	sync    *syncing.Syncing
+	push    *push.Handlers
 	handler http.Handler
 }
 
@@ -94,6 +98,10 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		rest.StagePassword:          passwords.Stage,
 		rest.StageRegistrationToken: account.TokenStage(store),
 	})
+	outbound, err := rest.NewOutbound(cfg.Outbound)
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
 		cfg:     cfg,
 		account: account.New(cfg.Account, account.Deps{Store: store, Bus: messages, Passwords: passwords, UIA: uia}),
@@ -101,6 +109,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		rooms:   rooms.New(cfg.Rooms, store, messages, reader),
 		media:   media.New(cfg.Media, store, files, messages),
 		sync:    syncing.New(cfg.Sync, store, messages, reader),
+		push:    push.New(store, outbound),
 	}
 	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
 	return s, nil
@@ -125,7 +134,7 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
-	a, k, r, m, y := s.account, s.keys, s.rooms, s.media, s.sync
+	a, k, r, m, y, p := s.account, s.keys, s.rooms, s.media, s.sync, s.push
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -282,6 +291,21 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/filter/{filterId}", Handler: y.Filter, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/presence/{userId}/status", Handler: y.Presence, Auth: rest.User},
 		{Method: "PUT", Path: "/_matrix/client/v3/presence/{userId}/status", Handler: y.PutPresence, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Push rules and pushers.
+		{Method: "GET", Path: "/_matrix/client/v3/pushrules", Handler: p.Rules, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/pushrules/{$}", Handler: p.Rules, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/pushrules/global", Handler: p.Global, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/pushrules/global/{$}", Handler: p.Global, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}", Handler: p.Rule, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}", Handler: p.PutRule, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}", Handler: p.DeleteRule, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled", Handler: p.RuleEnabled, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled", Handler: p.PutRuleEnabled, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", Handler: p.RuleActions, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", Handler: p.PutRuleActions, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/pushers", Handler: p.Pushers, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/pushers/set", Handler: p.SetPusher, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

@@ -44,6 +44,7 @@ var deviceRows = []string{
 	"DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM key_signatures WHERE user_id = $1 AND key_name = $2",
+	"DELETE FROM pushers WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM to_device WHERE user_id = $1 AND device_id = $2",
 }
 

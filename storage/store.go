@@ -67,6 +67,7 @@ type Store struct {
 	Backups     *Backups
 
 	Receipts *Receipts
+	Pushers  *Pushers
 
 	DelayedEvents *DelayedEvents
 
@@ -140,6 +141,7 @@ func (s *Store) nouns() {
 	s.Backups = &Backups{s}
 
 	s.Receipts = &Receipts{s}
+	s.Pushers = &Pushers{s}
 	s.Media = &Media{s}
 
 	s.DelayedEvents = &DelayedEvents{s}

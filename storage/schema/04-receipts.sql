@@ -45,3 +45,21 @@ CREATE INDEX delayed_events_due ON delayed_events (due) WHERE outcome IS NULL;
 CREATE INDEX delayed_events_user ON delayed_events (user_id, since);
 CREATE UNIQUE INDEX delayed_events_transaction ON delayed_events (user_id, device_id, room_id, path, transaction_id) WHERE transaction_id IS NOT NULL;
 CREATE INDEX delayed_events_finished ON delayed_events (finished) WHERE finished IS NOT NULL;
+
+-- Where users' notifications are sent.
+CREATE TABLE pushers (
+    user_id             TEXT    NOT NULL,
+    app_id              TEXT    NOT NULL,
+    push_key            TEXT    NOT NULL,
+    device_id           TEXT    NOT NULL,
+    kind                TEXT    NOT NULL,
+    app_display_name    TEXT    NOT NULL,
+    device_display_name TEXT    NOT NULL,
+    profile_tag         TEXT    NOT NULL,
+    lang                TEXT    NOT NULL,
+    data                bytea   NOT NULL,
+    enabled             BOOLEAN NOT NULL,
+    created             BIGINT  NOT NULL,
+    PRIMARY KEY (user_id, app_id, push_key)
+);
+CREATE INDEX pushers_device ON pushers (user_id, device_id);
