@@ -3,8 +3,7 @@
 import { build } from 'esbuild';
 import { createHmac } from 'node:crypto';
 import { createServer } from 'node:http';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
@@ -36,8 +35,7 @@ await new Promise((done) => server.listen(0, '127.0.0.1', done));
 const home = `http://127.0.0.1:${server.address().port}/`;
 
 const chrome = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
-const profile = mkdtempSync(join(tmpdir(), 'calls-browser-'));
-const browser = await chromium.launchPersistentContext(profile, {
+const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? chrome, headless: true,
   args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
     '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream', '--autoplay-policy=no-user-gesture-required',
@@ -48,7 +46,7 @@ let serial = 0;
 let people = [];
 // participant opens a page and joins.
 async function participant(room, name, options = {}) {
-  const page = await browser.newPage();
+  const page = await (await browser.newContext()).newPage(); // a window of its own: tabs behind others draw once a second
   const p = { name, page, log: [] };
   people.push(p);
   page.on('console', (m) => p.log.push(m.text()));
@@ -236,12 +234,11 @@ for (const name of process.argv.slice(2).length ? process.argv.slice(2) : Object
     console.log(`not ok ${name} ${String(e.message).split('\n')[0]}`);
     if (process.env.VERBOSE) for (const p of people) for (const line of p.log) console.error(p.name, line);
   }
-  for (const page of browser.pages()) {
-    if (process.env.VERBOSE) for (const e of await page.evaluate(() => window.call?.events).catch(() => []) ?? []) console.error(JSON.stringify(e));
-    if (page.url() !== 'about:blank') await page.close();
+  for (const context of browser.contexts()) {
+    if (process.env.VERBOSE) for (const e of await context.pages()[0]?.evaluate(() => window.call?.events).catch(() => []) ?? []) console.error(JSON.stringify(e));
+    await context.close();
   }
 }
 await browser.close();
 server.close();
-rmSync(profile, { recursive: true, force: true });
 process.exit(failed ? 1 : 0);
