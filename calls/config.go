@@ -46,6 +46,8 @@ type Config struct {
 	MaxTracks int `yaml:"max_tracks"`
 	// GuestsStart lets users of other servers begin a call here, and not only join one. Default: true.
 	GuestsStart bool `yaml:"guests_start"`
+	// Limits bounds how often tokens are asked for, by user and in vain by address. Default: true.
+	Limits bool `yaml:"limits"`
 	// EmptyTimeout is how long a call stays open after its last participant left. Default: 20s.
 	EmptyTimeout time.Duration `yaml:"empty_timeout"`
 	// Grace is how long a participant whose connection was lost may take to come back. Default: 15s.
@@ -65,7 +67,7 @@ type ICEServer struct {
 func DefaultConfig() Config {
 	return Config{
 		Enabled: true, Path: "/calls", Key: "chancery", UDPPort: 7882, TCPPort: 7881,
-		MaxParticipants: 200, MaxTracks: 16, GuestsStart: true,
+		MaxParticipants: 200, MaxTracks: 16, GuestsStart: true, Limits: true,
 		EmptyTimeout: 20 * time.Second, Grace: 15 * time.Second,
 	}
 }
@@ -78,6 +80,8 @@ func (c *Config) Check() error {
 	switch {
 	case c.Path != "" && !strings.HasPrefix(c.Path, "/") || strings.HasSuffix(c.Path, "/"):
 		return fmt.Errorf("calls.path %q must begin with a slash and not end with one", c.Path)
+	case c.Path == "" && !c.Standalone:
+		return errors.New("calls.path is empty: the focus stands beside the client API")
 	case strings.HasSuffix(c.URL, "/"):
 		return fmt.Errorf("calls.url %q must not end with a slash", c.URL)
 	case c.Standalone && (c.Key == "" || c.Secret == ""):

@@ -109,6 +109,9 @@ func (f *Focus) place(e *entry) (*Room, error) {
 	case err != nil:
 		return nil, &refusal{http.StatusServiceUnavailable, err.Error()}
 	}
+	if old := room.find(e.claims.Subject); old != nil && old.user != e.claims.user() {
+		return nil, &refusal{http.StatusUnauthorized, errTaken.Error()}
+	}
 	limit := f.config.MaxParticipants
 	if limit > 0 && len(*room.everyone.Load()) >= limit && room.find(e.claims.Subject) == nil {
 		return nil, &refusal{http.StatusServiceUnavailable, errFull.Error()}
@@ -207,7 +210,7 @@ func (f *Focus) serveResume(conn *signal.Conn, room *Room, e *entry) {
 	if room != nil {
 		p = room.find(e.claims.Subject)
 	}
-	if p != nil && (p.sid == e.join.ParticipantSid || e.join.ParticipantSid == "") && p.do(func() { p.resume(conn, e.claims) }) {
+	if p != nil && p.user == e.claims.user() && (p.sid == e.join.ParticipantSid || e.join.ParticipantSid == "") && p.do(func() { p.resume(conn, e.claims) }) {
 		joins.WithLabelValues("resume", "ok").Inc()
 		return
 	}

@@ -41,7 +41,8 @@ type Focus struct {
 	engine  *sfu.Engine
 	tokens  tokens
 	admit   admission
-	service *tokenService // nil in a focus alone
+	house   *house        // nil in a focus alone
+	service *tokenService // as well
 	handler http.Handler
 	ctx     context.Context // of all calls; ends with the focus
 	cancel  context.CancelFunc
@@ -81,7 +82,16 @@ func (f *Focus) Run(ctx context.Context) error {
 	if f.config.Standalone {
 		zerolog.Ctx(ctx).Warn().Msg("The call focus runs without a homeserver's rules: every bearer of a signed token is let in")
 	}
-	<-ctx.Done()
+	if f.house == nil {
+		<-ctx.Done()
+	} else if err := f.follow(ctx); err != nil {
+		return errors.Join(err, f.shut())
+	}
+	return f.shut()
+}
+
+// shut sends everybody away and frees the ports.
+func (f *Focus) shut() error {
 	f.mu.Lock()
 	f.closing = true
 	rooms := make([]*Room, 0, len(f.rooms))
@@ -105,6 +115,7 @@ func (f *Focus) Run(ctx context.Context) error {
 
 var (
 	errNoRoom  = errors.New("requested room does not exist")
+	errTaken   = errors.New("the identity is another user's")
 	errFull    = errors.New("the room is full")
 	errClosing = errors.New("the focus is shutting down")
 )

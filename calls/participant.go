@@ -2,6 +2,7 @@ package calls
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
+	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
@@ -22,6 +24,11 @@ type Participant struct {
 	identity string
 	single   bool // one peer connection for both directions
 	log      zerolog.Logger
+
+	// as whom the token was given; empty in a focus alone
+	user       id.UserID
+	device     id.DeviceID
+	matrixRoom id.RoomID
 
 	inbox   chan func()
 	done    chan struct{}
@@ -75,6 +82,9 @@ func newParticipant(r *Room, claims *Claims, join *signal.Join, single bool) *Pa
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
 		wishes: map[string]bool{}, wanted: map[string]map[string]int{},
 		allow: &signal.SubscriptionPermission{AllParticipants: true},
+	}
+	if m := claims.Matrix; m != nil {
+		p.user, p.device, p.matrixRoom = m.User, m.Device, m.Room
 	}
 	p.log = zerolog.Ctx(r.focus.ctx).With().Str("call", r.sid).Str("participant", p.sid).Logger()
 	grant := &claims.Video
@@ -273,22 +283,28 @@ func (p *Participant) socketLost(c *signal.Conn) {
 	}
 }
 
-// refresh gives the client a new token, if it may still be here.
-func (p *Participant) refresh() {
+// recheck asks once more whether the client may be here, and then does what follows. A question that finds no answer
+// ends nobody: the next one will.
+func (p *Participant) recheck(then func()) {
 	f := p.room.focus
 	claims := p.claims
 	f.live.Go(func() {
 		ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
 		defer cancel()
-		if _, err := f.admit.admit(ctx, claims); err != nil {
-			if ctx.Err() == nil {
-				p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
-			}
-			return
+		_, err := f.admit.admit(ctx, claims)
+		switch {
+		case errors.Is(err, ErrNotAdmitted):
+			p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
+		case err != nil:
+			p.log.Warn().Err(err).Msg("Admission not asked again")
+		default:
+			p.do(then)
 		}
-		p.do(p.sendToken)
 	})
 }
+
+// refresh gives the client a new token, if it may still be here.
+func (p *Participant) refresh() { p.recheck(p.sendToken) }
 
 func (p *Participant) sendToken() {
 	life := leastRefresh

@@ -143,6 +143,10 @@ func (r *Room) end(reason signal.DisconnectReason, action signal.Leave_Action) {
 func (r *Room) join(p *Participant, self *peer) (others []*peer, err error) {
 	ok := r.ask(func() {
 		if old := r.members[p.identity]; old != nil {
+			if old.from.user != p.user { // two users and devices may spell one identity
+				err = errTaken
+				return
+			}
 			old.from.end(signal.DisconnectReason_DUPLICATE_IDENTITY, signal.Leave_DISCONNECT)
 			r.remove(old.from, signal.DisconnectReason_DUPLICATE_IDENTITY)
 		}

@@ -34,6 +34,7 @@ func (p *Participant) begin(c *signal.Conn) error {
 	live.Go(p.link.Run)
 	live.Go(func() {
 		p.welcome(others)
+		p.recheck(func() {}) // what changed between the first check and the room's knowing p
 		go p.read(c)
 		p.run()
 	})
@@ -103,6 +104,7 @@ func (p *Participant) connected() {
 func (p *Participant) resume(c *signal.Conn, claims *Claims) {
 	p.claims = claims
 	p.attach(c)
+	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{
 		IceServers: p.room.focus.iceServers(), ServerInfo: p.serverInfo(), LastMessageSeq: p.data.lastReliable(),
 	}}})

@@ -51,7 +51,15 @@ type Matrix struct {
 	User   id.UserID   `json:"user"`
 	Device id.DeviceID `json:"device"`
 	Room   id.RoomID   `json:"room"`
-	Start  bool        `json:"start,omitempty"` // may begin the call
+	Known  bool        `json:"known,omitempty"` // the device was one of ours: the token ends with it
+}
+
+// user is to whom we gave the token; empty in a focus alone.
+func (c *Claims) user() id.UserID {
+	if c.Matrix == nil {
+		return ""
+	}
+	return c.Matrix.User
 }
 
 // tokens signs and checks tokens with one key.

@@ -70,6 +70,7 @@ type Store struct {
 	Pushers  *Pushers
 
 	DelayedEvents *DelayedEvents
+	Secrets       *Secrets
 
 	ServerKeys   *ServerKeys
 	Destinations *Destinations
@@ -145,6 +146,7 @@ func (s *Store) nouns() {
 	s.Media = &Media{s}
 
 	s.DelayedEvents = &DelayedEvents{s}
+	s.Secrets = &Secrets{s}
 
 	s.ServerKeys = &ServerKeys{s}
 	s.Destinations = &Destinations{s}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
@@ -73,19 +74,39 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		s.run("federation", federated.Run)
 		behind.federation = federated.Handler()
 	}
+	var focus *calls.Focus
+	if chosen.has("calls") && config.Calls.Enabled {
+		if focus, err = calls.New(ctx, config.Calls, config.ServerName, store, messages); err != nil {
+			return behind, err
+		}
+		s.run("calls", focus.Run)
+		behind.client = focus.Handler()
+	}
 	if chosen.has("client") {
 		config.Client.ServerName = config.ServerName
+		config.Client.Foci = config.foci()
 		client, err := clientapi.New(config.Client, store, files, messages, log)
 		if err != nil {
 			return behind, fmt.Errorf("client API: %w", err)
 		}
 		s.run("client API", client.Run)
-		behind.client = client
+		behind.client = beside(config.Calls.Path, focus, client)
 		behind.createAccount = func(ctx context.Context, want newAccount) (id.UserID, error) {
 			return client.Accounts().Create(ctx, clientapi.NewAccount{Username: want.Name, Password: want.Password, Admin: want.Admin})
 		}
 	}
 	return behind, nil
+}
+
+// beside puts the focus, where this process has one, on the client door beside the client API.
+func beside(path string, focus *calls.Focus, client http.Handler) http.Handler {
+	if focus == nil {
+		return client
+	}
+	mux := http.NewServeMux()
+	mux.Handle(path+"/", focus.Handler())
+	mux.Handle("/", client)
+	return mux
 }
 
 // assembleFocus makes the call focus alone, without a homeserver.

@@ -184,6 +184,19 @@ func (c *Config) check() error {
 	return nil
 }
 
+// foci are the addresses of the call focus that clients are told.
+func (c *Config) foci() []string {
+	switch {
+	case !c.Calls.Enabled:
+		return nil
+	case c.Calls.URL != "":
+		return []string{c.Calls.URL}
+	case c.Client.PublicURL == "":
+		return []string{"https://" + c.ServerName + c.Calls.Path}
+	}
+	return []string{strings.TrimRight(c.Client.PublicURL, "/") + c.Calls.Path}
+}
+
 // checkParts names what the chosen components need and the configuration lacks: parts of a homeserver meet on an
 // external NATS and a PostgreSQL.
 func (c *Config) checkParts(chosen parts) error {
