@@ -454,3 +454,13 @@ func (h *house) raw(method, path, authorization string, body []byte) (int, strin
 func numbered(n int) string { return fmt.Sprintf("message %03d", n) }
 
 func join(lines []string) string { return strings.Join(lines, ", ") }
+
+// current is the snapshot of the room's current state.
+func current(h *house, room id.RoomID) storage.Snapshot {
+	r, err := h.store.Rooms.ByID(h.Context(), room)
+	if err != nil || r == nil {
+		h.Errorf("room %s: %v, %v", room, r, err)
+		return storage.Snapshot{}
+	}
+	return r.State
+}

@@ -32,7 +32,7 @@ func (f *Federation) searchPublicRooms(r *request) (any, error) {
 // askPublicRooms asks another server's directory.
 func (f *Federation) askPublicRooms(ctx context.Context, q *bus.PublicRooms) (json.RawMessage, error) {
 	body := q.Query
-	if len(body) == 0 {
+	if len(body) == 0 || string(body) == "null" {
 		body = json.RawMessage(`{}`)
 	}
 	return f.ask(ctx, remote.Request{
