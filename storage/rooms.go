@@ -134,6 +134,18 @@ func (t *Rooms) Edges(ctx context.Context, room id.RoomID, limit int) ([]Edge, e
 	}, "SELECT room_id, missing_id, event_id, place FROM edges WHERE room_id = $1 ORDER BY place DESC LIMIT $2", room, limit)
 }
 
+// Gaps gives those events of the rooms before which history is missing.
+func (t *Rooms) Gaps(ctx context.Context, rooms []id.RoomID) (map[id.EventID]bool, error) {
+	events, err := chunked(rooms, func(part []id.RoomID) ([]id.EventID, error) {
+		return all(ctx, t.s, column[id.EventID], "SELECT event_id FROM edges WHERE room_id IN "+list(1, len(part)), anys(part)...)
+	})
+	gaps := make(map[id.EventID]bool, len(events))
+	for _, e := range events {
+		gaps[e] = true
+	}
+	return gaps, err
+}
+
 // WaitingRedactions gives the redactions that wait for the event.
 func (t *Rooms) WaitingRedactions(ctx context.Context, target id.EventID) ([]id.EventID, error) {
 	return all(ctx, t.s, column[id.EventID], "SELECT redaction_id FROM waiting_redactions WHERE target_id = $1 LIMIT 100", target)

@@ -148,15 +148,12 @@ func kindOf(r *rest.Request) (rules.Kind, error) {
 }
 
 func (h *Handlers) rule(r *rest.Request) (*rules.Rule, error) {
-	kind, err := kindOf(r)
-	if err != nil {
-		return nil, err
-	}
 	set, err := h.set(r.Context(), r.By.User)
 	if err != nil {
 		return nil, err
 	}
-	rule := set.Rule(kind, r.Path("ruleId"))
+	// A kind that does not exist has no rules: 404, as for any rule that is not there.
+	rule := set.Rule(rules.Kind(r.Path("kind")), r.Path("ruleId"))
 	if rule == nil {
 		return nil, asRefusal(rules.ErrNoRule)
 	}

@@ -29,6 +29,9 @@ func (a *answer) joined(ctx context.Context, p *roomPlan) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if fresh && a.q.since != nil {
+		t.limited = true // what a client held of the room before does not lead up to this
+	}
 	full := fresh || a.q.fullState
 	state, members, err := a.state(ctx, p, t, full)
 	if err != nil {

@@ -26,7 +26,8 @@ type entry struct {
 	outdated bool // its row changed: read it again
 	done     bool
 	// live: it came while the memory watched. related: others relate to it, and are bundled with it for each viewer.
-	live, related bool
+	// gap: history was missing before it when it came.
+	live, related, gap bool
 	// head is the rendered object without unsigned and without its closing brace, extra what unsigned holds for everybody, but for age.
 	head, extra []byte
 	// verdicts of push rules by class, for those whom the event does not concern.
@@ -43,11 +44,17 @@ func (x *entry) outdate() {
 	x.mu.Unlock()
 }
 
-// enliven notes that it came while the memory watched.
-func (x *entry) enliven() {
+// enliven notes that it came while the memory watched, and whether history is missing before it.
+func (x *entry) enliven(gap bool) {
 	x.mu.Lock()
-	x.live = true
+	x.live, x.gap = true, gap
 	x.mu.Unlock()
+}
+
+func (x *entry) afterGap() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.gap
 }
 
 // relate notes that another event relates to it.

@@ -49,6 +49,7 @@ func (a *answer) fromRing(ctx context.Context, p *roomPlan, t *timeline, from, t
 	}
 	t.prev = from.End()
 	t.cut(a.q.filter.Room.Timeline.limit())
+	t.begin(func(x *entry) bool { return x.afterGap() })
 	return nil
 }
 
@@ -87,7 +88,28 @@ func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from,
 	}
 	t.limited = !whole
 	t.cut(limit)
+	for _, x := range t.entries {
+		if x.row().Sender.Homeserver() != a.u.id.Homeserver() || from == 0 {
+			gaps, err := a.s.store.Rooms.Gaps(ctx, []id.RoomID{p.id})
+			if err != nil {
+				return err
+			}
+			t.begin(func(x *entry) bool { return gaps[x.id] })
+			break
+		}
+	}
 	return nil
+}
+
+// begin lets the timeline begin at the last event before which history is missing: a client pages back to fill the gap.
+func (t *timeline) begin(gap func(*entry) bool) {
+	for i := len(t.entries) - 1; i >= 0; i-- {
+		if gap(t.entries[i]) {
+			t.entries, t.limited = t.entries[i:], true
+			t.prev = t.entries[0].row().PageOf()
+			return
+		}
+	}
 }
 
 // lets tells whether the filter and the user's own ignoring let the event into a timeline.

@@ -3,6 +3,7 @@ package syncing
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -65,6 +66,8 @@ type surroundings struct {
 	rooms map[id.UserID][]id.RoomID
 	// arrived: this join is one, and not a change of profile; by position.
 	arrived map[storage.Position]bool
+	// gaps are events before which history is missing.
+	gaps map[id.EventID]bool
 }
 
 // apply takes news into the memory, and wakes each user whom it concerns once.
@@ -110,7 +113,34 @@ func (s *Syncing) surroundings(ctx context.Context, news []storage.Change) (arou
 			return around, err
 		}
 	}
-	return around, nil
+	around.gaps, err = s.gaps(ctx, news)
+	return around, err
+}
+
+// gaps asks where history is missing before what came from other servers; our own events always follow what we hold.
+func (s *Syncing) gaps(ctx context.Context, news []storage.Change) (map[id.EventID]bool, error) {
+	var rooms []id.RoomID
+	s.mu.RLock()
+	for i := range news {
+		c := &news[i]
+		if c.Kind == storage.EventNews && c.Event.TransactionID == "" && s.rooms[c.RoomID] != nil && !s.local(c.Event.Sender) {
+			rooms = append(rooms, c.RoomID)
+		}
+	}
+	s.mu.RUnlock()
+	if len(rooms) == 0 {
+		return nil, nil
+	}
+	slices.Sort(rooms)
+	return s.store.Rooms.Gaps(ctx, slices.Compact(rooms))
+}
+
+// local tells whether the user is one of ours. mu is held: all users in memory are ours, and of one server.
+func (s *Syncing) local(user id.UserID) bool {
+	for name := range s.users {
+		return name.Homeserver() == user.Homeserver()
+	}
+	return false
 }
 
 func (s *Syncing) joinedRooms(ctx context.Context, user id.UserID) ([]id.RoomID, error) {
@@ -155,7 +185,7 @@ func (s *Syncing) matters(m *storage.Membership) bool {
 func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 	switch c.Kind {
 	case storage.EventNews:
-		s.takeEvent(c, woken)
+		s.takeEvent(c, around, woken)
 	case storage.StateNews:
 		if r := s.rooms[c.RoomID]; r != nil {
 			r.addChange(*c.State, s.cfg.RingEvents)
@@ -189,7 +219,7 @@ func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 	}
 }
 
-func (s *Syncing) takeEvent(c *storage.Change, woken wake) {
+func (s *Syncing) takeEvent(c *storage.Change, around surroundings, woken wake) {
 	e := c.Event
 	// What an event does to another changes how that one looks.
 	if e.Type == "m.room.redaction" {
@@ -211,7 +241,7 @@ func (s *Syncing) takeEvent(c *storage.Change, woken wake) {
 		}
 	}
 	x := s.rendered.hold(e)
-	x.enliven()
+	x.enliven(around.gaps[e.ID])
 	r.addEvent(x, s.cfg.RingEvents)
 	r.touch(c.Position, woken)
 }
