@@ -92,6 +92,9 @@ func Decode(raw []byte, into any) error {
 	if err := CheckJSON(raw); err != nil {
 		return err
 	}
+	if string(bytes.TrimSpace(raw)) == "null" { // which encoding/json takes for every shape
+		return mautrix.MBadJSON.WithMessage("The body is null")
+	}
 	if err := json.Unmarshal(raw, into); err != nil {
 		var shape *json.UnmarshalTypeError
 		if errors.As(err, &shape) && shape.Field != "" {

@@ -57,6 +57,7 @@ func (h *Handlers) Messages(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.limit = max(w.limit, 1) // a page without events would lead nowhere
 	start := w.from
 	w.within(a)
 	if err := h.walk(r.Context(), a, w); err != nil {

@@ -51,8 +51,11 @@ func (h *Handlers) proposal(r *rest.Request, path string) (id.RoomID, bus.Propos
 		return "", bus.Proposal{}, err
 	}
 	p := bus.Proposal{Sender: r.By.User, Type: r.Path("eventType"), Device: r.By.Device, Path: path, TransactionID: r.Path("txnId")}
-	if len(p.Type) > maxName || len(p.TransactionID) > maxName {
-		return "", p, mautrix.MInvalidParam.WithMessage("The event type or the transaction ID is too long")
+	if len(p.Type) > maxName {
+		return "", p, mautrix.MTooLarge.WithMessage("The event type is too long")
+	}
+	if len(p.TransactionID) > maxName {
+		return "", p, mautrix.MInvalidParam.WithMessage("The transaction ID is too long")
 	}
 	p.Timestamp, err = h.timestampOf(r)
 	return roomID, p, err

@@ -26,7 +26,7 @@ func (h *Handlers) PutState(r *rest.Request) (any, error) {
 	}
 	key := r.Path("stateKey")
 	if p.StateKey = &key; len(key) > maxName {
-		return nil, mautrix.MInvalidParam.WithMessage("The state key is too long")
+		return nil, mautrix.MTooLarge.WithMessage("The state key is too long")
 	}
 	if delay, ok, err := h.delayOf(r); err != nil {
 		return nil, err

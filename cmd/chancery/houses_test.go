@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -176,12 +177,12 @@ func signIn(t *testing.T, url, name string) *mautrix.Client {
 	client.Log = zerolog.Nop()
 	admin := &synapseadmin.Client{Client: client}
 	if _, err := admin.SharedSecretRegister(t.Context(), testSecret, synapseadmin.ReqSharedSecretRegister{
-		Username: name, Password: "correct horse " + name, InhibitLogin: true,
+		Username: name, Password: testPassword(name), InhibitLogin: true,
 	}); err != nil {
 		t.Fatalf("register %s: %v", name, err)
 	}
 	if _, err := client.Login(t.Context(), &mautrix.ReqLogin{
-		Type: mautrix.AuthTypePassword, Password: "correct horse " + name, StoreCredentials: true,
+		Type: mautrix.AuthTypePassword, Password: testPassword(name), StoreCredentials: true,
 		Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: name},
 	}); err != nil {
 		t.Fatalf("sign in %s: %v", name, err)
@@ -189,8 +190,18 @@ func signIn(t *testing.T, url, name string) *mautrix.Client {
 	return client
 }
 
+// testPassword is the password of the person with that name.
+func testPassword(name string) string { return "correct horse " + name }
+
 // testSecret is the shared secret of every test server.
 const testSecret = "a secret for tests"
+
+// patientSyncer asks again soon when the server is away: tests start servers again.
+type patientSyncer struct{ *mautrix.DefaultSyncer }
+
+func (s patientSyncer) OnFailedSync(*mautrix.RespSync, error) (time.Duration, error) {
+	return 50 * time.Millisecond, nil
+}
 
 // listener collects what a client's sync brings, and lets a test wait for it.
 type listener struct {
@@ -206,7 +217,7 @@ func listen(t *testing.T, client *mautrix.Client) *listener {
 	l := &listener{t: t, client: client, events: make(chan *event.Event, 4096)}
 	syncer := mautrix.NewDefaultSyncer()
 	syncer.OnEvent(func(_ context.Context, ev *event.Event) { l.events <- ev })
-	client.Syncer = syncer
+	client.Syncer = patientSyncer{syncer}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -249,6 +260,11 @@ func (l *listener) until(what string, fits func(*event.Event) bool) *event.Event
 			l.t.Fatalf("%s did not see %s within %v; it saw:%s", l.client.UserID, what, patience, had.String())
 		}
 	}
+}
+
+// forget drops what was seen of a room so far, so that until waits for news of it.
+func (l *listener) forget(room id.RoomID) {
+	l.seen = slices.DeleteFunc(l.seen, func(ev *event.Event) bool { return ev.RoomID == room })
 }
 
 // untilText waits for a message with that text.
