@@ -72,7 +72,8 @@ func (s *tokenService) endpoint(handle func(*http.Request) (any, error)) http.Ha
 			return
 		case http.MethodPost:
 		default:
-			answer(w, http.StatusMethodNotAllowed, mautrix.MUnrecognized.WithMessage("Only POST is known here"))
+			no := mautrix.MUnrecognized.WithMessage("Only POST is known here")
+			answer(w, http.StatusMethodNotAllowed, &no)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxTokenRequest)
@@ -80,7 +81,7 @@ func (s *tokenService) endpoint(handle func(*http.Request) (any, error)) http.Ha
 		if err != nil {
 			no := s.respError(r.Context(), err)
 			tokensGiven.WithLabelValues("refused").Inc()
-			answer(w, no.StatusCode, no)
+			answer(w, no.StatusCode, &no) // by its pointer: only that has the wire form
 			return
 		}
 		answer(w, http.StatusOK, reply)
