@@ -5,6 +5,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/roomserver/pdu"
 )
 
 // specVersions are the released versions whose clients find here what they look for. Clients test for membership, so
@@ -35,9 +36,6 @@ func (s *Server) versions(*rest.Request) (any, error) {
 	}{specVersions, unstableFeatures}, nil
 }
 
-// knownRoomVersions are the versions of rooms that can be joined here.
-var knownRoomVersions = []id.RoomVersion{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"}
-
 type enabled struct {
 	Enabled bool `json:"enabled"`
 }
@@ -51,7 +49,7 @@ type roomVersions struct {
 // Spec: client-server-api/#get_matrixclientv3capabilities
 func (s *Server) capabilities(*rest.Request) (any, error) {
 	versions := roomVersions{Default: s.cfg.DefaultRoomVersion, Available: map[id.RoomVersion]string{}}
-	for _, v := range knownRoomVersions {
+	for _, v := range pdu.Versions() {
 		versions.Available[v] = "stable"
 	}
 	return map[string]any{"capabilities": map[string]any{
