@@ -172,13 +172,14 @@ func TestEphemeralMessages(t *testing.T) {
 		}
 		return finance.store.DeviceLists.Change(ctx, bob, "DEVICE")
 	})
-	interior.wait("a copy of bob's devices", func() bool {
+	interior.wait("a copy of bob's keys", func() bool {
+		got, err := interior.store.Keys.Device(t.Context(), bob, "DEVICE")
+		return err == nil && string(got) == string(keys)
+	})
+	interior.wait("belief in it", func() bool {
 		list, err := interior.store.DeviceLists.Remote(t.Context(), bob)
 		return err == nil && list != nil && !list.Stale
 	})
-	if got, err := interior.store.Keys.Device(t.Context(), bob, "DEVICE"); err != nil || string(got) != string(keys) {
-		t.Errorf("device keys: got %s and error %v, want %s", got, err, keys)
-	}
 }
 
 func TestQueries(t *testing.T) {

@@ -159,13 +159,11 @@ func (a *answer) changedSince(ctx context.Context) error {
 	return nil
 }
 
-// met notes that the user now shares a room with all who are in it.
+// met notes that the user now shares a room with all who are in it: the user too, whose other devices may need to know.
 func (a *answer) met(ctx context.Context, room id.RoomID) error {
 	members, err := a.s.store.Memberships.ByRoom(ctx, room, event.MembershipJoin)
 	for _, m := range members {
-		if m.UserID != a.u.id {
-			a.changed = append(a.changed, m.UserID)
-		}
+		a.changed = append(a.changed, m.UserID)
 	}
 	return err
 }

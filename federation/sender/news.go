@@ -26,6 +26,7 @@ func (s *Sender) handle(ctx context.Context, news []storage.Change, to storage.P
 		case storage.StateNews:
 			if c.State.Key.Type == event.StateMember.Type {
 				s.spans.forget(c.RoomID)
+				err = s.joined(ctx, c.State)
 			}
 		case storage.OutboundNews:
 			if o, ok := c.Row.(*storage.Outbound); ok && s.worthy(o.Server) {
@@ -125,41 +126,124 @@ func (s *Sender) deviceList(ctx context.Context, c *storage.Change) error {
 	if err != nil {
 		return err
 	}
-	keys, err := s.store.Keys.Device(ctx, c.UserID, c.DeviceID)
-	if err != nil {
-		return err
-	}
-	update := struct {
-		UserID   id.UserID          `json:"user_id"`
-		DeviceID id.DeviceID        `json:"device_id"`
-		Name     string             `json:"device_display_name,omitempty"`
-		StreamID storage.Position   `json:"stream_id"`
-		Previous []storage.Position `json:"prev_id"`
-		Deleted  bool               `json:"deleted,omitempty"`
-		Keys     json.RawMessage    `json:"keys,omitempty"`
-	}{UserID: c.UserID, DeviceID: c.DeviceID, StreamID: c.Position, Deleted: device == nil, Keys: keys}
+	update := deviceUpdate{UserID: c.UserID, DeviceID: c.DeviceID, Deleted: device == nil}
 	if device != nil {
 		update.Name = device.DisplayName
 	}
-	return s.store.Do(ctx, func(ctx context.Context) error {
-		var rows []*storage.Outbound
-		for _, server := range servers {
-			before, err := s.store.Destinations.NextDeviceList(ctx, server, c.Position)
-			if err != nil {
-				return err
-			}
-			update.Previous = []storage.Position{}
-			if before != 0 && before != c.Position {
-				update.Previous = append(update.Previous, before)
-			}
-			content, err := json.Marshal(update)
-			if err != nil {
-				return err
-			}
-			rows = append(rows, &storage.Outbound{Server: server, Type: "m.device_list_update", Content: content})
+	if update.Keys, err = s.store.Keys.Device(ctx, c.UserID, c.DeviceID); err != nil {
+		return err
+	}
+	return s.store.Do(ctx, func(ctx context.Context) error { return s.tellDevice(ctx, update, c.Position, servers) })
+}
+
+// deviceUpdate is the content of an m.device_list_update.
+type deviceUpdate struct {
+	UserID   id.UserID          `json:"user_id"`
+	DeviceID id.DeviceID        `json:"device_id"`
+	Name     string             `json:"device_display_name,omitempty"`
+	StreamID storage.Position   `json:"stream_id"`
+	Previous []storage.Position `json:"prev_id"`
+	Deleted  bool               `json:"deleted,omitempty"`
+	Keys     json.RawMessage    `json:"keys,omitempty"`
+}
+
+// tellDevice writes the update's rows, inside Do.
+func (s *Sender) tellDevice(ctx context.Context, update deviceUpdate, at storage.Position, servers []string) error {
+	update.StreamID = at
+	var rows []*storage.Outbound
+	for _, server := range servers {
+		before, err := s.store.Destinations.NextDeviceList(ctx, server, at)
+		if err != nil {
+			return err
 		}
-		return s.store.Outbound.Add(ctx, rows)
+		update.Previous = []storage.Position{}
+		if before != 0 && before != at {
+			update.Previous = append(update.Previous, before)
+		}
+		content, err := json.Marshal(update)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, &storage.Outbound{Server: server, Type: "m.device_list_update", Content: content})
+	}
+	return s.store.Outbound.Add(ctx, rows)
+}
+
+// joined tells the servers that come to share a room with one of our users, by the user's joining, of all the devices.
+// Spec: server-server-api/#device-management
+func (s *Sender) joined(ctx context.Context, c *storage.StateChange) error {
+	user := id.UserID(c.Key.StateKey)
+	if user.Homeserver() != s.name {
+		return nil
+	}
+	events, err := s.store.Events.ByNumbers(ctx, []int64{c.Event, c.Old})
+	if err != nil {
+		return err
+	}
+	in := map[int64]bool{}
+	for _, e := range events {
+		in[e.Number] = gjson.GetBytes(e.JSON, "content.membership").Str == string(event.MembershipJoin)
+	}
+	if !in[c.Event] || in[c.Old] {
+		return nil
+	}
+	servers, err := s.newlySharing(ctx, user, c.RoomID)
+	if err != nil || len(servers) == 0 {
+		return err
+	}
+	devices, err := s.store.Devices.All(ctx, user)
+	if err != nil {
+		return err
+	}
+	keys, err := s.store.Keys.Devices(ctx, user)
+	if err != nil {
+		return err
+	}
+	byDevice := make(map[id.DeviceID]json.RawMessage, len(keys))
+	for _, k := range keys {
+		byDevice[k.DeviceID] = k.JSON
+	}
+	return s.store.Do(ctx, func(ctx context.Context) error {
+		for _, d := range devices {
+			update := deviceUpdate{UserID: user, DeviceID: d.DeviceID, Name: d.DisplayName, Keys: byDevice[d.DeviceID]}
+			if err := s.tellDevice(ctx, update, s.store.Next(ctx, 1), servers); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// newlySharing are the servers in the room that share no other room with the user.
+func (s *Sender) newlySharing(ctx context.Context, user id.UserID, room id.RoomID) ([]string, error) {
+	here, err := s.spans.now(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	rooms, err := s.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, m := range rooms {
+		if m.RoomID == room {
+			continue
+		}
+		in, err := s.spans.now(ctx, m.RoomID)
+		if err != nil {
+			return nil, err
+		}
+		for _, server := range in {
+			known[server] = true
+		}
+	}
+	var fresh []string
+	for _, server := range here {
+		if s.worthy(server) && !known[server] {
+			fresh = append(fresh, server)
+		}
+	}
+	return fresh, nil
 }
 
 // signingKeys tells the servers of a user's cross-signing keys.
