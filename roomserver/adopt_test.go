@@ -264,6 +264,30 @@ func TestBackfill(t *testing.T) {
 	})
 }
 
+// TestBackfillToTheBeginning takes in a whole room from its create event on: each event is judged by the state before it, not by
+// the present one, in which those who were invited then have long joined.
+func TestBackfillToTheBeginning(t *testing.T) {
+	eachDatabase(t, func(h *house) {
+		erin := id.UserID("@erin:finance.example")
+		s := h.foreign("11")
+		var history []gomatrixserverlib.PDU
+		for _, ev := range s.state {
+			history = append(history, ev)
+		}
+		history = append(history, s.make(membership(dora, erin, "invite")), s.make(membership(erin, erin, "join")), s.make(message(erin, "hello")))
+		s.outliers(history[:5]...) // the auth chain comes with the state
+		if _, err := s.adopt(s.offer(alice)); err != nil {
+			h.Fatal(err)
+		}
+		for _, o := range s.receiveAs(bus.Received{Backfill: true}, history...) {
+			if o.Verdict != bus.Accepted {
+				h.Errorf("got %+v, want it accepted", o)
+			}
+		}
+		s.want(bus.Accepted, s.make(message(erin, "still here")))
+	})
+}
+
 // TestInviteFromAfar receives an invite to a room that we are not in, and its withdrawal.
 func TestInviteFromAfar(t *testing.T) {
 	eachDatabase(t, func(h *house) {

@@ -133,6 +133,9 @@ func (r *room) differs(ctx context.Context, at storage.Snapshot) (state.Diff, er
 // before finds the state before an event from its parents, all of them known. Where they fork, it resolves.
 // Spec: server-server-api/#room-state-resolution
 func (r *room) before(ctx context.Context, parents []*held) (moment, error) {
+	if len(parents) == 0 {
+		return r.nothing(), nil
+	}
 	if r.upon(parents) {
 		return moment{at: r.head.State, diff: state.Diff{}}, nil
 	}
@@ -167,6 +170,15 @@ func (r *room) before(ctx context.Context, parents []*held) (moment, error) {
 	}
 	at, err := r.chain(ctx, r.head.State, diff)
 	return moment{at: at, diff: diff, fresh: true}, err
+}
+
+// nothing is the state before the first event of a room: there is none.
+func (r *room) nothing() moment {
+	m := moment{diff: make(state.Diff, len(r.current))}
+	for key := range r.current {
+		m.diff[key] = ""
+	}
+	return m
 }
 
 // upon tells whether the parents stand at the current state: they are all the extremities, or no state has changed since them.
