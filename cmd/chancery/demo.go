@@ -186,6 +186,8 @@ func demoConfig(house *ministry, n int, folder string, ca *authority) Config {
 	config.Client.PublicURL = house.URL
 	config.Client.HTTP.Limits.Enabled = false
 	config.Client.Account.SharedSecret = house.secret
+	config.Calls.UDPPort, config.Calls.TCPPort, config.Calls.Loopback, config.Calls.Limits = 0, 0, true, false
+	config.Calls.Listen = []string{"127.0.0.1"}
 	config.Federation.Remote.CAFiles = []string{ca.file()}
 	config.Federation.Remote.AllowedNetworks = []string{"127.0.0.0/8"}
 	return config
