@@ -1,0 +1,287 @@
+package calls
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/websocket"
+	"github.com/pion/interceptor"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
+)
+
+// patience bounds every wait of these tests.
+const patience = 20 * time.Second
+
+// testToken is a token that lets identity into room.
+func testToken(t testing.TB, room, identity string, change ...func(*Claims)) string {
+	t.Helper()
+	yes := true
+	c := Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: identity}, Video: Grant{Room: room, RoomJoin: true, CanUpdateOwnMetadata: &yes}}
+	for _, f := range change {
+		f(&c)
+	}
+	key := tokens{key: testKey, secret: []byte(testSecret), now: time.Now}
+	token, err := key.sign(c, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// testClient is a participant on plain Pion with two peer connections, who hands every message on.
+type testClient struct {
+	t      *testing.T
+	ws     *websocket.Conn
+	said   chan *signal.Response // what the focus said, but for negotiation
+	joined *signal.Joined
+	pub    *webrtc.PeerConnection
+	sub    *webrtc.PeerConnection
+	media  chan *webrtc.TrackRemote
+	answer chan string
+}
+
+func dialSocket(t *testing.T, base, path string, query url.Values) *websocket.Conn {
+	t.Helper()
+	ws, resp, err := websocket.DefaultDialer.Dial(base+path+"?"+query.Encode(), nil)
+	if err != nil {
+		t.Fatalf("dial %s: %v (%v)", path, err, resp)
+	}
+	t.Cleanup(func() { ws.Close() })
+	return ws
+}
+
+func readResponse(ws *websocket.Conn) (*signal.Response, error) {
+	_, frame, err := ws.ReadMessage()
+	if err != nil {
+		return nil, err
+	}
+	var res signal.Response
+	return &res, signal.DecodeBody(frame, false, &res)
+}
+
+// join enters room over UDP, or over TCP alone.
+func join(t *testing.T, base, room, identity string, networks ...webrtc.NetworkType) *testClient {
+	t.Helper()
+	c := &testClient{t: t, said: make(chan *signal.Response, 256), media: make(chan *webrtc.TrackRemote, 16), answer: make(chan string, 8)}
+	c.ws = dialSocket(t, base, "/rtc", url.Values{"access_token": {testToken(t, room, identity)}, "protocol": {"16"}, "auto_subscribe": {"1"}})
+	first, err := readResponse(c.ws)
+	if err != nil || first.GetJoin() == nil {
+		t.Fatalf("first message: got %v, %v, want join", first, err)
+	}
+	c.joined = first.GetJoin()
+	if len(networks) == 0 {
+		networks = []webrtc.NetworkType{webrtc.NetworkTypeUDP4}
+	}
+	var settings webrtc.SettingEngine
+	settings.SetIncludeLoopbackCandidate(true)
+	settings.SetNetworkTypes(networks)
+	media := &webrtc.MediaEngine{}
+	if err := media.RegisterDefaultCodecs(); err != nil {
+		t.Fatal(err)
+	}
+	registry := &interceptor.Registry{}
+	if err := webrtc.RegisterDefaultInterceptors(media, registry); err != nil {
+		t.Fatal(err)
+	}
+	api := webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(registry))
+	for target, pc := range map[signal.Target]**webrtc.PeerConnection{signal.Target_PUBLISHER: &c.pub, signal.Target_SUBSCRIBER: &c.sub} {
+		if *pc, err = api.NewPeerConnection(webrtc.Configuration{}); err != nil {
+			t.Fatal(err)
+		}
+		made := *pc
+		t.Cleanup(func() { made.Close() })
+		made.OnICECandidate(func(candidate *webrtc.ICECandidate) {
+			if candidate != nil {
+				init, _ := json.Marshal(candidate.ToJSON())
+				c.say(&signal.Request{Message: &signal.Request_Trickle{Trickle: &signal.Trickle{CandidateInit: string(init), Target: target}}})
+			}
+		})
+	}
+	c.sub.OnTrack(func(remote *webrtc.TrackRemote, _ *webrtc.RTPReceiver) { c.media <- remote })
+	go c.listen()
+	return c
+}
+
+var sayLock = make(chan struct{}, 1)
+
+func (c *testClient) say(req *signal.Request) {
+	frame, err := signal.EncodeBody(req, false)
+	if err != nil {
+		c.t.Error(err)
+		return
+	}
+	sayLock <- struct{}{}
+	defer func() { <-sayLock }()
+	_ = c.ws.WriteMessage(websocket.BinaryMessage, frame) // a closed socket shows in what the test waits for
+}
+
+// listen negotiates, and hands everything else to the test.
+func (c *testClient) listen() {
+	defer close(c.said)
+	for {
+		res, err := readResponse(c.ws)
+		if err != nil {
+			return
+		}
+		switch m := res.Message.(type) {
+		case *signal.Response_Offer:
+			c.onOffer(m.Offer)
+		case *signal.Response_Answer:
+			c.answer <- m.Answer.Sdp
+		case *signal.Response_Trickle:
+			var init webrtc.ICECandidateInit
+			if err := json.Unmarshal([]byte(m.Trickle.CandidateInit), &init); err != nil {
+				c.t.Errorf("candidate: %v", err)
+			}
+			pc := map[signal.Target]*webrtc.PeerConnection{signal.Target_PUBLISHER: c.pub, signal.Target_SUBSCRIBER: c.sub}[m.Trickle.Target]
+			for pc.RemoteDescription() == nil {
+				time.Sleep(time.Millisecond) // Pion's answer is being set by the test's goroutine
+			}
+			_ = pc.AddICECandidate(init)
+		default:
+			c.said <- res
+		}
+	}
+}
+
+// onOffer answers. What fails here shows as media that do not come; at a session's end it may well fail.
+func (c *testClient) onOffer(offer *signal.SessionDescription) {
+	if c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: offer.Sdp}) != nil {
+		return
+	}
+	answer, err := c.sub.CreateAnswer(nil)
+	if err != nil || c.sub.SetLocalDescription(answer) != nil {
+		return
+	}
+	c.say(&signal.Request{Message: &signal.Request_Answer{Answer: &signal.SessionDescription{Type: "answer", Sdp: answer.SDP, Id: offer.Id}}})
+}
+
+// wait gives the first message for which want is true.
+func (c *testClient) wait(what string, want func(*signal.Response) bool) *signal.Response {
+	c.t.Helper()
+	timeout := time.After(patience)
+	for {
+		select {
+		case res, ok := <-c.said:
+			if !ok {
+				c.t.Fatalf("the socket closed while waiting for %s", what)
+			}
+			if want(res) {
+				return res
+			}
+		case <-timeout:
+			c.t.Fatalf("no %s within %v", what, patience)
+		}
+	}
+}
+
+// publish announces and negotiates one video and one audio track, and sends until the test ends. Each payload ends with
+// the name of its sender and its number.
+func (c *testClient) publish(name string) {
+	c.t.Helper()
+	for _, kind := range []signal.TrackType{signal.TrackType_VIDEO, signal.TrackType_AUDIO} {
+		mime, payload := webrtc.MimeTypeVP8, []byte{0x90, 0x80, 0x01, 0, 0, 0, 0, 0, 0}
+		clock, step, pause := uint32(90000), uint32(3000), 33*time.Millisecond
+		if kind == signal.TrackType_AUDIO {
+			mime, payload, clock, step, pause = webrtc.MimeTypeOpus, []byte{0xfc}, 48000, 960, 20*time.Millisecond
+		}
+		cid := fmt.Sprintf("%s-%v", name, kind)
+		track, err := webrtc.NewTrackLocalStaticRTP(webrtc.RTPCodecCapability{MimeType: mime, ClockRate: clock, Channels: uint16(2 * kindIndex(kind == signal.TrackType_AUDIO))}, cid, name)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.say(&signal.Request{Message: &signal.Request_AddTrack{AddTrack: &signal.AddTrack{Cid: cid, Name: cid, Type: kind}}})
+		c.wait("track_published", func(res *signal.Response) bool { return res.GetTrackPublished().GetCid() == cid })
+		transceiver, err := c.pub.AddTransceiverFromTrack(track, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		go func() { // reads, or Pion's interceptors stand still
+			for {
+				if _, _, err := transceiver.Sender().ReadRTCP(); err != nil {
+					return
+				}
+			}
+		}()
+		go send(c.t, track, append(payload, name...), step, pause)
+	}
+	offer, err := c.pub.CreateOffer(nil)
+	if err == nil {
+		err = c.pub.SetLocalDescription(offer)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.say(&signal.Request{Message: &signal.Request_Offer{Offer: &signal.SessionDescription{Type: "offer", Sdp: offer.SDP, Id: 1}}})
+	select {
+	case answer := <-c.answer:
+		if err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer}); err != nil {
+			c.t.Fatal(err)
+		}
+	case <-time.After(patience):
+		c.t.Fatal("no answer to the publisher's offer")
+	}
+}
+
+// send writes packets until the test ends: for video each is a key frame.
+func send(t *testing.T, track *webrtc.TrackLocalStaticRTP, payload []byte, step uint32, pause time.Duration) {
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	var p rtp.Packet
+	p.Version, p.Marker, p.Payload = 2, true, payload
+	for {
+		select {
+		case <-t.Context().Done():
+			return
+		case <-tick.C:
+			p.SequenceNumber++
+			p.Timestamp += step
+			if track.WriteRTP(&p) != nil {
+				return
+			}
+		}
+	}
+}
+
+// hears waits for both tracks of from, and checks that their packets come in order.
+func (c *testClient) hears(from string) {
+	c.t.Helper()
+	for range 2 {
+		var remote *webrtc.TrackRemote
+		select {
+		case remote = <-c.media:
+		case <-time.After(patience):
+			c.t.Fatalf("no track within %v", patience)
+		}
+		if remote.Kind() == webrtc.RTPCodecTypeVideo {
+			if err := c.sub.WriteRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: uint32(remote.SSRC())}}); err != nil {
+				c.t.Errorf("key frame request: %v", err)
+			}
+		}
+		last := uint16(0)
+		for i := range 20 {
+			if err := remote.SetReadDeadline(time.Now().Add(patience)); err != nil {
+				c.t.Fatal(err)
+			}
+			p, _, err := remote.ReadRTP()
+			if err != nil {
+				c.t.Fatalf("%v of %s, packet %d: %v", remote.Kind(), from, i, err)
+			}
+			if got := string(p.Payload[len(p.Payload)-len(from):]); got != from {
+				c.t.Errorf("%v packet %d: got one of %q, want of %q", remote.Kind(), i, got, from)
+			}
+			if i > 0 && p.SequenceNumber != last+1 {
+				c.t.Errorf("%v packet %d: got number %d after %d", remote.Kind(), i, p.SequenceNumber, last)
+			}
+			last = p.SequenceNumber
+		}
+	}
+}
