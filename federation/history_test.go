@@ -164,7 +164,13 @@ func TestEphemeralMessages(t *testing.T) {
 		t.Errorf("to-device: got %v, want one message", got)
 	}
 
-	// Device lists: the copy is fetched anew.
+	// Device lists: once a client has asked for them a copy is kept, and fetched anew at each change.
+	_, err = bus.Ask[bus.FederationQuestion, bus.FederationAnswer](t.Context(), interior.bus, bus.FederationDo, bus.FederationQuestion{
+		QueryKeys: &bus.QueryKeys{Server: finance.name, Users: map[id.UserID][]id.DeviceID{bob: nil}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	keys := json.RawMessage(`{"user_id":"` + string(bob) + `","device_id":"DEVICE","algorithms":[],"keys":{"ed25519:DEVICE":"abc"},"signatures":{}}`)
 	finance.do(func(ctx context.Context) error {
 		if err := finance.store.Keys.PutDevice(ctx, storage.DeviceKeys{UserID: bob, DeviceID: "DEVICE", JSON: keys}); err != nil {

@@ -30,7 +30,9 @@ const (
 	remoteListOne = "SELECT user_id, stream_id, stale FROM remote_device_lists WHERE user_id = $1"
 	remoteListPut = `INSERT INTO remote_device_lists (user_id, stream_id, stale) VALUES ($1, $2, $3)
 		ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = excluded.stale`
-	remoteListStale  = "SELECT user_id, stream_id, stale FROM remote_device_lists WHERE stale ORDER BY user_id LIMIT $1"
+	remoteListStale = "SELECT user_id, stream_id, stale FROM remote_device_lists WHERE stale ORDER BY user_id LIMIT $1"
+	remoteListDoubt = `UPDATE remote_device_lists SET stale = true WHERE user_id IN
+		(SELECT user_id FROM memberships WHERE room_id = $1 AND membership = 'join')`
 	remoteListForget = "DELETE FROM remote_device_lists WHERE user_id = $1"
 )
 
@@ -88,6 +90,12 @@ func (d *DeviceLists) PutRemote(ctx context.Context, l RemoteDeviceList) error {
 // Stale lists remote users whose copies have to be fetched.
 func (d *DeviceLists) Stale(ctx context.Context, limit int) ([]*RemoteDeviceList, error) {
 	return all(ctx, d.s, scanRemoteList, remoteListStale, limit)
+}
+
+// DoubtRoom has all copies of the lists of who is joined to the room fetched anew before they are believed, inside Do.
+func (d *DeviceLists) DoubtRoom(ctx context.Context, room id.RoomID) error {
+	_, err := d.s.exec(ctx, remoteListDoubt, room)
+	return err
 }
 
 // ForgetRemote drops what we know of a remote user's list, inside Do: nobody here shares a room with them any more.

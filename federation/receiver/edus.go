@@ -269,7 +269,8 @@ func (r *Receiver) takeSigningKeys(ctx context.Context, origin string, content j
 	return r.staleList(ctx, origin, u.UserID)
 }
 
-// staleList notes that a user's devices or keys changed. Only those who share a room with one of ours concern us.
+// staleList notes that a user's devices or keys changed. Only those who share a room with one of ours concern us, and of
+// them those whose keys somebody here has asked for: of the others no client holds anything that could be outdated.
 func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID) error {
 	if err := ours(origin, user); err != nil {
 		return err
@@ -285,10 +286,10 @@ func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID)
 	if err != nil {
 		return err
 	}
-	stale := storage.RemoteDeviceList{UserID: user, Stale: true}
-	if known != nil {
-		stale.StreamID = known.StreamID
+	if known == nil {
+		return nil
 	}
+	stale := storage.RemoteDeviceList{UserID: user, StreamID: known.StreamID, Stale: true}
 	err = r.store.Do(ctx, func(ctx context.Context) error {
 		if err := r.store.DeviceLists.PutRemote(ctx, stale); err != nil {
 			return err
