@@ -48,8 +48,8 @@ func (f *Federation) download(r *request) (any, error) {
 	return f.multipart(file.Hash, file.ContentType, file.Name)
 }
 
-// thumbnail handles GET /_matrix/federation/v1/media/thumbnail/{mediaId}. A thumbnail of that size that was made before is
-// given; else the picture itself, which the asker can make smaller as well as we.
+// thumbnail handles GET /_matrix/federation/v1/media/thumbnail/{mediaId}. A thumbnail that was made before and is large enough
+// is given; else the picture itself, which the asker can make smaller as well as we.
 // Spec: server-server-api/#get_matrixfederationv1mediathumbnailmediaid
 func (f *Federation) thumbnail(r *request) (any, error) {
 	file, err := f.ownFile(r)
@@ -61,14 +61,15 @@ func (f *Federation) thumbnail(r *request) (any, error) {
 	}
 	width, _ := strconv.Atoi(r.query.Get("width"))
 	height, _ := strconv.Atoi(r.query.Get("height"))
-	made, err := f.store.Media.Thumbnail(r.Context(), storage.Thumbnail{
-		Server: f.name, MediaID: file.MediaID, Width: width, Height: height, Method: r.query.Get("method"), Animated: r.query.Get("animated") == "true",
-	})
+	made, err := f.store.Media.Thumbnails(r.Context(), f.name, file.MediaID)
 	if err != nil {
 		return nil, err
 	}
-	if made != nil {
-		return f.multipart(made.Hash, made.ContentType, "")
+	method := r.query.Get("method")
+	for _, t := range made {
+		if t.Width >= width && t.Height >= height && (t.Method == method || method == "") && t.Animated == (r.query.Get("animated") == "true") {
+			return f.multipart(t.Hash, t.ContentType, "")
+		}
 	}
 	return f.multipart(file.Hash, file.ContentType, file.Name)
 }

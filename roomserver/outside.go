@@ -72,6 +72,10 @@ func (r *room) outside(ctx context.Context, in bus.Received, raw []byte) (bus.Ou
 		if !pending {
 			return reject("the user is neither invited nor knocking")
 		}
+		// Whether anybody else may end it we cannot judge.
+		if sender := pdu.Sender(ev); sender != user && sender != was.Sender {
+			return reject("neither the user nor who invited it")
+		}
 		// Who withdraws it must know it: strangers to the room cannot name the event.
 		if user != pdu.Sender(ev) && !slices.Contains(ev.AuthEventIDs(), string(was.EventID)) {
 			return reject("the invite or knock is not among the auth events")

@@ -97,6 +97,16 @@ func (t *Media) Thumbnail(ctx context.Context, want Thumbnail) (*Thumbnail, erro
 		want.Server, want.MediaID, want.Width, want.Height, want.Method, want.Animated)
 }
 
+// Thumbnails gives all thumbnails that were made of a file, the smallest first.
+func (t *Media) Thumbnails(ctx context.Context, server, mediaID string) ([]Thumbnail, error) {
+	return all(ctx, t.s, func(row dbutil.Scannable) (Thumbnail, error) {
+		n := Thumbnail{Server: server, MediaID: mediaID}
+		err := row.Scan(&n.Width, &n.Height, &n.Method, &n.Animated, &n.ContentType, &n.Size, &n.Hash)
+		return n, err
+	}, `SELECT width, height, method, animated, content_type, size, hash FROM thumbnails
+		WHERE server = $1 AND media_id = $2 ORDER BY width, height, method LIMIT 100`, server, mediaID)
+}
+
 // AddThumbnail remembers a thumbnail.
 func (t *Media) AddThumbnail(ctx context.Context, n Thumbnail) error {
 	return t.s.Do(ctx, func(ctx context.Context) error {

@@ -146,6 +146,12 @@ func (t *Rooms) Gaps(ctx context.Context, rooms []id.RoomID) (map[id.EventID]boo
 	return gaps, err
 }
 
+// HasEdge tells whether a parent of the event is one that we do not hold: it came to us with a fetched state.
+func (t *Rooms) HasEdge(ctx context.Context, room id.RoomID, event id.EventID) (bool, error) {
+	n, err := one(ctx, t.s, column[int], "SELECT 1 FROM edges WHERE room_id = $1 AND event_id = $2 LIMIT 1", room, event)
+	return n > 0, err
+}
+
 // WaitingRedactions gives the redactions that wait for the event.
 func (t *Rooms) WaitingRedactions(ctx context.Context, target id.EventID) ([]id.EventID, error) {
 	return all(ctx, t.s, column[id.EventID], "SELECT redaction_id FROM waiting_redactions WHERE target_id = $1 LIMIT 100", target)

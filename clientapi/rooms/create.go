@@ -232,15 +232,18 @@ func createContent(version id.RoomVersion, creator id.UserID, req *createRequest
 // presetState is what a preset says about joining, history and guests.
 // Spec: client-server-api/#post_matrixclientv3createroom
 func presetState(preset string) []initialState {
-	joinRule, guests := "invite", "can_join"
+	joinRule := "invite"
 	if preset == presetPublic {
-		joinRule, guests = "public", "forbidden"
+		joinRule = "public"
 	}
-	return []initialState{
+	state := []initialState{
 		{Type: event.StateJoinRules.Type, Content: object(map[string]any{"join_rule": joinRule})},
 		{Type: event.StateHistoryVisibility.Type, Content: object(map[string]any{"history_visibility": "shared"})},
-		{Type: event.StateGuestAccess.Type, Content: object(map[string]any{"guest_access": guests})},
 	}
+	if preset != presetPublic { // without an event guests are forbidden to join
+		state = append(state, initialState{Type: event.StateGuestAccess.Type, Content: object(map[string]any{"guest_access": "can_join"})})
+	}
+	return state
 }
 
 // newAlias is the alias of a local part that nobody has taken.

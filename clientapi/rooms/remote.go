@@ -44,8 +44,8 @@ func (h *Handlers) named(r *rest.Request, name string) (id.RoomID, []string, err
 	return "", nil, mautrix.MInvalidParam.WithMessage("This is neither a room ID nor a room alias")
 }
 
-// candidates are the other servers through which a room may be reached: those named, who invited the user, and the
-// server in the room's ID, where there is one.
+// candidates are the other servers through which a room may be reached: those named, and who invited the user. Only where
+// there are none the server in the room's ID is tried: the ID is no address.
 func (h *Handlers) candidates(ctx context.Context, roomID id.RoomID, user id.UserID, servers []string) []string {
 	if m, err := h.store.Memberships.Of(ctx, roomID, user); err == nil && m != nil && stands(m, event.MembershipInvite, event.MembershipKnock) {
 		if m.Membership == event.MembershipInvite {
@@ -54,7 +54,7 @@ func (h *Handlers) candidates(ctx context.Context, roomID id.RoomID, user id.Use
 			servers = append(servers, known...)
 		}
 	}
-	if _, domain, ok := strings.Cut(string(roomID), ":"); ok {
+	if _, domain, ok := strings.Cut(string(roomID), ":"); ok && len(servers) == 0 {
 		servers = append(servers, domain)
 	}
 	return h.others(servers)

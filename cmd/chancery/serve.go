@@ -96,6 +96,21 @@ type handlers struct {
 	createAccount createAccount
 }
 
+// both is the client API and, where it is in this process, the federation API beside it, for proxies that have one address for
+// both. What comes there is authenticated as it is at the federation's own door.
+func (h handlers) both() http.Handler {
+	if h.client == nil || h.federation == nil {
+		return h.client
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/_matrix/federation/") || strings.HasPrefix(r.URL.Path, "/_matrix/key/") {
+			h.federation.ServeHTTP(w, r)
+			return
+		}
+		h.client.ServeHTTP(w, r)
+	})
+}
+
 // openDoors adds the listeners: all of them listen before the first one serves.
 func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) error {
 	var secure *tls.Config
@@ -113,7 +128,7 @@ func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) e
 	}{
 		{"admin", listen.Admin, adminHandler(behind.health, behind.createAccount), nil},
 		{"federation", listen.Federation, behind.federation, secure},
-		{"client", listen.Client, behind.client, nil},
+		{"client", listen.Client, behind.both(), nil},
 	} {
 		if way.address == "" || way.handler == nil {
 			continue

@@ -58,6 +58,9 @@ func (s *Sender) event(ctx context.Context, e *storage.Event) error {
 	if e.Sender.Homeserver() != s.name {
 		return nil
 	}
+	if through, err := s.letIn(ctx, e); err != nil || through {
+		return err
+	}
 	servers, err := s.spans.at(ctx, e.RoomID, e.Position)
 	if err != nil {
 		return err
@@ -76,6 +79,15 @@ func (s *Sender) event(ctx context.Context, e *storage.Event) error {
 		d.start(ctx)
 	}
 	return nil
+}
+
+// letIn says whether the event is a join of ours through another server: that server tells the others.
+func (s *Sender) letIn(ctx context.Context, e *storage.Event) (bool, error) {
+	if e.Type != event.StateMember.Type || e.StateKey == nil || *e.StateKey != string(e.Sender) ||
+		gjson.GetBytes(e.JSON, "content.membership").Str != string(event.MembershipJoin) {
+		return false, nil
+	}
+	return s.store.Rooms.HasEdge(ctx, e.RoomID, e.ID)
 }
 
 // alsoFor names the server of a user who is sent away from a room: by a kick or ban of one who was only invited, the user's
