@@ -109,7 +109,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		rooms:   rooms.New(cfg.Rooms, store, messages, reader),
 		media:   media.New(cfg.Media, store, files, messages),
 		sync:    syncing.New(cfg.Sync, store, messages, reader),
-		push:    push.New(store, outbound),
+		push:    push.New(store, reader, outbound),
 	}
 	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
 	return s, nil
@@ -121,6 +121,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.account.Run(ctx) })
 	group.Go(func() error { return s.rooms.Run(ctx) })
 	group.Go(func() error { return s.sync.Run(ctx) })
+	group.Go(func() error { return s.push.Run(ctx) })
 	return group.Wait()
 }
 

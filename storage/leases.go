@@ -2,8 +2,12 @@ package storage
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
+	"sync"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // Leases says which process alone may do a thing: write rooms, send, push, keep timers.
@@ -52,4 +56,63 @@ func (t *Leases) Release(ctx context.Context, l *Lease) error {
 		_, err := t.s.exec(ctx, "UPDATE leases SET until = 0 WHERE name = $1 AND holder = $2 AND epoch = $3", l.Name, l.Holder, l.Epoch)
 		return err
 	})
+}
+
+// leaseSpan is how long a lease lasts that Hold does not renew any more.
+const leaseSpan = 10 * time.Second
+
+// Hold runs fn while this process holds the lease, and waits for it where another one does, until ctx ends. fn's context
+// ends when the lease is lost; it may then be called again. With an embedded bus there is no other process, and no lease.
+func (t *Leases) Hold(ctx context.Context, name string, fn func(ctx context.Context) error) error {
+	if t.s.bus == nil || t.s.bus.Embedded() {
+		return fn(ctx)
+	}
+	holder := rand.Text()
+	for ctx.Err() == nil {
+		l, err := t.Take(ctx, name, holder, leaseSpan)
+		if err != nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Str("lease", name).Msg("Lease not taken, will try again")
+		}
+		if l == nil {
+			pause(ctx, leaseSpan/10)
+			continue
+		}
+		if err := t.held(ctx, l, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Leases) held(ctx context.Context, l *Lease, fn func(ctx context.Context) error) error {
+	held, lost := context.WithCancel(ctx)
+	var renewing sync.WaitGroup
+	renewing.Go(func() {
+		defer lost()
+		for pause(held, leaseSpan/4) {
+			renewed, err := t.Take(held, l.Name, l.Holder, leaseSpan)
+			if err != nil || renewed == nil || renewed.Epoch != l.Epoch {
+				return
+			}
+		}
+	})
+	err := fn(held)
+	lost()
+	renewing.Wait()
+	if released := t.Release(context.WithoutCancel(ctx), l); released != nil {
+		zerolog.Ctx(ctx).Debug().Err(released).Str("lease", l.Name).Msg("Lease not released; it ends by itself")
+	}
+	return err
+}
+
+// pause says false when ctx ended first.
+func pause(ctx context.Context, span time.Duration) bool {
+	timer := time.NewTimer(span)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }

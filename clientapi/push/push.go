@@ -14,18 +14,20 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"chancery/roomserver/view"
 	"chancery/storage"
 )
 
 // Handlers are the endpoints of the chapter.
 type Handlers struct {
 	store *storage.Store
+	view  *view.Reader
 	http  *http.Client
 }
 
 // New makes the chapter, complete. outbound is the door through which gateways are reached.
-func New(store *storage.Store, outbound *http.Client) *Handlers {
-	return &Handlers{store: store, http: outbound}
+func New(store *storage.Store, reader *view.Reader, outbound *http.Client) *Handlers {
+	return &Handlers{store: store, view: reader, http: outbound}
 }
 
 // missingParam is for requests that lack what they need; mautrix has no value for it.

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -42,7 +43,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close(); b.Close() })
-	h := New(store, http.DefaultClient)
+	h := New(store, view.New(store), http.DefaultClient)
 	const p = "/_matrix/client/v3/pushrules/"
 	routes := []rest.Route{
 		{Method: "GET", Path: p + "{$}", Handler: h.Rules, Auth: rest.User},

@@ -10,7 +10,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/push/rules"
-	"chancery/roomserver/pdu"
 	"chancery/storage"
 )
 
@@ -210,7 +209,7 @@ func (a *answer) judge(ctx context.Context, p *roomPlan) (*judge, error) {
 		}
 		return sum.joined
 	}
-	j.power = func(ctx context.Context, sender id.UserID) bool { return a.s.mayNotify(ctx, p.id, sender) }
+	j.power = func(ctx context.Context, sender id.UserID) bool { return a.s.view.MayNotifyRoom(ctx, p.id, sender) }
 	return j, nil
 }
 
@@ -300,60 +299,4 @@ func (u *user) takeRules(content json.RawMessage) {
 	for _, c := range u.counts {
 		c.outdated = true
 	}
-}
-
-// defaultNotifyLevel is the power that notifying a whole room takes.
-const defaultNotifyLevel = 50
-
-// mayNotify tells whether the sender's power is enough to notify the whole room.
-func (s *Syncing) mayNotify(ctx context.Context, room id.RoomID, sender id.UserID) bool {
-	r, err := s.store.Rooms.ByID(ctx, room)
-	if err != nil || r == nil {
-		return false
-	}
-	numbers, err := s.store.State.Lookups(ctx, []storage.Lookup{
-		{At: r.State, Key: pdu.Key{Type: "m.room.power_levels"}}, {At: r.State, Key: pdu.Key{Type: "m.room.create"}}})
-	if err != nil {
-		return false
-	}
-	found, err := s.byNumbers(ctx, numbers)
-	if err != nil {
-		return false
-	}
-	if create := found[numbers[1]]; create != nil && creates(create.row(), r.Version, sender) {
-		return true
-	}
-	levels := found[numbers[0]]
-	if levels == nil {
-		return false
-	}
-	content := gjson.GetBytes(levels.row().JSON, "content")
-	need, have := int64(defaultNotifyLevel), content.Get("users_default").Int()
-	if v := content.Get("notifications.room"); v.Exists() {
-		need = v.Int()
-	}
-	content.Get("users").ForEach(func(user, level gjson.Result) bool {
-		if user.Str == string(sender) {
-			have = level.Int()
-			return false
-		}
-		return true
-	})
-	return have >= need
-}
-
-// creates tells whether the user is a creator in a room version whose creators are above all levels.
-func creates(create *storage.Event, version id.RoomVersion, user id.UserID) bool {
-	if !version.PrivilegedRoomCreators() {
-		return false
-	}
-	if create.Sender == user {
-		return true
-	}
-	for _, other := range gjson.GetBytes(create.JSON, "content.additional_creators").Array() {
-		if other.Str == string(user) {
-			return true
-		}
-	}
-	return false
 }

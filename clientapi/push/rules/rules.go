@@ -260,6 +260,17 @@ func (s *Set) replace(kind Kind, list []*Rule) {
 	s.compile()
 }
 
+// CarryOver copies the rules about one room to its successor; false if there are none, or the successor has its own.
+func (s *Set) CarryOver(old, successor id.RoomID) bool {
+	rule := s.Rule(Room, string(old))
+	if rule == nil || s.Rule(Room, string(successor)) != nil {
+		return false
+	}
+	copied := Rule{ID: string(successor), Enabled: rule.Enabled, Actions: rule.Actions}
+	s.replace(Room, append([]*Rule{&copied}, s.rules[Room]...))
+	return true
+}
+
 func (r *Rule) check(kind Kind) error {
 	if err := checkActions(r.Actions); err != nil {
 		return err
