@@ -71,6 +71,7 @@ type Store struct {
 
 	DelayedEvents *DelayedEvents
 	Secrets       *Secrets
+	Reports       *Reports
 
 	ServerKeys   *ServerKeys
 	Destinations *Destinations
@@ -147,6 +148,7 @@ func (s *Store) nouns() {
 
 	s.DelayedEvents = &DelayedEvents{s}
 	s.Secrets = &Secrets{s}
+	s.Reports = &Reports{s}
 
 	s.ServerKeys = &ServerKeys{s}
 	s.Destinations = &Destinations{s}

@@ -1,4 +1,4 @@
--- v4: Receipts, notifications, delayed events
+-- v4: Receipts, notifications, delayed events, reports
 
 -- How far users have read: one per room, user, type and thread.
 CREATE TABLE receipts (
@@ -63,3 +63,17 @@ CREATE TABLE pushers (
     PRIMARY KEY (user_id, app_id, push_key)
 );
 CREATE INDEX pushers_device ON pushers (user_id, device_id);
+
+-- What users have reported to the administrators.
+CREATE TABLE reports (
+    number   BIGINT PRIMARY KEY,
+    by_user  TEXT   NOT NULL,
+    -- empty where a user is reported
+    room_id  TEXT   NOT NULL,
+    -- empty where a room or a user is reported
+    event_id TEXT   NOT NULL,
+    user_id  TEXT   NOT NULL,
+    reason   TEXT   NOT NULL,
+    score    BIGINT,
+    received BIGINT NOT NULL
+);
