@@ -286,6 +286,20 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/v3/directory/list/room/{roomId}", Handler: r.PutVisibility, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/publicRooms", Handler: r.PublicRooms, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/publicRooms", Handler: r.SearchPublicRooms, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/hierarchy", Handler: r.Hierarchy, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v1/room_summary/{roomIdOrAlias}", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/user_directory/search", Handler: r.SearchUsers, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v1/mutual_rooms", Handler: r.MutualRooms, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", Handler: r.MutualRooms, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Rooms: upgrading and reporting them.
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/upgrade", Handler: r.Upgrade, Auth: rest.User, Limit: rest.LimitCreate},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/report/{eventId}", Handler: r.ReportEvent, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/report", Handler: r.ReportRoom, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/users/{userId}/report", Handler: r.ReportUser, Auth: rest.User, Limit: rest.LimitGeneral},
+
 		// Syncing.
 		{Method: "GET", Path: "/_matrix/client/v3/sync", Handler: y.Sync, Auth: rest.User, Timeout: -1},
 		{Method: "POST", Path: "/_matrix/client/v3/user/{userId}/filter", Handler: y.PutFilter, Auth: rest.User, Limit: rest.LimitGeneral},

@@ -228,7 +228,8 @@ func (h *Handlers) take(ctx context.Context, w *walk, rows []*storage.Event) (do
 	ended := false
 	if w.to != nil {
 		for i, e := range rows {
-			if before(*w.to, e.PageOf()) != w.backwards {
+			// The event that a page names is within, whichever way it was come by.
+			if w.backwards && before(e.PageOf(), *w.to) || !w.backwards && before(*w.to, e.PageOf()) {
 				rows, ended = rows[:i], true
 				break
 			}
