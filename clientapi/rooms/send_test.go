@@ -57,7 +57,7 @@ func TestSend(t *testing.T) {
 		} {
 			t.Run(c.name, func(t *testing.T) { alice.sends(room, "m.room.message", c.body).fails(c.code, c.errcode) })
 		}
-		alice.sends(room, strings.Repeat("x", 256), m{}).fails(400, "M_INVALID_PARAM")
+		alice.sends(room, strings.Repeat("x", 256), m{}).fails(413, "M_TOO_LARGE")
 	})
 	t.Run("state", func(t *testing.T) {
 		first := alice.set(room, "state/m.room.topic", m{"topic": "one"}).ok().str("event_id")

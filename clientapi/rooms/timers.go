@@ -117,6 +117,9 @@ type sent struct {
 func (h *Handlers) hold(ctx context.Context) error {
 	t := &timers{Handlers: h, waiting: map[string]*timer{}, sent: make(chan sent, 16)}
 	if err := t.load(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	questions := make(chan *delayedQuestion, 1024)
