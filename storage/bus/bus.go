@@ -63,11 +63,16 @@ const defaultPatience = 30 * time.Second
 // ErrTooLarge says that a message is larger than the bus carries.
 var ErrTooLarge = errors.New("bus: message larger than 1 MiB")
 
+// ErrFault is wrapped by the error of a question at which the answerer failed:
+// it was asked, and something is broken there.
+var ErrFault = errors.New("answerer failed")
+
 // Bus is one connection to NATS. It is safe for concurrent use.
 type Bus struct {
 	conn     *nats.Conn
 	embedded *server.Server
 	prefix   string
+	desk     *desk // nil where the bus is embedded
 }
 
 // Open connects to the external NATS that cfg names, or starts an embedded one.
@@ -121,6 +126,12 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, fmt.Errorf("bus: NATS offers max_payload %d, need at least %d", conn.MaxPayload(), minPayload)
 	}
 	b.conn = conn
+	if b.embedded == nil {
+		if b.desk, err = openDesk(conn, b.prefix); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
 	return b, nil
 }
 
@@ -174,19 +185,22 @@ func (b *Bus) stopEmbedded() {
 	}
 }
 
-// reply is how an answer travels: exactly one field is set.
+// reply is how an answer travels: exactly one field is set. The last two are the desk's.
 type reply struct {
 	OK      json.RawMessage `json:"ok,omitempty"`
 	Refusal *Refusal        `json:"refusal,omitempty"`
 	Fault   string          `json:"fault,omitempty"`
+	// Desk is the subject to ask next: the answer takes longer. Lost says that it is no longer known there.
+	Desk string `json:"desk,omitempty"`
+	Lost bool   `json:"lost,omitempty"`
 }
 
 const deadlineHeader = "Deadline"
 
 // Ask puts a question and waits for its answer. It asks again while nobody
-// answers on the subject, until ctx ends (at most 30 s if ctx has no deadline).
-// A refusal by the answerer comes back as *Refusal; any other failure there as
-// a plain error.
+// answers on the subject, and when the answerer dies over it, until ctx ends
+// (at most 30 s if ctx has no deadline). A refusal by the answerer comes back
+// as *Refusal; any other failure there as an error that wraps ErrFault.
 func Ask[Req, Reply any](ctx context.Context, b *Bus, subject string, req Req) (Reply, error) {
 	var answer Reply
 	if _, ok := ctx.Deadline(); !ok {
@@ -206,8 +220,8 @@ func Ask[Req, Reply any](ctx context.Context, b *Bus, subject string, req Req) (
 		Header: nats.Header{deadlineHeader: {strconv.FormatInt(deadline.UnixMilli(), 10)}}}
 	wait := 2 * time.Millisecond
 	for {
-		resp, err := b.conn.RequestMsgWithContext(ctx, msg)
-		if errors.Is(err, nats.ErrNoResponders) {
+		r, err := b.ask(ctx, msg)
+		if errors.Is(err, errAskAnew) {
 			select {
 			case <-ctx.Done():
 				return answer, fmt.Errorf("nobody answers %s: %w", subject, ctx.Err())
@@ -219,15 +233,11 @@ func Ask[Req, Reply any](ctx context.Context, b *Bus, subject string, req Req) (
 		if err != nil {
 			return answer, fmt.Errorf("ask %s: %w", subject, err)
 		}
-		var r reply
-		if err := json.Unmarshal(resp.Data, &r); err != nil {
-			return answer, fmt.Errorf("decode answer of %s: %w", subject, err)
-		}
 		switch {
 		case r.Refusal != nil:
 			return answer, r.Refusal
 		case r.Fault != "":
-			return answer, fmt.Errorf("%s: %s", subject, r.Fault)
+			return answer, fmt.Errorf("%s: %w: %s", subject, ErrFault, r.Fault)
 		}
 		if len(r.OK) > 0 {
 			if err := json.Unmarshal(r.OK, &answer); err != nil {
@@ -244,7 +254,7 @@ type Question[Req, Reply any] struct {
 	Subject string
 	Body    Req
 
-	msg      *nats.Msg
+	slip     *slip
 	deadline time.Time
 }
 
@@ -272,8 +282,7 @@ func (q *Question[Req, Reply]) Respond(answer Reply, err error) {
 	if err != nil {
 		body = []byte(`{"fault":"encode answer"}`)
 	}
-	// An asker that has gone away is no fault of the answerer.
-	_ = q.msg.Respond(body)
+	q.slip.done(body)
 }
 
 // Serve hands each question on the subject to fn, in order of arrival and one
@@ -281,7 +290,7 @@ func (q *Question[Req, Reply]) Respond(answer Reply, err error) {
 // Among several processes that serve the same subject, one gets each question.
 func Serve[Req, Reply any](b *Bus, subject string, fn func(*Question[Req, Reply])) (stop func(), err error) {
 	sub, err := b.conn.QueueSubscribe(b.prefix+subject, "answer", func(m *nats.Msg) {
-		q := &Question[Req, Reply]{Subject: m.Subject[len(b.prefix):], msg: m, deadline: time.Now().Add(defaultPatience)}
+		q := &Question[Req, Reply]{Subject: m.Subject[len(b.prefix):], slip: b.desk.take(m), deadline: time.Now().Add(defaultPatience)}
 		if ms, err := strconv.ParseInt(m.Header.Get(deadlineHeader), 10, 64); err == nil {
 			q.deadline = time.UnixMilli(ms)
 		}
