@@ -3,7 +3,9 @@ package receiver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -25,21 +27,35 @@ var edus = map[string]func(r *Receiver, ctx context.Context, origin string, cont
 	"m.signing_key_update": (*Receiver).takeSigningKeys,
 }
 
-// takeEDUs takes the EDUs of a transaction in, in their order.
-func (r *Receiver) takeEDUs(ctx context.Context, origin string, list []edu) {
+// errNotKept is wrapped by the error of an EDU that must not be lost, where our storage did not take it.
+var errNotKept = errors.New("not kept")
+
+// takeEDUs takes the EDUs of a transaction in, in their order. Its error wraps errNotKept.
+func (r *Receiver) takeEDUs(ctx context.Context, origin string, list []edu) error {
 	for _, e := range list {
 		take, ok := edus[e.Type]
 		if !ok {
 			receivedEDUs.WithLabelValues("other", "no").Inc()
 			continue
 		}
-		if err := take(r, ctx, origin, e.Content); err != nil {
+		if err := take(r, ctx, origin, e.Content); errors.Is(err, errNotKept) {
+			return err
+		} else if err != nil {
 			receivedEDUs.WithLabelValues(e.Type, "no").Inc()
 			zerolog.Ctx(ctx).Debug().Err(err).Str("origin", origin).Str("type", e.Type).Msg("EDU dropped")
 			continue
 		}
 		receivedEDUs.WithLabelValues(e.Type, "yes").Inc()
 	}
+	return nil
+}
+
+// kept runs a transaction whose EDU the origin shall send again if it fails.
+func (r *Receiver) kept(ctx context.Context, do func(ctx context.Context) error) error {
+	if err := r.store.Do(ctx, do); err != nil {
+		return fmt.Errorf("%w: %w", errNotKept, err)
+	}
+	return nil
 }
 
 // ours checks that an EDU speaks for a user of its origin.
@@ -184,14 +200,14 @@ func (r *Receiver) takeToDevice(ctx context.Context, origin string, content json
 	if err := ours(origin, m.Sender); err != nil {
 		return err
 	}
-	if m.MessageID == "" || len(m.MessageID) > maxMessageID || m.Type == "" {
+	if m.MessageID == "" || len(m.MessageID) > maxMessageID || strings.ContainsRune(m.MessageID, 0) || m.Type == "" {
 		return fmt.Errorf("message without ID or type")
 	}
 	messages, err := r.addressed(ctx, m.Sender, m.Type, m.Messages)
 	if err != nil || len(messages) == 0 {
 		return err
 	}
-	return r.store.Do(ctx, func(ctx context.Context) error {
+	return r.kept(ctx, func(ctx context.Context) error {
 		fresh, err := r.store.ToDevice.Once(ctx, origin, m.MessageID)
 		if err != nil || !fresh {
 			return err
@@ -290,7 +306,7 @@ func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID)
 		return nil
 	}
 	stale := storage.RemoteDeviceList{UserID: user, StreamID: known.StreamID, Stale: true}
-	err = r.store.Do(ctx, func(ctx context.Context) error {
+	err = r.kept(ctx, func(ctx context.Context) error {
 		if err := r.store.DeviceLists.PutRemote(ctx, stale); err != nil {
 			return err
 		}

@@ -44,7 +44,17 @@ type gaps struct {
 type filling struct {
 	done  chan struct{} // closed when all that was aside has been seen to
 	again bool          // more was set aside meanwhile
+	tries int           // how often in a row the room did not answer
 }
+
+// errSilent is wrapped where a room did not judge an event: it stays aside, and is offered again.
+var errSilent = errors.New("the room does not answer")
+
+const (
+	firstPause, longestPause = 200 * time.Millisecond, time.Minute
+	// maxFaults is how often an event is offered at which the room fails each time.
+	maxFaults = 10
+)
 
 // fillers is how many rooms are filled at the same time.
 const fillers = 16
@@ -105,8 +115,13 @@ func (g *gaps) work(ctx context.Context, room id.RoomID) {
 		f := g.rooms[room]
 		f.again = false
 		g.mu.Unlock()
-		if err := g.room(log.WithContext(ctx), room); err != nil && ctx.Err() == nil {
-			log.Warn().Err(err).Msg("Gap in the room's history not filled")
+		err := g.room(log.WithContext(ctx), room, f)
+		if err != nil && ctx.Err() == nil {
+			log.Warn().Err(err).Int("tries", f.tries).Msg("Gap in the room's history not filled")
+		}
+		if errors.Is(err, errSilent) && ctx.Err() == nil {
+			g.later(ctx, room, f)
+			return
 		}
 		g.mu.Lock()
 		if !f.again || ctx.Err() != nil {
@@ -119,8 +134,20 @@ func (g *gaps) work(ctx context.Context, room id.RoomID) {
 	}
 }
 
+// later takes the room up again after a pause. Nobody waits for it meanwhile but who waits for the room anyway.
+func (g *gaps) later(ctx context.Context, room id.RoomID, f *filling) {
+	pause := min(firstPause<<min(f.tries, 16), longestPause)
+	f.tries++
+	time.AfterFunc(pause, func() {
+		select {
+		case g.jobs <- room:
+		case <-ctx.Done():
+		}
+	})
+}
+
 // room sees to all that is aside in the room, the oldest first.
-func (g *gaps) room(ctx context.Context, room id.RoomID) (err error) {
+func (g *gaps) room(ctx context.Context, room id.RoomID, f *filling) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -130,22 +157,29 @@ func (g *gaps) room(ctx context.Context, room id.RoomID) (err error) {
 	defer cancel()
 	version, err := g.r.roomVersion(ctx, room)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errSilent, err)
 	}
 	for {
 		aside, err := g.r.store.Received.AsideIn(ctx, room, asideAtOnce)
-		if err != nil || len(aside) == 0 {
-			return err
+		if err != nil {
+			return fmt.Errorf("%w: %w", errSilent, err)
+		}
+		if len(aside) == 0 {
+			return nil
 		}
 		for _, a := range aside {
 			if err := g.one(ctx, version, a); err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err() // it stays aside
 				}
+				if errors.Is(err, errSilent) && (f.tries < maxFaults || !errors.Is(err, bus.ErrFault)) {
+					return err
+				}
 				zerolog.Ctx(ctx).Info().Err(err).Stringer("event_id", a.EventID).Str("origin", a.Origin).Msg("Event given up: what it stands on cannot be had")
 			}
+			f.tries = 0
 			if err := g.r.store.Received.NoLongerAside(ctx, []id.EventID{a.EventID}); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", errSilent, err)
 			}
 		}
 	}
@@ -204,11 +238,16 @@ func (g *gaps) authChain(ctx context.Context, version id.RoomVersion, origin str
 	return err
 }
 
-// offer asks the room to take one event in, and gives what it still lacks. A rejection is an end like any other.
+// offer asks the room to take one event in, and gives what it still lacks. A rejection is an end like any other. The error of a
+// room that did not judge the event wraps errSilent.
 func (g *gaps) offer(ctx context.Context, origin string, version id.RoomVersion, ev gomatrixserverlib.PDU, snapshot int64) ([]id.EventID, error) {
 	outcomes, err := g.r.receive(ctx, origin, version, pdu.RoomIDOf(ev), []gomatrixserverlib.PDU{ev}, snapshot)
-	if err != nil {
+	var refusal *bus.Refusal
+	if errors.As(err, &refusal) && refusal.Status != http.StatusTooManyRequests {
 		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errSilent, err)
 	}
 	if o := outcomes[0]; o.Verdict == bus.Missing {
 		if len(o.Missing) == 0 {

@@ -19,11 +19,13 @@ import (
 	"chancery/storage/bus"
 )
 
-// patience is how long a transaction waits for missing events; after that they are fetched behind its back.
+// patience is how long a transaction waits for its room to answer, and again for missing events; after that they are set aside,
+// and fetched, behind its back.
 const patience = 10 * time.Second
 
-// takePDUs takes the PDUs of a transaction in: per room in their order, rooms side by side.
-func (r *Receiver) takePDUs(ctx context.Context, origin string, raws []json.RawMessage) map[id.EventID]result {
+// takePDUs takes the PDUs of a transaction in: per room in their order, rooms side by side. An error says that some could be
+// neither judged nor set aside, for a reason of ours.
+func (r *Receiver) takePDUs(ctx context.Context, origin string, raws []json.RawMessage) (map[id.EventID]result, error) {
 	rooms := make(map[id.RoomID][]json.RawMessage)
 	for _, raw := range raws {
 		room := id.RoomID(gjson.GetBytes(raw, "room_id").Str)
@@ -31,23 +33,25 @@ func (r *Receiver) takePDUs(ctx context.Context, origin string, raws []json.RawM
 	}
 	results := make(map[id.EventID]result, len(raws))
 	var mu sync.Mutex
+	var failed error
 	var wait sync.WaitGroup
 	for room, raws := range rooms {
 		wait.Go(func() {
-			part := r.takeRoom(ctx, origin, room, raws)
+			part, err := r.takeRoom(ctx, origin, room, raws)
 			mu.Lock()
 			defer mu.Unlock()
+			failed = errors.Join(failed, err)
 			for event, res := range part {
 				results[event] = res
 			}
 		})
 	}
 	wait.Wait()
-	return results
+	return results, failed
 }
 
 // takeRoom takes PDUs of one room in.
-func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, raws []json.RawMessage) map[id.EventID]result {
+func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, raws []json.RawMessage) (map[id.EventID]result, error) {
 	results := make(map[id.EventID]result, len(raws))
 	version, err := r.roomVersion(ctx, room)
 	if err == nil && version == "" {
@@ -56,6 +60,9 @@ func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, 
 	if err == nil {
 		err = r.checkACL(ctx, room, origin)
 	}
+	if err != nil && !errors.Is(err, errUnknownRoom) && !errors.Is(err, errACL) {
+		return nil, err
+	}
 	if err != nil {
 		for _, raw := range raws {
 			if eventID := anyEventID(version, raw); eventID != "" {
@@ -63,7 +70,7 @@ func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, 
 			}
 		}
 		receivedPDUs.WithLabelValues("refused").Add(float64(len(raws)))
-		return results
+		return results, nil
 	}
 	// Steps 1 to 3: the event is valid, its signatures and its hash are right.
 	events, errs := r.ring.Believe(ctx, version, room, raws)
@@ -81,9 +88,9 @@ func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, 
 	}
 	// Steps 4 to 6 are the room's.
 	if missing := r.offer(ctx, origin, version, room, good, results); len(missing) > 0 {
-		r.setAside(ctx, origin, room, missing, results)
+		return results, r.setAside(ctx, origin, room, missing, results)
 	}
-	return results
+	return results, nil
 }
 
 var (
@@ -141,10 +148,10 @@ func anyEventID(version id.RoomVersion, raw json.RawMessage) id.EventID {
 // runBytes is how many bytes of PDUs go into one question to a room.
 const runBytes = 3 * bus.MaxQuestion / 4
 
-// offer hands events to their room, in runs that the bus carries, and notes the verdicts. It gives those whose parents or auth
-// events are missing.
+// offer hands events to their room, in runs that the bus carries, and notes the verdicts. It gives those that have to wait: their
+// parents or auth events are missing, or the room does not answer.
 func (r *Receiver) offer(ctx context.Context, origin string, version id.RoomVersion, room id.RoomID, events []gomatrixserverlib.PDU, results map[id.EventID]result) []gomatrixserverlib.PDU {
-	var missing []gomatrixserverlib.PDU
+	var waiting []gomatrixserverlib.PDU
 	for len(events) > 0 {
 		n, size := 0, 0
 		for n < len(events) && (n == 0 || size+len(events[n].JSON()) <= runBytes) {
@@ -152,38 +159,38 @@ func (r *Receiver) offer(ctx context.Context, origin string, version id.RoomVers
 			n++
 		}
 		run := events[:n]
-		events = events[n:]
 		outcomes, err := r.receive(ctx, origin, version, room, run, 0)
+		if err != nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Stringer("room_id", room).Str("origin", origin).Int("pdus", len(events)).Msg("The room does not take PDUs in; they wait")
+			receivedPDUs.WithLabelValues("failed").Add(float64(len(events)))
+			return append(waiting, events...)
+		}
+		events = events[n:]
 		for i, ev := range run {
 			eventID := id.EventID(ev.EventID())
-			if err != nil {
-				results[eventID] = result{"internal error"}
-				receivedPDUs.WithLabelValues("failed").Inc()
-				continue
-			}
 			receivedPDUs.WithLabelValues(string(outcomes[i].Verdict)).Inc()
 			switch outcomes[i].Verdict {
 			case bus.Missing:
-				missing = append(missing, ev)
+				waiting = append(waiting, ev)
 			case bus.Rejected:
 				results[eventID] = result{"rejected: " + outcomes[i].Reason}
 			default:
 				results[eventID] = result{}
 			}
 		}
-		if err != nil {
-			zerolog.Ctx(ctx).Error().Err(err).Stringer("room_id", room).Str("origin", origin).Msg("PDUs not taken in")
-		}
 	}
-	return missing
+	return waiting
 }
 
-// receive asks the room to take events in; snapshot is the chain of the state before the first, if that was fetched.
+// receive asks the room to take events in; snapshot is the chain of the state before the first, if that was fetched. An error
+// says that the room did not judge them, within the patience of a transaction.
 func (r *Receiver) receive(ctx context.Context, origin string, version id.RoomVersion, room id.RoomID, events []gomatrixserverlib.PDU, snapshot int64) ([]bus.Outcome, error) {
 	q := &bus.Received{Origin: origin, Version: version, Snapshot: snapshot}
 	for _, ev := range events {
 		q.PDUs = append(q.PDUs, ev.JSON())
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	answer, err := bus.Ask[bus.RoomQuestion, bus.RoomAnswer](ctx, r.bus, bus.RoomDo(room), bus.RoomQuestion{Receive: q})
 	if err != nil {
 		return nil, err
@@ -194,18 +201,15 @@ func (r *Receiver) receive(ctx context.Context, origin string, version id.RoomVe
 	return answer.Outcomes, nil
 }
 
-// setAside keeps events until their parents have been fetched, and waits a while for that.
-func (r *Receiver) setAside(ctx context.Context, origin string, room id.RoomID, events []gomatrixserverlib.PDU, results map[id.EventID]result) {
+// setAside keeps events until their parents have been fetched, or their room answers, and waits a while for that. An error says
+// that they could not even be kept.
+func (r *Receiver) setAside(ctx context.Context, origin string, room id.RoomID, events []gomatrixserverlib.PDU, results map[id.EventID]result) error {
 	aside := make([]storage.Aside, len(events))
 	for i, ev := range events {
 		aside[i] = storage.Aside{EventID: id.EventID(ev.EventID()), RoomID: room, Origin: origin, JSON: ev.JSON()}
 	}
 	if err := r.store.Received.SetAside(ctx, aside); err != nil {
-		zerolog.Ctx(ctx).Error().Err(err).Stringer("room_id", room).Msg("PDUs not set aside")
-		for _, a := range aside {
-			results[a.EventID] = result{"internal error"}
-		}
-		return
+		return fmt.Errorf("set PDUs of %s aside: %w", room, err)
 	}
 	for _, a := range aside {
 		results[a.EventID] = result{}
@@ -216,4 +220,5 @@ func (r *Receiver) setAside(ctx context.Context, origin string, room id.RoomID, 
 	case <-time.After(patience):
 	case <-ctx.Done():
 	}
+	return nil
 }

@@ -81,8 +81,14 @@ func (r *Receiver) Transaction(ctx context.Context, origin, name string, body []
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
 	_ = bus.Tell(r.bus, bus.Alive(origin), origin) // nobody need listen
-	results := r.takePDUs(work, origin, t.PDUs)
-	r.takeEDUs(work, origin, t.EDUs)
+	// What is in our hands and cannot be kept is not answered: the origin sends it again.
+	results, err := r.takePDUs(work, origin, t.PDUs)
+	if err != nil {
+		return nil, fmt.Errorf("take PDUs of %s: %w", origin, err)
+	}
+	if err := r.takeEDUs(work, origin, t.EDUs); err != nil {
+		return nil, fmt.Errorf("take EDUs of %s: %w", origin, err)
+	}
 	answer, err := json.Marshal(struct {
 		PDUs map[id.EventID]result `json:"pdus"`
 	}{results})
