@@ -250,8 +250,15 @@ func (a *answer) section(ctx context.Context, p *roomPlan, into *sections) error
 		into.add(&into.knock, p.id, b)
 		return err
 	}
-	if p.stay.forgotten || (p.stay.position <= a.since && !a.q.filter.Room.IncludeLeave) || (a.q.since == nil && !a.q.filter.Room.IncludeLeave) {
-		return nil
+	if a.q.since == nil || p.stay.position <= a.since {
+		if !a.q.filter.Room.IncludeLeave {
+			return nil
+		}
+		// Forgetting is no news: the row knows.
+		now, err := a.s.store.Memberships.Of(ctx, p.id, a.u.id)
+		if err != nil || now == nil || now.Forgotten {
+			return err
+		}
 	}
 	b, err := a.departed(ctx, p)
 	into.add(&into.leave, p.id, b)

@@ -122,15 +122,12 @@ func (a *answer) changesIn(ctx context.Context, p *roomPlan, from storage.Positi
 // state gives the state events to be sent beside the timeline, in the order of their numbers; members: a membership changed.
 func (a *answer) state(ctx context.Context, p *roomPlan, t *timeline, full bool) (state []*entry, members bool, err error) {
 	var last map[pdu.Key]int64
-	var before func(pdu.Key) (int64, error)
+	var held before
 	if full {
 		if last, err = a.whole(ctx, p); err != nil {
 			return nil, false, err
 		}
-		if len(t.entries) > 0 {
-			first := t.entries[0].row().Before
-			before = func(key pdu.Key) (int64, error) { return a.s.store.State.Key(ctx, first, key) }
-		}
+		held = a.heldAt(ctx, t)
 	} else {
 		changes, err := a.changesIn(ctx, p, a.since)
 		if err != nil {
@@ -140,9 +137,9 @@ func (a *answer) state(ctx context.Context, p *roomPlan, t *timeline, full bool)
 		for key := range last {
 			members = members || key.Type == "m.room.member"
 		}
-		before = func(key pdu.Key) (int64, error) { return lastBefore(changes, key, t.entries), nil }
+		held = changedBefore(changes, t.entries)
 	}
-	state, err = a.pick(ctx, p, t, last, before, full)
+	state, err = a.pick(ctx, p, t, last, held, full)
 	return state, members, err
 }
 
@@ -183,7 +180,7 @@ func (a *answer) current(ctx context.Context, p *roomPlan) (storage.Snapshot, er
 }
 
 // pick applies what the client asked for (the state before or after the timeline, lazy members, the filter) to the state at the end.
-func (a *answer) pick(ctx context.Context, p *roomPlan, t *timeline, last map[pdu.Key]int64, before func(pdu.Key) (int64, error), full bool) ([]*entry, error) {
+func (a *answer) pick(ctx context.Context, p *roomPlan, t *timeline, last map[pdu.Key]int64, held before, full bool) ([]*entry, error) {
 	part := &a.q.filter.Room.State
 	wanted := last
 	if part.LazyLoadMembers {
@@ -194,7 +191,7 @@ func (a *answer) pick(ctx context.Context, p *roomPlan, t *timeline, last map[pd
 	}
 	if !a.q.after() && len(t.entries) > 0 {
 		var err error
-		if wanted, err = beforeTimeline(wanted, t.entries, before); err != nil {
+		if wanted, err = beforeTimeline(wanted, t.entries, held); err != nil {
 			return nil, err
 		}
 	}
@@ -339,12 +336,7 @@ func (a *answer) stateAtLeave(ctx context.Context, p *roomPlan, t *timeline, lea
 	if err != nil {
 		return nil, err
 	}
-	var before func(pdu.Key) (int64, error)
-	if len(t.entries) > 0 {
-		first := t.entries[0].row().Before
-		before = func(key pdu.Key) (int64, error) { return a.s.store.State.Key(ctx, first, key) }
-	}
-	return a.pick(ctx, p, t, last, before, true)
+	return a.pick(ctx, p, t, last, a.heldAt(ctx, t), true)
 }
 
 func (a *answer) stateUntilLeave(ctx context.Context, p *roomPlan, t *timeline, left storage.Position) ([]*entry, error) {
@@ -363,7 +355,7 @@ func (a *answer) stateUntilLeave(ctx context.Context, p *roomPlan, t *timeline, 
 			until = append(until, c)
 		}
 	}
-	return a.pick(ctx, p, t, net(until), func(key pdu.Key) (int64, error) { return lastBefore(until, key, t.entries), nil }, false)
+	return a.pick(ctx, p, t, net(until), changedBefore(until, t.entries), false)
 }
 
 // membershipBefore is how the user stood to the room before this event.

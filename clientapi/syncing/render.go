@@ -20,6 +20,7 @@ type entry struct {
 	id       id.EventID
 	number   int64
 	position storage.Position
+	size     int // bytes that it holds, about
 
 	mu       sync.Mutex
 	event    *storage.Event
@@ -35,7 +36,7 @@ type entry struct {
 }
 
 func newEntry(e *storage.Event) *entry {
-	return &entry{id: e.ID, number: e.Number, position: e.Position, event: e}
+	return &entry{id: e.ID, number: e.Number, position: e.Position, event: e, size: 2*len(e.JSON) + 600}
 }
 
 func (x *entry) outdate() {
@@ -268,7 +269,7 @@ func (c *rendered) hold(e *storage.Event) *entry {
 		}
 	}
 	x := newEntry(e)
-	c.put(x, len(e.JSON))
+	c.put(x)
 	return x
 }
 
@@ -277,18 +278,18 @@ func (c *rendered) find(number int64) *entry {
 		return x
 	}
 	if x := c.old[number]; x != nil {
-		c.put(x, len(x.row().JSON))
+		c.put(x)
 		return x
 	}
 	return nil
 }
 
-func (c *rendered) put(x *entry, size int) {
-	c.bytes += 2*size + 600
+func (c *rendered) put(x *entry) {
+	c.bytes += x.size
 	if c.bytes > c.limit {
 		c.old, c.oldIDs = c.young, c.youngIDs
 		c.young, c.youngIDs = map[int64]*entry{}, map[id.EventID]*entry{}
-		c.bytes = 2*size + 600
+		c.bytes = x.size
 	}
 	c.young[x.number], c.youngIDs[x.id] = x, x
 }

@@ -19,6 +19,7 @@ type room struct {
 	// Everything after these positions is in the rings.
 	eventsFrom, changesFrom, receiptsFrom storage.Position
 	events                                []*entry              // ascending
+	bytes                                 int                   // of events
 	changes                               []storage.StateChange // ascending
 	receipts                              []*storage.Receipt    // ascending, each key once
 
@@ -30,6 +31,9 @@ type room struct {
 	rung    time.Time
 	ringing bool
 }
+
+// maxRingBytes bounds the events held at hand for one room, beside their number.
+const maxRingBytes = 2 << 20
 
 // maxReceipts bounds the receipts held at hand for a room.
 const maxReceipts = 512
@@ -49,12 +53,20 @@ func (r *room) addEvent(x *entry, limit int) {
 	if n := len(r.events); n > 0 && r.events[n-1].position >= x.position {
 		return // read twice
 	}
-	if len(r.events) >= 2*limit { // cut seldom, so that adding stays cheap
-		cut := len(r.events) - limit
-		r.eventsFrom = r.events[cut-1].position
+	// Cut to the half, and so seldom that adding stays cheap.
+	if len(r.events) >= 2*limit || r.bytes > maxRingBytes {
+		cut := len(r.events) / 2
+		if cut > 0 {
+			r.eventsFrom = r.events[cut-1].position
+		}
 		r.events = slices.Clone(r.events[cut:])
+		r.bytes = 0
+		for _, kept := range r.events {
+			r.bytes += kept.size
+		}
 	}
 	r.events = append(r.events, x)
+	r.bytes += x.size
 }
 
 func (r *room) addChange(c storage.StateChange, limit int) {

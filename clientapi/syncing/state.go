@@ -56,29 +56,69 @@ func net(changes []storage.StateChange) map[pdu.Key]int64 {
 	return last
 }
 
+// before gives, of each key, what held before a timeline; 0 for nothing, or for what the client knows already.
+type before func([]pdu.Key) (map[pdu.Key]int64, error)
+
 // beforeTimeline turns the state at the end into the one to which a client applies the timeline: what the timeline itself
-// shows is put back to what held before it, or left out where it did not change before. changed tells, of each key, what
-// it held when the answer began; nil where the client knows nothing yet.
-func beforeTimeline(last map[pdu.Key]int64, timeline []*entry, before func(pdu.Key) (int64, error)) (map[pdu.Key]int64, error) {
+// shows is put back to what held before it, or left out where nothing did.
+func beforeTimeline(last map[pdu.Key]int64, timeline []*entry, held before) (map[pdu.Key]int64, error) {
 	shown := make(map[int64]bool, len(timeline))
 	for _, x := range timeline {
 		shown[x.number] = true
 	}
 	state := make(map[pdu.Key]int64, len(last))
+	var changed []pdu.Key
 	for key, event := range last {
-		if !shown[event] {
+		if shown[event] {
+			changed = append(changed, key)
+		} else {
 			state[key] = event
-			continue
 		}
-		old, err := before(key)
-		if err != nil {
-			return nil, err
-		}
-		if old != 0 && !shown[old] {
-			state[key] = old
+	}
+	if len(changed) == 0 {
+		return state, nil
+	}
+	old, err := held(changed)
+	if err != nil {
+		return nil, err
+	}
+	for key, event := range old {
+		if event != 0 && !shown[event] {
+			state[key] = event
 		}
 	}
 	return state, nil
+}
+
+// heldAt asks the snapshot before the timeline's first event.
+func (a *answer) heldAt(ctx context.Context, t *timeline) before {
+	return func(keys []pdu.Key) (map[pdu.Key]int64, error) {
+		at := t.entries[0].row().Before
+		asked := make([]storage.Lookup, len(keys))
+		for i, key := range keys {
+			asked[i] = storage.Lookup{At: at, Key: key}
+		}
+		numbers, err := a.s.store.State.Lookups(ctx, asked)
+		if err != nil {
+			return nil, err
+		}
+		held := make(map[pdu.Key]int64, len(keys))
+		for i, key := range keys {
+			held[key] = numbers[i]
+		}
+		return held, nil
+	}
+}
+
+// changedBefore takes it from changes of which the timeline shows some: what they made of each key before it first does.
+func changedBefore(changes []storage.StateChange, timeline []*entry) before {
+	return func(keys []pdu.Key) (map[pdu.Key]int64, error) {
+		held := make(map[pdu.Key]int64, len(keys))
+		for _, key := range keys {
+			held[key] = lastBefore(changes, key, timeline)
+		}
+		return held, nil
+	}
 }
 
 // sentMembers remembers which members a connection was sent with lazy loading, so that they are not sent again with each message.

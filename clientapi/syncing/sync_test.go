@@ -507,3 +507,64 @@ func FuzzParseFilter(f *testing.F) {
 		}
 	})
 }
+
+func TestRingIsBounded(t *testing.T) {
+	r := newRoom("!r", 0)
+	for i := range 1000 {
+		e := &storage.Event{Number: int64(i + 1), Position: storage.Position(i + 1), JSON: make([]byte, 20<<10)}
+		r.addEvent(newEntry(e), 128)
+		if r.bytes > maxRingBytes+64<<10 || len(r.events) > 256 {
+			t.Fatalf("ring holds %d bytes in %d events", r.bytes, len(r.events))
+		}
+		if first := r.events[0].position; first != r.eventsFrom+1 {
+			t.Fatalf("ring begins at %d and says it holds everything after %d", first, r.eventsFrom)
+		}
+	}
+}
+
+func TestEndedDeviceStopsWaiting(t *testing.T) {
+	h := newHouse(t)
+	err := h.store.Do(t.Context(), func(ctx context.Context) error {
+		return h.store.Devices.Put(ctx, &storage.Device{UserID: bob, DeviceID: "PHONE"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := next(h.answerTo(bob, ""))
+	done := make(chan int, 1)
+	go func() {
+		code, _ := h.ask("GET", "/_matrix/client/v3/sync", bob, map[string][]string{"since": {since}, "timeout": {"30000"}}, "")
+		done <- code
+	}()
+	waitFor(t, func() bool {
+		h.sync.mu.RLock()
+		defer h.sync.mu.RUnlock()
+		return len(h.sync.users[bob].waiters) > 0
+	})
+	if err := h.store.Do(t.Context(), func(ctx context.Context) error { return h.store.Devices.End(ctx, bob, "PHONE") }); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case code := <-done:
+		same(t, "status", code, 401)
+	case <-time.After(15 * time.Second):
+		t.Fatal("still waiting")
+	}
+}
+
+func TestKnockAndForgottenRooms(t *testing.T) {
+	h := newHouse(t)
+	room := h.create(alice, "knock")
+	since := next(h.answerTo(bob, ""))
+	h.member(room, bob, bob, "knock")
+	r := h.answerTo(bob, since)
+	state := types(in(r, "knock", room).Get("knock_state.events"))
+	if !slices.Contains(state, "m.room.join_rules") || !slices.Contains(state, "m.room.member @bob:interior") {
+		t.Errorf("knock_state %v", state)
+	}
+	h.member(room, bob, bob, "leave")
+	const archived = `{"room":{"include_leave":true}}`
+	same(t, "left", in(h.answerTo(bob, next(r), "filter", archived), "leave", room).Exists(), true)
+	h.do(room, bus.RoomQuestion{Forget: &bus.Forget{User: bob}})
+	same(t, "forgotten", in(h.answerTo(bob, "", "filter", archived), "leave", room).Exists(), false)
+}

@@ -56,7 +56,6 @@ type stay struct {
 	eventID         id.EventID
 	sender          id.UserID
 	stripped        []json.RawMessage
-	forgotten       bool
 }
 
 // device is what is known of a device's to-device messages.

@@ -291,7 +291,7 @@ func (s *Syncing) stand(u *user, m *storage.Membership, from storage.Position) {
 	if old != nil && old.position > m.Position {
 		return
 	}
-	st := &stay{membership: m.Membership, position: m.Position, event: m.Event, eventID: m.EventID, sender: m.Sender, stripped: m.Stripped, forgotten: m.Forgotten}
+	st := &stay{membership: m.Membership, position: m.Position, event: m.Event, eventID: m.EventID, sender: m.Sender, stripped: m.Stripped}
 	switch {
 	case old != nil && old.membership == m.Membership:
 		st.since, st.exact = old.since, old.exact
