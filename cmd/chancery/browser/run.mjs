@@ -1,11 +1,13 @@
 // Drives real browsers for the Go tests:   node run.mjs SCENARIO '{"houses":[{"url","people":{...}}], ...}'
 // Prints what it sees, and ends with status 0 when the scenario held.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
+import { portrait } from "./portrait.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const [scenario, facts] = [process.argv[2], JSON.parse(process.argv[3])];
@@ -16,21 +18,19 @@ const say = (text) => console.log(`${((Date.now() - begun) / 1000).toFixed(1)} s
 const browserPath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
 let browser;
 
-async function open() {
-  browser = await chromium.launch({
+const launch = (...more) => chromium.launch({
     executablePath: process.env.CHROMIUM || browserPath,
     headless: true,
     args: [
       "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
       "--no-first-run", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required",
-      "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
+      "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows", ...more,
     ],
   });
-}
 
 // window opens a page of its own, as another person's browser would be.
-async function window(name, size = { width: 960, height: 800 }) {
-  const context = await browser.newContext({ permissions: ["camera", "microphone"], viewport: size });
+async function window(name, size = { width: 960, height: 800 }, from = browser) {
+  const context = await from.newContext({ permissions: ["camera", "microphone"], viewport: size });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
   page.on("pageerror", (error) => say(`${name}: ${error.message}`));
@@ -39,8 +39,8 @@ async function window(name, size = { width: 960, height: 800 }) {
 }
 
 // enter signs a person in on the demo's page.
-async function enter(name, url, user) {
-  const page = await window(name);
+async function enter(name, url, user, from) {
+  const page = await window(name, undefined, from);
   await page.goto(url);
   await page.click(`[data-user="${user}"]`);
   await page.waitForSelector('[data-action="join-call"]:not([disabled])');
@@ -168,36 +168,50 @@ const scenarios = {
 
   // Two windows side by side in one call, chatting: the picture for the README.
   async picture() {
-    const size = { width: facts.width ?? 900, height: 900 };
-    const seats = [["Anna", facts.interior, facts.anna], ["Claire", facts.finance, facts.claire]];
-    const pages = [];
-    for (const [name, url, user] of seats) {
-      const page = await enter(name, url, user);
-      await page.setViewportSize(size);
-      pages.push(page);
+    const size = { width: 940, height: 900 };
+    const seats = [
+      { name: "Anna", url: facts.interior, user: facts.anna, person: { wall: [150, 168, 205], hair: [92, 58, 40], skin: [236, 190, 160], coat: [44, 62, 120] } },
+      { name: "Claire", url: facts.finance, user: facts.claire, person: { wall: [205, 196, 170], hair: [40, 34, 38], skin: [214, 164, 130], coat: [22, 104, 84] } },
+    ];
+    const folder = mkdtempSync(join(tmpdir(), "chancery-picture-"));
+    const browsers = [];
+    try {
+      const pages = [];
+      for (const seat of seats) {
+        const file = join(folder, seat.name + ".y4m");
+        writeFileSync(file, portrait(seat.person));
+        const own = await launch("--use-file-for-fake-video-capture=" + file);
+        browsers.push(own);
+        const page = await enter(seat.name, seat.url, seat.user, own);
+        await page.setViewportSize(size);
+        pages.push(page);
+      }
+      for (const [i, page] of pages.entries()) await joinCall(page, seats[i].name);
+      const lines = [[0, "Claire, can you see the draft from here?"], [1, "Clear as day. Picture and sound are quick."], [1, "clerk, how fast is this?"], [0, "Then let us go through it. I have ten minutes."]];
+      for (const [who, text] of lines) {
+        await pages[who].fill("textarea", text);
+        await pages[who].keyboard.press("Enter");
+        await pages[1 - who].waitForSelector(`.message .text:has-text(${JSON.stringify(text)})`);
+        await pages[0].waitForTimeout(900);
+      }
+      for (const [i, page] of pages.entries()) await moving(page, seats[i].name, 1);
+      const shots = [];
+      for (const page of pages) shots.push((await page.screenshot()).toString("base64"));
+      const table = await window("table", { width: size.width * 2 + 72, height: size.height + 48 });
+      await table.setContent(`<body style="margin:0;display:flex;gap:24px;padding:24px;background:linear-gradient(120deg,#dfe3f3,#dcebe5)">
+        ${shots.map((shot) => `<img src="data:image/png;base64,${shot}" style="width:${size.width}px;height:${size.height}px;border-radius:14px;box-shadow:0 12px 40px rgb(20 22 40/22%)">`).join("")}</body>`);
+      await table.screenshot({ path: facts.out });
+      say(`the picture is ${facts.out}`);
+    } finally {
+      for (const own of browsers) await own.close();
+      rmSync(folder, { recursive: true, force: true });
     }
-    for (const [i, page] of pages.entries()) await joinCall(page, seats[i][0]);
-    const lines = [[0, "Claire, can you see the draft from here?"], [1, "Clear as day. Picture and sound are quick."], [1, "clerk, how fast is this?"], [0, "Then let us go through it. I have ten minutes."]];
-    for (const [who, text] of lines) {
-      await pages[who].fill("textarea", text);
-      await pages[who].keyboard.press("Enter");
-      await pages[1 - who].waitForSelector(`.message .text:has-text(${JSON.stringify(text)})`);
-      await pages[0].waitForTimeout(900);
-    }
-    for (const [i, page] of pages.entries()) await moving(page, seats[i][0], 1);
-    const shots = [];
-    for (const page of pages) shots.push((await page.screenshot()).toString("base64"));
-    const table = await window("table", { width: size.width * 2 + 72, height: size.height + 48 });
-    await table.setContent(`<body style="margin:0;display:flex;gap:24px;padding:24px;background:linear-gradient(120deg,#dfe3f3,#dcebe5)">
-      ${shots.map((shot) => `<img src="data:image/png;base64,${shot}" style="width:${size.width}px;height:${size.height}px;border-radius:14px;box-shadow:0 12px 40px rgb(20 22 40/22%)">`).join("")}</body>`);
-    await table.screenshot({ path: facts.out });
-    say(`the picture is ${facts.out}`);
   },
 };
 
 let failed = false;
 try {
-  await open();
+  browser = await launch();
   await scenarios[scenario]();
 } catch (error) {
   failed = true;

@@ -62,18 +62,23 @@ export class Stage {
     this.arrange();
   }
 
-  // arrange finds the number of columns that gives the largest tiles.
+  // arrange finds the number of columns that gives the largest tiles; a tile is at most 16:9 wide and at least square.
   arrange() {
     const n = Math.max(1, this.tiles.size);
+    const gap = 10;
     const { clientWidth: width, clientHeight: height } = this.grid;
-    let best = { size: 0, columns: 1 };
+    let best = { area: 0 };
     for (let columns = 1; columns <= n; columns++) {
       const rows = Math.ceil(n / columns);
-      const size = Math.min(width / columns, (height / rows) * (16 / 10));
-      if (size > best.size) best = { size, columns };
+      const room = { w: (width - gap * (columns - 1)) / columns, h: (height - gap * (rows - 1)) / rows };
+      const w = Math.floor(Math.min(room.w, (room.h * 16) / 9));
+      const h = Math.floor(Math.min(room.h, w));
+      if (w * h > best.area) best = { area: w * h, columns, w, h };
     }
+    if (!best.area) return;
     this.grid.style.setProperty("--columns", best.columns);
-    this.grid.style.setProperty("--rows", Math.ceil(n / best.columns));
+    this.grid.style.setProperty("--tile-w", best.w + "px");
+    this.grid.style.setProperty("--tile-h", best.h + "px");
   }
 
   drop() {

@@ -110,7 +110,7 @@ export class Timeline {
       }
       const first = !group || group.sender !== event.sender || event.origin_server_ts - group.ts > GROUP_WITHIN;
       group = { sender: event.sender, ts: event.origin_server_ts };
-      const seen = readers.get(event.event_id) ?? [];
+      const seen = (readers.get(event.event_id) ?? []).filter((reader) => reader.id !== event.sender);
       const mark = JSON.stringify([first, event.local ?? "", event.failed ?? "", !!event.redacted, room.nameOf(event.sender), seen.map((r) => r.id)]);
       items.push({ key: event.local ?? event.event_id, mark, draw: () => this.message(room, event, first, seen) });
     }
