@@ -264,13 +264,14 @@ func (r *Receiver) addressed(ctx context.Context, sender id.UserID, typ string, 
 // Spec: server-server-api/#device-management
 func (r *Receiver) takeDeviceList(ctx context.Context, origin string, content json.RawMessage) error {
 	var u struct {
-		UserID   id.UserID `json:"user_id"`
-		StreamID int64     `json:"stream_id"`
+		UserID  id.UserID       `json:"user_id"`
+		Deleted bool            `json:"deleted"`
+		Keys    json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(content, &u); err != nil {
 		return err
 	}
-	return r.staleList(ctx, origin, u.UserID)
+	return r.staleList(ctx, origin, u.UserID, u.Deleted || len(u.Keys) > 0)
 }
 
 // takeSigningKeys: m.signing_key_update.
@@ -282,12 +283,13 @@ func (r *Receiver) takeSigningKeys(ctx context.Context, origin string, content j
 	if err := json.Unmarshal(content, &u); err != nil {
 		return err
 	}
-	return r.staleList(ctx, origin, u.UserID)
+	return r.staleList(ctx, origin, u.UserID, true)
 }
 
-// staleList notes that a user's devices or keys changed. Only those who share a room with one of ours concern us, and of
-// them those whose keys somebody here has asked for: of the others no client holds anything that could be outdated.
-func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID) error {
+// staleList notes that a user's devices or keys changed, and tells the clients. Only those who share a room with one of ours
+// concern us; a copy is kept of those alone whose keys somebody here has asked for. A device without keys, where there is no
+// copy, is news to nobody.
+func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID, keys bool) error {
 	if err := ours(origin, user); err != nil {
 		return err
 	}
@@ -302,17 +304,19 @@ func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID)
 	if err != nil {
 		return err
 	}
-	if known == nil {
+	if known == nil && !keys {
 		return nil
 	}
-	stale := storage.RemoteDeviceList{UserID: user, StreamID: known.StreamID, Stale: true}
 	err = r.kept(ctx, func(ctx context.Context) error {
-		if err := r.store.DeviceLists.PutRemote(ctx, stale); err != nil {
-			return err
+		if known != nil {
+			stale := storage.RemoteDeviceList{UserID: user, StreamID: known.StreamID, Stale: true}
+			if err := r.store.DeviceLists.PutRemote(ctx, stale); err != nil {
+				return err
+			}
 		}
 		return r.store.DeviceLists.Change(ctx, user, "")
 	})
-	if err == nil {
+	if err == nil && known != nil {
 		r.lists.want(user)
 	}
 	return err
