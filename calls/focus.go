@@ -104,13 +104,16 @@ func (f *Focus) shut() error {
 	}
 	done := make(chan struct{})
 	go func() { f.live.Wait(); close(done) }()
+	patience := time.NewTimer(shutPatience)
+	defer patience.Stop()
+	var late error
 	select {
 	case <-done:
-	case <-time.After(3 * time.Second):
+	case <-patience.C:
+		late = errors.New("calls: sessions are still open")
 	}
 	f.cancel()
-	<-done
-	return f.engine.Close()
+	return errors.Join(late, f.engine.Close())
 }
 
 var (
@@ -147,6 +150,9 @@ func (f *Focus) room(name string, create bool) (*Room, error) {
 	})
 	return r, nil
 }
+
+// shutPatience bounds how long the participants may take to go.
+const shutPatience = 4 * time.Second
 
 // liveRooms gives the rooms with these names, or all.
 func (f *Focus) liveRooms(names ...string) []*Room {

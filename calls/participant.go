@@ -210,6 +210,11 @@ func (p *Participant) close() {
 	if p.sub != p.pub {
 		p.sub.close()
 	}
+	for _, t := range p.published {
+		if t.up != nil {
+			t.up.Wait()
+		}
+	}
 }
 
 func (p *Participant) send(res *signal.Response) {
@@ -246,7 +251,7 @@ func (p *Participant) attach(c *signal.Conn) {
 	if p.transportUp() {
 		p.graceEnds = time.Time{}
 	}
-	go p.read(c)
+	p.room.focus.live.Go(func() { p.read(c) })
 }
 
 // read hands over what the client says, until its socket ends.

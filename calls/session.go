@@ -35,7 +35,7 @@ func (p *Participant) begin(c *signal.Conn) error {
 	live.Go(func() {
 		p.welcome(others)
 		p.recheck(func() {}) // what changed between the first check and the room's knowing p
-		go p.read(c)
+		live.Go(func() { p.read(c) })
 		p.run()
 	})
 	return nil
@@ -94,6 +94,9 @@ func (p *Participant) subscribeAll() {
 // connected is called when the carrier stands, the first time and after each restart.
 func (p *Participant) connected() {
 	p.link.Ready()
+	for _, s := range p.subs {
+		s.down.AskKeyFrame()
+	}
 	if p.info.State != signal.Participant_ACTIVE {
 		p.info.State = signal.Participant_ACTIVE
 		p.changed()

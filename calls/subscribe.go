@@ -119,7 +119,7 @@ func (p *Participant) unsubscribe(track string, s *subscription) {
 // bound is called when a subscription has got its media section.
 func (p *Participant) bound(s *subscription, sender *webrtc.RTPSender) {
 	s.sender = sender
-	go s.down.ReadFeedback(sender) // ends with the sender
+	p.room.focus.live.Go(func() { s.down.ReadFeedback(sender) }) // ends with the sender
 	s.down.SetWish(s.wish)
 	s.down.Start()
 	p.tellWanted(s, s.down.Wanted())

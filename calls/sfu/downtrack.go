@@ -170,6 +170,13 @@ func (d *DownTrack) retarget() {
 	}
 }
 
+// AskKeyFrame asks for a key frame of the layer that is wanted, so that a subscriber need not wait for the next packet.
+func (d *DownTrack) AskKeyFrame() {
+	if l := d.up.Layer(int(d.target.Load())); l != nil && d.up.video {
+		l.RequestKeyFrame()
+	}
+}
+
 // Push hands a packet on to the subscriber's goroutine, if it is of a layer that matters.
 func (d *DownTrack) Push(l *Layer, seq int64) {
 	if d.binding.Load() == nil || !d.link.ready.Load() {

@@ -29,9 +29,7 @@ func (d *DownTrack) ReadFeedback(sender *webrtc.RTPSender) {
 func (d *DownTrack) feedback(p rtcp.Packet) {
 	switch p := p.(type) {
 	case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
-		if l := d.up.Layer(int(d.target.Load())); l != nil && d.up.video {
-			l.RequestKeyFrame()
-		}
+		d.AskKeyFrame()
 	case *rtcp.TransportLayerNack:
 		for _, pair := range p.Nacks {
 			d.link.push(item{what: doRepair, track: d, seq: int64(pair.PacketID) | int64(pair.LostPackets)<<16})

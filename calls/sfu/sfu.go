@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
@@ -78,29 +79,22 @@ func (e *Engine) settings(ports Ports) (webrtc.SettingEngine, error) {
 	var s webrtc.SettingEngine
 	quiet := &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
 	s.LoggerFactory = quiet
-	keep := func(ip net.IP) bool {
-		if ip.IsLoopback() {
-			return ports.Loopback && ip.To4() != nil
-		}
-		if len(ports.Listen) == 0 {
-			return !ip.IsLinkLocalUnicast()
-		}
-		for _, l := range ports.Listen {
-			if l.Equal(ip) {
-				return true
-			}
-		}
-		return false
-	}
-	networks := []webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6}
-	udp, err := ice.NewMultiUDPMuxFromPort(ports.UDP, udpOptions(ports, keep)...)
+	addresses, err := ports.addresses()
 	if err != nil {
-		return s, fmt.Errorf("listen on UDP port %d: %w", ports.UDP, err)
+		return s, err
 	}
-	e.closers = append(e.closers, udp)
+	udp, err := e.listenUDP(addresses, ports.UDP)
+	if err != nil {
+		return s, err
+	}
 	s.SetICEUDPMux(udp)
+	networks := []webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6}
 	if ports.TCP >= 0 {
-		listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: soleAddress(ports), Port: ports.TCP})
+		listen := &net.TCPAddr{Port: ports.TCP}
+		if len(addresses) == 1 {
+			listen.IP = addresses[0]
+		}
+		listener, err := net.ListenTCP("tcp", listen)
 		if err != nil {
 			return s, fmt.Errorf("listen on TCP port %d: %w", ports.TCP, err)
 		}
@@ -110,8 +104,8 @@ func (e *Engine) settings(ports Ports) (webrtc.SettingEngine, error) {
 		networks = append(networks, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
 	}
 	s.SetNetworkTypes(networks)
-	s.SetIPFilter(keep)
-	s.SetIncludeLoopbackCandidate(ports.Loopback)
+	s.SetIPFilter(func(ip net.IP) bool { return slices.ContainsFunc(addresses, ip.Equal) })
+	s.SetIncludeLoopbackCandidate(slices.ContainsFunc(addresses, net.IP.IsLoopback))
 	s.DisableActiveTCP(true)
 	s.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	if err := rewriteAddresses(&s, ports.Public); err != nil {
@@ -124,28 +118,47 @@ func (e *Engine) settings(ports Ports) (webrtc.SettingEngine, error) {
 	return s, nil
 }
 
-// receiveMTU is the largest packet that is read.
-const receiveMTU = 1600
+const (
+	receiveMTU   = 1600    // the largest packet that is read
+	kernelBuffer = 4 << 20 // wished for each UDP socket; the kernel gives what it allows
+)
 
-func udpOptions(ports Ports, keep func(net.IP) bool) []ice.UDPMuxFromPortOption {
-	const buffer = 4 << 20 // of the kernel; it gives what it allows
-	options := []ice.UDPMuxFromPortOption{
-		ice.UDPMuxFromPortWithIPFilter(keep),
-		ice.UDPMuxFromPortWithReadBufferSize(buffer),
-		ice.UDPMuxFromPortWithWriteBufferSize(buffer),
+// addresses are where media are taken: those of the settings, or this host's. A host with no other has its loopback.
+func (p *Ports) addresses() ([]net.IP, error) {
+	if len(p.Listen) > 0 {
+		return p.Listen, nil
 	}
-	if ports.Loopback {
-		options = append(options, ice.UDPMuxFromPortWithLoopback())
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("this host's addresses: %w", err)
 	}
-	return options
+	var found []net.IP
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			found = append(found, n.IP)
+		}
+	}
+	if p.Loopback || len(found) == 0 {
+		found = append(found, net.IPv4(127, 0, 0, 1))
+	}
+	return found, nil
 }
 
-// soleAddress is the one address to listen on, or nil for all.
-func soleAddress(ports Ports) net.IP {
-	if len(ports.Listen) == 1 {
-		return ports.Listen[0]
+// listenUDP opens one socket on each address, so that answers leave from where the question came.
+func (e *Engine) listenUDP(addresses []net.IP, port int) (ice.UDPMux, error) {
+	var muxes []ice.UDPMux
+	for _, ip := range addresses {
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip, Port: port})
+		if err != nil {
+			return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
+		}
+		_ = conn.SetReadBuffer(kernelBuffer) // a smaller buffer serves a smaller call
+		_ = conn.SetWriteBuffer(kernelBuffer)
+		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: conn})
+		e.closers = append(e.closers, mux)
+		muxes = append(muxes, mux)
 	}
-	return nil
+	return ice.NewMultiUDPMuxDefault(muxes...), nil
 }
 
 func rewriteAddresses(s *webrtc.SettingEngine, public []net.IP) error {

@@ -128,8 +128,11 @@ func (u *UpTrack) tellSinks() {
 	}
 }
 
-// Close ends the track. Its layers' goroutines end when Pion's receiver is stopped.
+// Close ends the track. Its layers' goroutines end when Pion's receiver is stopped; Wait waits for them.
 func (u *UpTrack) Close() { u.cancel() }
+
+// Wait returns when all of the track's goroutines have ended.
+func (u *UpTrack) Wait() { u.running.Wait() }
 
 // RequestKeyFrame asks the publisher for a key frame of each layer, as after an unmute.
 func (u *UpTrack) RequestKeyFrame() {

@@ -198,3 +198,37 @@ func FuzzParseRequest(f *testing.F) {
 		}
 	})
 }
+
+func TestDataPacketKeepsWhatItDoesNotKnow(t *testing.T) {
+	unknown := []byte{0x92, 0x01, 0x03, 'e', 'n', 'c'} // field 18, as an encrypted packet has it
+	known, err := proto.Marshal(&DataPacket{Sequence: 7, DestinationIdentities: []string{"bob"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := ParseData(append(known, unknown...))
+	if err != nil || p.Sequence != 7 {
+		t.Fatalf("got %v, %v", p, err)
+	}
+	p.ParticipantSid = "PA_x"
+	out, err := EncodeData(p)
+	if err != nil || !bytes.Contains(out, unknown) {
+		t.Errorf("got %x, %v, want it to hold %x", out, err, unknown)
+	}
+}
+
+func FuzzParseData(f *testing.F) {
+	b, err := proto.Marshal(&DataPacket{User: &UserPacket{Payload: []byte("x"), DestinationSids: []string{"PA_a"}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := ParseData(b)
+		if err != nil {
+			return
+		}
+		if _, err := EncodeData(p); err != nil {
+			t.Errorf("cannot be sent on: %v", err)
+		}
+	})
+}

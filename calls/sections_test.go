@@ -1,0 +1,59 @@
+package calls
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pion/webrtc/v4"
+)
+
+// chromeOffer is what livekit-client in Chromium offers, shortened to what is read of it.
+const chromeOffer = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1 2 3\r\n" +
+	"m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=recvonly\r\n" +
+	"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\n" +
+	"m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:2\r\na=sendonly\r\na=msid:stream camera-cid\r\na=rid:q send\r\na=rid:h send\r\na=simulcast:send q;h\r\n" +
+	"m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:3\r\na=inactive\r\n"
+
+func TestParseSections(t *testing.T) {
+	got, err := parseSections(chromeOffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 3 {
+		t.Errorf("got %d media sections, want 3", len(got))
+	}
+	if s := got["0"]; s.kind != webrtc.RTPCodecTypeAudio || s.sends || !s.takes {
+		t.Errorf("section 0: got %+v, want audio that takes", s)
+	}
+	if s := got["2"]; s.cid != "camera-cid" || !s.sends || s.takes || got.rid("2", "h") != 1 {
+		t.Errorf("section 2: got %+v, want the camera with q and h", s)
+	}
+	if got.sends("3", "camera-cid") || got.sends("2", "another") || !got.sends("2", "camera-cid") {
+		t.Errorf("who sends: got %+v", got)
+	}
+	for name, bad := range map[string]string{
+		"nonsense": "hello", "too long": chromeOffer + strings.Repeat("a=x\r\n", maxSDP/4),
+		"too many": chromeOffer + strings.Repeat("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n", maxSections),
+	} {
+		if _, err := parseSections(bad); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func FuzzParseSections(f *testing.F) {
+	f.Add(chromeOffer)
+	f.Add(strings.ReplaceAll(chromeOffer, "a=mid:2", "a=mid:"))
+	f.Fuzz(func(t *testing.T, offer string) {
+		all, err := parseSections(offer)
+		if err != nil {
+			return
+		}
+		for mid, s := range all {
+			if mid == "" || s.mid != mid {
+				t.Errorf("section %q: got %+v", mid, s)
+			}
+			all.rid(mid, "q")
+		}
+	})
+}
