@@ -290,6 +290,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v1/room_summary/{roomIdOrAlias}", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/search", Handler: r.Search, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/user_directory/search", Handler: r.SearchUsers, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v1/mutual_rooms", Handler: r.MutualRooms, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", Handler: r.MutualRooms, Auth: rest.User, Limit: rest.LimitGeneral},

@@ -183,10 +183,25 @@ func (h *Handlers) stateThen(ctx context.Context, a *access, token string) (stor
 		return a.state, nil
 	}
 	last, err := h.store.Events.Backwards(ctx, a.room.ID, page, 1)
-	if err != nil || len(last) == 0 {
+	if err != nil {
 		return storage.Snapshot{}, err
 	}
+	if len(last) == 0 {
+		return h.founding(ctx, a.room.ID)
+	}
 	return last[0].After, nil
+}
+
+// founding is the state after the creator's join. A timeline that reaches back to the beginning has a token from before
+// there was anybody; who asks for the members then means those with whom the room began.
+func (h *Handlers) founding(ctx context.Context, roomID id.RoomID) (storage.Snapshot, error) {
+	first, err := h.store.Events.Forwards(ctx, roomID, firstPage, 10)
+	for _, e := range first {
+		if e.Type == event.StateMember.Type {
+			return e.After, err
+		}
+	}
+	return storage.Snapshot{}, err
 }
 
 // JoinedMembers handles GET /_matrix/client/v3/rooms/{roomId}/joined_members.
@@ -215,7 +230,7 @@ func (h *Handlers) JoinedMembers(r *rest.Request) (any, error) {
 	joined := make(map[string]map[string]any, len(events))
 	for _, e := range events {
 		content := gjson.GetBytes(e.JSON, "content")
-		shown := map[string]any{}
+		shown := map[string]any{"display_name": nil, "avatar_url": nil}
 		for field, name := range map[string]string{"displayname": "display_name", "avatar_url": "avatar_url"} {
 			if v := content.Get(field); v.Type == gjson.String {
 				shown[name] = v.Str

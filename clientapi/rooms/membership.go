@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/tidwall/gjson"
 	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
@@ -48,15 +49,11 @@ func (h *Handlers) JoinByAlias(r *rest.Request) (any, error) {
 }
 
 func (h *Handlers) join(r *rest.Request, roomID id.RoomID, servers []string) (any, error) {
-	var req memberRequest
-	if err := r.OptionalJSON(&req); err != nil {
-		return nil, err
-	}
-	ctx := r.Context()
-	content, err := h.memberContent(ctx, r.By.User, event.MembershipJoin, req.Reason)
+	content, err := h.joinContent(r)
 	if err != nil {
 		return nil, err
 	}
+	ctx := r.Context()
 	room, err := h.store.Rooms.ByID(ctx, roomID)
 	if err != nil {
 		return nil, err
@@ -83,6 +80,32 @@ func (h *Handlers) join(r *rest.Request, roomID id.RoomID, servers []string) (an
 		return nil, err
 	}
 	return roomAnswer{roomID}, nil
+}
+
+// joinContent is the content of a join: what the client adds, and over it what the profile shows.
+func (h *Handlers) joinContent(r *rest.Request) (json.RawMessage, error) {
+	body, err := r.Body()
+	if err != nil {
+		return nil, err
+	}
+	content := json.RawMessage("{}")
+	if len(body) > 0 {
+		if content, err = r.Object(); err != nil {
+			return nil, err
+		}
+	}
+	if reason := gjson.GetBytes(content, "reason"); reason.Exists() && reason.Type != gjson.String {
+		return nil, mautrix.MBadJSON.WithMessage("reason is not a string")
+	}
+	for _, field := range []string{"third_party_signed", "join_authorised_via_users_server", "displayname", "avatar_url"} {
+		if content, err = sjson.DeleteBytes(content, field); err != nil {
+			return nil, err
+		}
+	}
+	if content, err = sjson.SetBytes(content, "membership", event.MembershipJoin); err != nil {
+		return nil, err
+	}
+	return h.withProfile(r.Context(), r.By.User, content)
 }
 
 // unableToAuthorise says whether the room refused only because none of our own users can vouch for the join.

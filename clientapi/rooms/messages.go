@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -49,11 +48,11 @@ func (h *Handlers) Messages(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := walkOf(r, roomID, "")
+	a, err := h.read(r.Context(), r.By.User, roomID)
 	if err != nil {
 		return nil, err
 	}
-	a, err := h.read(r.Context(), r.By.User, roomID)
+	w, err := walkOf(r, roomID, "")
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +66,8 @@ func (h *Handlers) Messages(r *rest.Request) (any, error) {
 	if r.Query("from") != "" {
 		answer.Start = r.Query("from")
 	}
-	if w.more {
+	// As elsewhere, the end of all history is told by an empty page: clients expect a token with each event.
+	if w.more || len(w.found) > 0 {
 		answer.End = w.next.String()
 	}
 	if answer.Chunk, err = h.view.Client(r.Context(), viewer(r), w.found); err != nil {
@@ -287,27 +287,31 @@ func (h *Handlers) backfill(ctx context.Context, w *walk) bool {
 	return answer.Events > 0
 }
 
-// senders gives the membership events of those who sent the events, as they were at the last of them.
+// senders gives the membership events of those who sent the events.
 // Spec: client-server-api/#lazy-loading-room-members
 func (h *Handlers) senders(ctx context.Context, v view.Viewer, events []*storage.Event) ([]json.RawMessage, error) {
-	if len(events) == 0 {
-		return nil, nil
+	members, err := h.senderEvents(ctx, events)
+	if err != nil {
+		return nil, err
 	}
-	at := events[len(events)-1].After
-	var asked []storage.Lookup
+	return h.view.Client(ctx, v, members)
+}
+
+// senderEvents are the membership events of those who sent the events, each as it was at the sender's newest.
+func (h *Handlers) senderEvents(ctx context.Context, events []*storage.Event) ([]*storage.Event, error) {
+	newest := map[id.UserID]*storage.Event{}
 	for _, e := range events {
-		l := storage.Lookup{At: at, Key: pdu.Key{Type: event.StateMember.Type, StateKey: string(e.Sender)}}
-		if !slices.Contains(asked, l) {
-			asked = append(asked, l)
+		if known := newest[e.Sender]; known == nil || before(known.PageOf(), e.PageOf()) {
+			newest[e.Sender] = e
 		}
+	}
+	asked := make([]storage.Lookup, 0, len(newest))
+	for sender, e := range newest {
+		asked = append(asked, storage.Lookup{At: e.After, Key: pdu.Key{Type: event.StateMember.Type, StateKey: string(sender)}})
 	}
 	numbers, err := h.store.State.Lookups(ctx, asked)
 	if err != nil {
 		return nil, err
 	}
-	members, err := h.numbered(ctx, numbers)
-	if err != nil {
-		return nil, err
-	}
-	return h.view.Client(ctx, v, members)
+	return h.numbered(ctx, numbers)
 }

@@ -54,7 +54,7 @@ func (h *Handlers) candidates(ctx context.Context, roomID id.RoomID, user id.Use
 			servers = append(servers, known...)
 		}
 	}
-	if _, domain, ok := strings.Cut(string(roomID), ":"); ok && len(servers) == 0 {
+	if _, domain, ok := strings.Cut(string(roomID), ":"); ok && len(h.others(servers)) == 0 {
 		servers = append(servers, domain)
 	}
 	return h.others(servers)
