@@ -3,11 +3,13 @@ package syncing
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/tidwall/gjson"
 
 	"chancery/roomserver/pdu"
 	"chancery/roomserver/view"
+	"chancery/storage"
 )
 
 // maxStripped bounds one room's stripped state in bytes.
@@ -44,12 +46,31 @@ func sane(list []json.RawMessage) []json.RawMessage {
 			e.Get("state_key").Type != gjson.String || !e.Get("content").IsObject() {
 			continue
 		}
-		if size += len(raw); size > maxStripped {
+		stripped := clientFields(e)
+		if size += len(stripped); size > maxStripped {
 			break
 		}
-		kept = append(kept, raw)
+		kept = append(kept, stripped)
 	}
 	return kept
+}
+
+// clientFields keeps of a foreign event what a client is shown: other servers may have sent whole PDUs. Of the create event that
+// is more, since it vouches for the room.
+// Spec: MSC4311
+func clientFields(e gjson.Result) json.RawMessage {
+	wanted := []string{"content", "sender", "state_key", "type"}
+	if e.Get("type").Str == "m.room.create" {
+		wanted = append(wanted, "event_id", "origin_server_ts", "room_id")
+	}
+	b := []byte{'{'}
+	e.ForEach(func(key, value gjson.Result) bool {
+		if slices.Contains(wanted, key.Str) {
+			b = member(b, key.Raw, value.Raw)
+		}
+		return true
+	})
+	return append(b, '}')
 }
 
 // strippedState takes it from the current state of a room that we are in, with the member event of who invites.
@@ -64,8 +85,15 @@ func (a *answer) strippedState(ctx context.Context, p *roomPlan) ([]json.RawMess
 	}
 	list := make([]json.RawMessage, 0, len(events)+1)
 	for _, e := range events {
-		raw, err := view.Stripped(e)
-		if err != nil {
+		var raw json.RawMessage
+		if e.Type == "m.room.create" {
+			// The create event vouches for the room: whole. Spec: MSC4311
+			whole, err := a.s.view.Render(ctx, view.Viewer{}, view.Form{}, []*storage.Event{e})
+			if err != nil {
+				return nil, err
+			}
+			raw = whole[0]
+		} else if raw, err = view.Stripped(e); err != nil {
 			return nil, err
 		}
 		list = append(list, raw)

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/storage"
 	"chancery/storage/bus"
 )
 
@@ -87,6 +88,20 @@ func (u *user) joinedRooms() []id.RoomID {
 		}
 	}
 	return rooms
+}
+
+// follow keeps the rooms of somebody whose presence is known, and who does not sync here. mu is held.
+func (s *Syncing) follow(m *storage.Membership) {
+	p := s.presence[m.UserID]
+	if p == nil {
+		return
+	}
+	moved := *p
+	moved.rooms = slices.DeleteFunc(slices.Clone(p.rooms), func(room id.RoomID) bool { return room == m.RoomID })
+	if m.Membership == event.MembershipJoin {
+		moved.rooms = append(moved.rooms, m.RoomID)
+	}
+	s.presence[m.UserID] = &moved
 }
 
 // introduce marks for who came into a room how those are who are in it, and the other way round. mu is held.
@@ -273,8 +288,9 @@ func (s *Syncing) fadePresence() {
 	s.mu.Lock()
 	for user, p := range s.presence {
 		u := s.users[user]
-		waits := u != nil && (len(u.waiters) > 0 || u.using > 0)
-		if p.state != offline && !waits && u != nil && now-u.seen.UnixMilli() > offlineAfter.Milliseconds() && now-p.active > offlineAfter.Milliseconds() {
+		here := u != nil && (len(u.waiters) > 0 || u.using > 0 || now-u.seen.UnixMilli() < offlineAfter.Milliseconds())
+		// Others' presence is their own server's to take back.
+		if p.state != offline && !here && (u != nil || s.local(user)) && now-p.active > offlineAfter.Milliseconds() {
 			faded = append(faded, bus.Presence{UserID: user, Presence: offline, StatusMessage: p.status, LastActive: p.active})
 		}
 	}

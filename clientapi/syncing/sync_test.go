@@ -486,9 +486,13 @@ func TestPresence(t *testing.T) {
 	code, refusal := h.ask("PUT", path, bob, nil, `{"presence":"dancing"}`)
 	same(t, "no such state", []any{code, refusal.Get("errcode").Str}, []any{400, "M_INVALID_PARAM"})
 	h.member(room, carol, carol, "join")
+	dora := id.UserID("@dora:interior")
+	h.ask("PUT", "/_matrix/client/v3/presence/"+string(dora)+"/status", dora, nil, `{"presence":"online"}`)
+	h.member(room, dora, dora, "join")
+	same(t, "of who came and never synced", h.answerTo(carol, "").Get("presence.events.#(sender==\"@dora:interior\").content.presence").Str, "online")
 	r = h.answerTo(alice, next(r))
 	same(t, "of who came", r.Get("presence.events.0.sender").Str, string(carol))
-	same(t, "of whom they met", len(h.answerTo(carol, "").Get("presence.events").Array()), 3)
+	same(t, "of whom they met", len(h.answerTo(carol, "").Get("presence.events").Array()), 4)
 }
 
 func FuzzParseFilter(f *testing.F) {

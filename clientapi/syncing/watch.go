@@ -263,6 +263,8 @@ func (s *Syncing) takeMembership(c *storage.Change, around surroundings, woken w
 	if u := s.users[m.UserID]; u != nil {
 		s.stand(u, m, c.Position)
 		woken.all(u)
+	} else {
+		s.follow(m)
 	}
 	r := s.rooms[m.RoomID]
 	if r == nil {
@@ -403,6 +405,11 @@ func (s *Syncing) dropIdle() {
 			continue
 		}
 		delete(s.users, name)
+		if p := s.presence[name]; p != nil {
+			kept := *p
+			kept.rooms = u.joinedRooms()
+			s.presence[name] = &kept
+		}
 		for roomID := range u.stays {
 			if r := s.rooms[roomID]; r != nil {
 				delete(r.users, u)
