@@ -260,15 +260,27 @@ func (r *Receiver) addressed(ctx context.Context, sender id.UserID, typ string, 
 	return messages, nil
 }
 
-// takeDeviceList: m.device_list_update. The copy that we have is marked stale and fetched apart.
+// deviceUpdate is the content of an m.device_list_update.
+type deviceUpdate struct {
+	UserID   id.UserID       `json:"user_id"`
+	DeviceID id.DeviceID     `json:"device_id"`
+	Name     string          `json:"device_display_name"`
+	Deleted  bool            `json:"deleted"`
+	Keys     json.RawMessage `json:"keys"`
+}
+
+// takeDeviceList: m.device_list_update. The copy that we have is marked stale and fetched apart; but an update that says
+// what we know (as after a join) is no news.
 // Spec: server-server-api/#device-management
 func (r *Receiver) takeDeviceList(ctx context.Context, origin string, content json.RawMessage) error {
-	var u struct {
-		UserID  id.UserID       `json:"user_id"`
-		Deleted bool            `json:"deleted"`
-		Keys    json.RawMessage `json:"keys"`
-	}
+	var u deviceUpdate
 	if err := json.Unmarshal(content, &u); err != nil {
+		return err
+	}
+	if err := ours(origin, u.UserID); err != nil {
+		return err
+	}
+	if known, err := r.lists.holds(ctx, &u); err != nil || known {
 		return err
 	}
 	return r.staleList(ctx, origin, u.UserID, u.Deleted || len(u.Keys) > 0)
@@ -287,7 +299,7 @@ func (r *Receiver) takeSigningKeys(ctx context.Context, origin string, content j
 }
 
 // staleList notes that a user's devices or keys changed, and tells the clients. Only those who share a room with one of ours
-// concern us; a copy is kept of those alone whose keys somebody here has asked for. A device without keys, where there is no
+// concern us; a copy is kept of those whose keys somebody here has asked for, or who came into an encrypted room. A device without keys, where there is no
 // copy, is news to nobody.
 func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID, keys bool) error {
 	if err := ours(origin, user); err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/tidwall/gjson"
 	"golang.org/x/sync/singleflight"
-	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/federation/remote"
@@ -41,34 +40,6 @@ func (l *lists) want(user id.UserID) {
 	}
 }
 
-// Track keeps copies of these users' device lists from now on, as long as they share a room with one of ours.
-func (r *Receiver) Track(ctx context.Context, users []id.UserID) error {
-	for _, user := range users {
-		known, err := r.store.DeviceLists.Remote(ctx, user)
-		if err != nil {
-			return err
-		}
-		if known != nil {
-			continue
-		}
-		rooms, err := r.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
-		if err != nil {
-			return err
-		}
-		if len(rooms) == 0 {
-			continue
-		}
-		err = r.store.Do(ctx, func(ctx context.Context) error {
-			return r.store.DeviceLists.PutRemote(ctx, storage.RemoteDeviceList{UserID: user, Stale: true})
-		})
-		if err != nil {
-			return err
-		}
-		r.lists.want(user)
-	}
-	return nil
-}
-
 // run fetches lists until ctx ends, and looks for stale ones that were left over.
 func (l *lists) run(ctx context.Context) error {
 	var wait sync.WaitGroup
@@ -86,6 +57,11 @@ func (l *lists) run(ctx context.Context) error {
 			}
 		})
 	}
+	wait.Go(func() {
+		if err := l.arrivals(ctx); err != nil {
+			zerolog.Ctx(ctx).Error().Err(err).Msg("Arrivals are not followed: device lists may be outdated")
+		}
+	})
 	tick := time.NewTicker(listRetry)
 	defer tick.Stop()
 	for ctx.Err() == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -183,10 +182,12 @@ func (s *Sender) tellDevice(ctx context.Context, update deviceUpdate, at storage
 }
 
 // joined tells the servers that come to share a room with one of our users, by the user's joining, of all the devices.
-// Copies of device lists that nobody kept up to date until now are doubted.
 // Spec: server-server-api/#device-management
 func (s *Sender) joined(ctx context.Context, c *storage.StateChange) error {
 	user := id.UserID(c.Key.StateKey)
+	if user.Homeserver() != s.name {
+		return nil
+	}
 	events, err := s.store.Events.ByNumbers(ctx, []int64{c.Event, c.Old})
 	if err != nil {
 		return err
@@ -197,9 +198,6 @@ func (s *Sender) joined(ctx context.Context, c *storage.StateChange) error {
 	}
 	if !in[c.Event] || in[c.Old] {
 		return nil
-	}
-	if err := s.doubtLists(ctx, user, c.RoomID); err != nil || user.Homeserver() != s.name {
-		return err
 	}
 	servers, err := s.newlySharing(ctx, user, c.RoomID)
 	if err != nil || len(servers) == 0 {
@@ -226,28 +224,6 @@ func (s *Sender) joined(ctx context.Context, c *storage.StateChange) error {
 		}
 		return nil
 	})
-}
-
-// doubtLists has copies fetched anew for which no updates came until the user joined the room: of a user who was in no
-// other room of ours, or of all in a room where none of ours was.
-func (s *Sender) doubtLists(ctx context.Context, user id.UserID, room id.RoomID) error {
-	if user.Homeserver() == s.name {
-		members, err := s.store.Memberships.ByRoom(ctx, room, event.MembershipJoin)
-		if err != nil || slices.ContainsFunc(members, func(m *storage.Membership) bool { return m.UserID != user && m.UserID.Homeserver() == s.name }) {
-			return err
-		}
-		return s.store.Do(ctx, func(ctx context.Context) error { return s.store.DeviceLists.DoubtRoom(ctx, room) })
-	}
-	list, err := s.store.DeviceLists.Remote(ctx, user)
-	if err != nil || list == nil || list.Stale {
-		return err
-	}
-	rooms, err := s.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
-	if err != nil || slices.ContainsFunc(rooms, func(m *storage.Membership) bool { return m.RoomID != room }) {
-		return err
-	}
-	list.Stale = true
-	return s.store.Do(ctx, func(ctx context.Context) error { return s.store.DeviceLists.PutRemote(ctx, *list) })
 }
 
 // newlySharing are the servers in the room that share no other room with the user.

@@ -1,0 +1,160 @@
+package receiver
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/roomserver/pdu"
+	"chancery/storage"
+)
+
+// unasked is the stream ID of a list that is being fetched for the first time since its user came, and whose keys nobody
+// here has asked for: no client holds anything that an update could outdate.
+const unasked = -1
+
+// arrivals follows who comes into rooms. A copy of a device list that nobody kept up to date, since its user was in no
+// room of ours or we were in none of theirs, is doubted; the list of who comes into an encrypted room is fetched at once.
+// Spec: server-server-api/#device-management
+func (l *lists) arrivals(ctx context.Context) error {
+	return l.r.store.Follow(ctx, storage.Follower{
+		Name: "device-lists", Kinds: []storage.Kind{storage.StateNews},
+		Handle: func(ctx context.Context, news []storage.Change, _ storage.Position) error {
+			for i := range news {
+				if c := news[i].State; c.Key.Type == event.StateMember.Type {
+					if err := l.arrival(ctx, c); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		},
+	})
+}
+
+func (l *lists) arrival(ctx context.Context, c *storage.StateChange) error {
+	events, err := l.r.store.Events.ByNumbers(ctx, []int64{c.Event, c.Old})
+	if err != nil {
+		return err
+	}
+	in := map[int64]bool{}
+	for _, e := range events {
+		in[e.Number] = gjson.GetBytes(e.JSON, "content.membership").Str == string(event.MembershipJoin)
+	}
+	if !in[c.Event] || in[c.Old] {
+		return nil
+	}
+	if user := id.UserID(c.Key.StateKey); user.Homeserver() != l.r.client.ServerName() {
+		return l.arrived(ctx, user, c.RoomID)
+	}
+	return l.weArrived(ctx, id.UserID(c.Key.StateKey), c.RoomID)
+}
+
+// weArrived: one of ours came into a room.
+func (l *lists) weArrived(ctx context.Context, user id.UserID, room id.RoomID) error {
+	members, err := l.r.store.Memberships.ByRoom(ctx, room, event.MembershipJoin)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if m.UserID != user && m.UserID.Homeserver() == l.r.client.ServerName() {
+			return nil // we were told all the time
+		}
+	}
+	return l.r.store.Do(ctx, func(ctx context.Context) error { return l.r.store.DeviceLists.DoubtRoom(ctx, room) })
+}
+
+// arrived: a user of another server came into a room.
+func (l *lists) arrived(ctx context.Context, user id.UserID, room id.RoomID) error {
+	rooms, err := l.r.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+	if err != nil {
+		return err
+	}
+	for _, m := range rooms {
+		if m.RoomID != room {
+			return nil // we were told all the time
+		}
+	}
+	known, err := l.r.store.DeviceLists.Remote(ctx, user)
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		encryption, err := l.r.store.State.Current(ctx, room, pdu.Key{Type: event.StateEncryption.Type})
+		if err != nil || encryption == nil {
+			return err
+		}
+	}
+	err = l.r.store.Do(ctx, func(ctx context.Context) error {
+		return l.r.store.DeviceLists.PutRemote(ctx, storage.RemoteDeviceList{UserID: user, StreamID: unasked, Stale: true})
+	})
+	if err == nil {
+		l.want(user)
+	}
+	return err
+}
+
+// Track notes that a client asks for these users' keys: changes are told from now on, and the next question is answered
+// from a copy, as long as they share a room with one of ours.
+func (r *Receiver) Track(ctx context.Context, users []id.UserID) error {
+	for _, user := range users {
+		known, err := r.store.DeviceLists.Remote(ctx, user)
+		if err != nil {
+			return err
+		}
+		if known != nil && known.StreamID != unasked {
+			continue
+		}
+		rooms, err := r.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+		if err != nil {
+			return err
+		}
+		if len(rooms) == 0 {
+			continue
+		}
+		err = r.store.Do(ctx, func(ctx context.Context) error {
+			return r.store.DeviceLists.PutRemote(ctx, storage.RemoteDeviceList{UserID: user, Stale: true})
+		})
+		if err != nil {
+			return err
+		}
+		r.lists.want(user)
+	}
+	return nil
+}
+
+// holds says whether an update tells nothing that clients have to know: it says what our copy says, or nobody has
+// asked for the list that is being fetched.
+func (l *lists) holds(ctx context.Context, u *deviceUpdate) (bool, error) {
+	known, err := l.r.store.DeviceLists.Remote(ctx, u.UserID)
+	if err != nil || known == nil {
+		return false, err
+	}
+	if known.StreamID == unasked {
+		l.want(u.UserID)
+		return true, nil
+	}
+	if known.Stale {
+		return false, nil
+	}
+	devices, err := l.r.store.Keys.Devices(ctx, u.UserID)
+	if err != nil {
+		return false, err
+	}
+	for _, d := range devices {
+		if d.DeviceID != u.DeviceID {
+			continue
+		}
+		return !u.Deleted && d.DisplayName == u.Name && sameJSON(d.JSON, u.Keys), nil
+	}
+	return u.Deleted || len(u.Keys) == 0, nil
+}
+
+func sameJSON(a, b []byte) bool {
+	a, err1 := pdu.Canonical(a)
+	b, err2 := pdu.Canonical(b)
+	return err1 == nil && err2 == nil && bytes.Equal(a, b)
+}
