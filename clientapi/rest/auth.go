@@ -24,7 +24,12 @@ type Services interface {
 type Application interface {
 	ID() string
 	Sender() id.UserID
+	// Owns says whether this is its own user, or one of its namespaces.
 	Owns(user id.UserID) bool
+	// Limited says whether the users of its namespaces are held to the rate limits. Its own user never is.
+	Limited() bool
+	// MayActAs refuses, with a RespError, users that do not exist and devices that are not theirs.
+	MayActAs(ctx context.Context, user id.UserID, device id.DeviceID) error
 }
 
 func (d *door) authenticate(r *Request, auth Auth) error {
@@ -38,7 +43,7 @@ func (d *door) authenticate(r *Request, auth Auth) error {
 		}
 		return mautrix.MMissingToken.WithMessage("An access token is needed")
 	}
-	by, err := d.identify(r, token)
+	by, err := d.identify(r, token, auth)
 	if err != nil {
 		return err
 	}
@@ -54,10 +59,10 @@ func (d *door) authenticate(r *Request, auth Auth) error {
 	return nil
 }
 
-func (d *door) identify(r *Request, token string) (*Requester, error) {
+func (d *door) identify(r *Request, token string, auth Auth) (*Requester, error) {
 	if d.services != nil {
 		if app := d.services.ServiceByToken(token); app != nil {
-			return masquerade(r, app)
+			return masquerade(r, app, auth)
 		}
 	}
 	if d.tokens == nil {
@@ -66,9 +71,10 @@ func (d *door) identify(r *Request, token string) (*Requester, error) {
 	return d.tokens.ByToken(r.Context(), token, r.Address(), r.HTTP.UserAgent())
 }
 
-// masquerade lets an application service act for one of its users.
+// masquerade lets an application service act for one of its users. Where nobody need be (to register, to log in), the user
+// need not exist yet.
 // Spec: application-service-api/#identity-assertion
-func masquerade(r *Request, app Application) (*Requester, error) {
+func masquerade(r *Request, app Application, auth Auth) (*Requester, error) {
 	by := &Requester{User: app.Sender(), Service: app}
 	if user := id.UserID(r.Query("user_id")); user != "" && user != by.User {
 		if !app.Owns(user) {
@@ -81,7 +87,15 @@ func masquerade(r *Request, app Application) (*Requester, error) {
 		device = r.Query("org.matrix.msc3202.device_id")
 	}
 	by.Device = id.DeviceID(device)
-	return by, nil
+	if auth == Optional {
+		return by, nil
+	}
+	return by, app.MayActAs(r.Context(), by.User, by.Device)
+}
+
+// limited says whether the rate limits hold for who asks.
+func (by *Requester) limited() bool {
+	return by.Service == nil || by.Service.Limited() && by.User != by.Service.Sender()
 }
 
 // bearer is the access token of a request, or "".

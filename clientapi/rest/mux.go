@@ -153,7 +153,7 @@ func (d *door) handle(r *Request, route Route) (any, error) {
 			return c.Stringer("user_id", r.By.User)
 		})
 	}
-	if route.Limit != "" && r.By.Service == nil {
+	if route.Limit != "" && r.By.limited() {
 		key := string(r.By.User)
 		if key == "" {
 			key = r.Address()

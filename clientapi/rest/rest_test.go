@@ -38,6 +38,13 @@ func (oneService) ServiceByToken(token string) Application {
 func (oneService) ID() string               { return "bridge" }
 func (oneService) Sender() id.UserID        { return "@bridge:hs" }
 func (oneService) Owns(user id.UserID) bool { return strings.HasPrefix(string(user), "@bridged_") }
+func (oneService) Limited() bool            { return true }
+func (oneService) MayActAs(_ context.Context, user id.UserID, device id.DeviceID) error {
+	if device != "" && device != "PHONE" {
+		return mautrix.RespError{ErrCode: "M_UNKNOWN_DEVICE", StatusCode: 400}
+	}
+	return nil
+}
 
 func testMux(t *testing.T, cfg Config) http.Handler {
 	t.Helper()
@@ -60,6 +67,7 @@ func testMux(t *testing.T, cfg Config) http.Handler {
 		{Method: "GET", Path: "/admin", Handler: who, Auth: Admin},
 		{Method: "GET", Path: "/service", Handler: who, Auth: Service},
 		{Method: "GET", Path: "/limited", Handler: who, Limit: LimitLogin},
+		{Method: "GET", Path: "/limited-user", Handler: who, Auth: User, Limit: LimitLogin},
 		{Method: "GET", Path: "/refused", Handler: fail(fmt.Errorf("propose: %w", bus.Refuse(403, "M_FORBIDDEN", "No")))},
 		{Method: "GET", Path: "/deactivated", Handler: fail(mautrix.MUserDeactivated)},
 		{Method: "GET", Path: "/broken", Handler: fail(errors.New("the disk is at 3 %"))},
@@ -120,10 +128,16 @@ func TestAnswers(t *testing.T) {
 		{name: "A18 service refused", method: "GET", url: "/service", token: "alice", code: 403, errcode: "M_FORBIDDEN"},
 		{name: "service", method: "GET", url: "/service", token: "bridge", code: 200, contains: `@bridge:hs`},
 		{name: "masquerade", method: "GET", url: "/who?user_id=@bridged_1:hs", token: "bridge", code: 200, contains: `@bridged_1:hs`},
+		{name: "masquerade with a device", method: "GET", url: "/who?user_id=@bridged_1:hs&device_id=PHONE", token: "bridge", code: 200},
+		{name: "masquerade with another's device", method: "GET", url: "/who?user_id=@bridged_1:hs&device_id=TABLET", token: "bridge", code: 400, errcode: "M_UNKNOWN_DEVICE"},
 		{name: "A18 masquerade outside", method: "GET", url: "/who?user_id=@alice:hs", token: "bridge", code: 403, errcode: "M_FORBIDDEN"},
 		{name: "masquerade by a user", method: "GET", url: "/who?user_id=@root:hs", token: "alice", code: 200, contains: `@alice:hs`},
 		{name: "first of its bucket", method: "GET", url: "/limited", code: 200},
 		{name: "second of its bucket", method: "GET", url: "/limited", code: 429, errcode: "M_LIMIT_EXCEEDED", contains: "retry_after_ms"},
+		{name: "a service itself has no limit", method: "GET", url: "/limited-user", token: "bridge", code: 200},
+		{name: "nor the second time", method: "GET", url: "/limited-user", token: "bridge", code: 200},
+		{name: "its user has", method: "GET", url: "/limited-user?user_id=@bridged_1:hs", token: "bridge", code: 200},
+		{name: "the second time", method: "GET", url: "/limited-user?user_id=@bridged_1:hs", token: "bridge", code: 429, errcode: "M_LIMIT_EXCEEDED"},
 		{name: "refusal from the bus", method: "GET", url: "/refused", code: 403, errcode: "M_FORBIDDEN"},
 		{name: "errcode without status", method: "GET", url: "/deactivated", code: 403, errcode: "M_USER_DEACTIVATED"},
 		{name: "O2 cause stays inside", method: "GET", url: "/broken", code: 500, errcode: "M_UNKNOWN", contains: "Internal server error"},
