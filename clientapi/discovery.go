@@ -17,6 +17,7 @@ var specVersions = []string{
 
 // unstableFeatures are what clients ask for by name, and find.
 var unstableFeatures = map[string]bool{
+	"fi.mau.msc2659.stable":        true,
 	"org.matrix.e2e_cross_signing": true,
 	"org.matrix.msc2285.stable":    true,
 	"org.matrix.msc3916.stable":    true,
@@ -141,7 +142,3 @@ func (s *Server) transports(*rest.Request) (any, error) {
 // devices; an empty object says so.
 // Spec: client-server-api/#get_matrixclientv3voipturnserver
 func (s *Server) turnServer(*rest.Request) (any, error) { return rest.Empty, nil }
-
-// protocols handles GET /_matrix/client/v3/thirdparty/protocols. There are no bridges to speak of.
-// Spec: client-server-api/#get_matrixclientv3thirdpartyprotocols
-func (s *Server) protocols(*rest.Request) (any, error) { return rest.Empty, nil }

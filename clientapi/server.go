@@ -9,6 +9,7 @@ package clientapi
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -16,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
+	"chancery/clientapi/appservice"
 	"chancery/clientapi/keys"
 	"chancery/clientapi/media"
 	"chancery/clientapi/push"
@@ -54,6 +56,8 @@ type Config struct {
 	Media media.Config `yaml:"media"`
 	// Sync is how long syncs wait, and how much memory they may use.
 	Sync syncing.Config `yaml:"sync"`
+	// AppService is the application services: bridges and bots that act for many users.
+	AppService appservice.Config `yaml:"appservice"`
 	// Outbound is what requests to the outside may reach: push gateways, pages to preview, identity providers.
 	Outbound rest.OutboundConfig `yaml:"outbound"`
 }
@@ -63,19 +67,21 @@ func DefaultConfig() Config {
 	return Config{
 		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(),
 		Rooms: rooms.DefaultConfig(), Media: media.DefaultConfig(), Sync: syncing.DefaultConfig(),
+		AppService: appservice.DefaultConfig(),
 	}
 }
 
 // Server is the client API.
 type Server struct {
-	cfg     Config
-	account *account.Handlers
-	keys    *keys.Handlers
-	rooms   *rooms.Handlers
-	media   *media.Handlers
-	sync    *syncing.Syncing
-	push    *push.Handlers
-	handler http.Handler
+	cfg      Config
+	account  *account.Handlers
+	keys     *keys.Handlers
+	rooms    *rooms.Handlers
+	media    *media.Handlers
+	sync     *syncing.Syncing
+	push     *push.Handlers
+	services *appservice.Services
+	handler  http.Handler
 }
 
 // New makes the client API, complete.
@@ -102,16 +108,33 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		cfg:     cfg,
-		account: account.New(cfg.Account, account.Deps{Store: store, Bus: messages, Passwords: passwords, UIA: uia}),
-		keys:    keys.New(cfg.ServerName, store, messages, uia),
-		rooms:   rooms.New(cfg.Rooms, store, messages, reader),
-		media:   media.New(cfg.Media, store, files, messages),
-		sync:    syncing.New(cfg.Sync, store, messages, reader),
-		push:    push.New(store, reader, outbound),
+	// What the operator has registered may live where strangers' addresses may not.
+	toServices := cfg.Outbound
+	toServices.AllowedNetworks = slices.Concat(toServices.AllowedNetworks, cfg.AppService.AllowedNetworks)
+	bridging, err := rest.NewOutbound(toServices)
+	if err != nil {
+		return nil, err
 	}
-	s.handler = rest.NewMux(s.routes(), rest.Options{Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store)})
+	cfg.AppService.ServerName = cfg.ServerName
+	services, err := appservice.New(cfg.AppService, store, messages, reader, bridging)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg,
+		account: account.New(cfg.Account, account.Deps{
+			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Exclusive: services.ExclusiveUser,
+		}),
+		keys:  keys.New(cfg.ServerName, store, messages, uia),
+		rooms: rooms.New(cfg.Rooms, store, messages, reader, services),
+		media: media.New(cfg.Media, store, files, messages),
+		sync:  syncing.New(cfg.Sync, store, messages, reader),
+		push:  push.New(store, reader, outbound),
+	}
+	s.services = services
+	s.handler = rest.NewMux(s.routes(), rest.Options{
+		Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store), Services: services,
+	})
 	return s, nil
 }
 
@@ -122,6 +145,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.rooms.Run(ctx) })
 	group.Go(func() error { return s.sync.Run(ctx) })
 	group.Go(func() error { return s.push.Run(ctx) })
+	group.Go(func() error { return s.services.Run(ctx) })
 	return group.Wait()
 }
 
@@ -135,7 +159,7 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
-	a, k, r, m, y, p := s.account, s.keys, s.rooms, s.media, s.sync, s.push
+	a, k, r, m, y, p, as := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -143,7 +167,6 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/.well-known/matrix/support", Handler: s.wellKnownSupport},
 		{Method: "GET", Path: "/_matrix/client/versions", Handler: s.versions, Auth: rest.Optional},
 		{Method: "GET", Path: "/_matrix/client/v3/capabilities", Handler: s.capabilities, Auth: rest.User},
-		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/protocols", Handler: s.protocols, Auth: rest.User},
 
 		// Logging in.
 		{Method: "GET", Path: "/_matrix/client/v3/login", Handler: a.Flows},
@@ -322,6 +345,16 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", Handler: p.PutRuleActions, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/pushers", Handler: p.Pushers, Auth: rest.User},
 		{Method: "POST", Path: "/_matrix/client/v3/pushers/set", Handler: p.SetPusher, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Application services, and the networks they bridge to.
+		{Method: "POST", Path: "/_matrix/client/v1/appservice/{appserviceId}/ping", Handler: as.Ping, Auth: rest.Service},
+		{Method: "PUT", Path: "/_matrix/client/v3/directory/list/appservice/{networkId}/{roomId}", Handler: as.ListRoom, Auth: rest.Service},
+		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/protocols", Handler: as.Protocols, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/protocol/{protocol}", Handler: as.Protocol, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/location", Handler: as.Locations, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/location/{protocol}", Handler: as.Locations, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/user", Handler: as.Users, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/user/{protocol}", Handler: as.Users, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

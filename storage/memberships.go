@@ -72,6 +72,11 @@ func (t *Memberships) ByRoom(ctx context.Context, room id.RoomID, ways ...event.
 	return all(ctx, t.s, scanMembership, q, append([]any{room}, anys(ways)...)...)
 }
 
+// OfServer gives how the server's users stand to the room, whichever way.
+func (t *Memberships) OfServer(ctx context.Context, room id.RoomID, server string) ([]*Membership, error) {
+	return all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+" FROM memberships WHERE room_id = $1 AND user_id LIKE $2", room, "%:"+server)
+}
+
 // Counts gives the number of joined and of invited users.
 func (t *Memberships) Counts(ctx context.Context, room id.RoomID) (joined, invited int, err error) {
 	type count struct {

@@ -72,6 +72,7 @@ type Store struct {
 	DelayedEvents *DelayedEvents
 	Secrets       *Secrets
 	Reports       *Reports
+	AppServices   *AppServices
 
 	ServerKeys   *ServerKeys
 	Destinations *Destinations
@@ -149,6 +150,7 @@ func (s *Store) nouns() {
 	s.DelayedEvents = &DelayedEvents{s}
 	s.Secrets = &Secrets{s}
 	s.Reports = &Reports{s}
+	s.AppServices = &AppServices{s}
 
 	s.ServerKeys = &ServerKeys{s}
 	s.Destinations = &Destinations{s}

@@ -40,6 +40,11 @@ func (h *Handlers) resolve(ctx context.Context, alias id.RoomAlias) (id.RoomID, 
 		if err != nil {
 			return "", nil, err
 		}
+		if roomID == "" && h.bridges.QueryAlias(ctx, alias) {
+			if roomID, err = h.store.Rooms.ByAlias(ctx, alias); err != nil {
+				return "", nil, err
+			}
+		}
 		if roomID == "" {
 			return "", nil, noSuchAlias
 		}
@@ -173,6 +178,9 @@ func (h *Handlers) ownAlias(r *rest.Request) (id.RoomAlias, error) {
 	alias, err := aliasOf(r)
 	if err == nil && serverOf(alias) != h.cfg.ServerName {
 		err = mautrix.MInvalidParam.WithMessage("This alias belongs to another server")
+	}
+	if err == nil {
+		err = h.bridges.MayChangeAlias(r.By.Service, alias)
 	}
 	return alias, err
 }

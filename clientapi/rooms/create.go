@@ -61,6 +61,11 @@ func (h *Handlers) Create(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if req.AliasName != "" {
+		if err := h.bridges.MayChangeAlias(r.By.Service, h.localAlias(req.AliasName)); err != nil {
+			return nil, err
+		}
+	}
 	question, err := h.creation(r.Context(), r.By.User, version, &req)
 	if err != nil {
 		return nil, err
@@ -248,7 +253,7 @@ func presetState(preset string) []initialState {
 
 // newAlias is the alias of a local part that nobody has taken.
 func (h *Handlers) newAlias(ctx context.Context, local string) (id.RoomAlias, error) {
-	alias := id.RoomAlias("#" + local + ":" + h.cfg.ServerName)
+	alias := h.localAlias(local)
 	if strings.ContainsAny(local, ":#") || !validAlias(alias) {
 		return "", mautrix.MInvalidParam.WithMessage("%q cannot be the local part of an alias", local)
 	}
@@ -260,4 +265,8 @@ func (h *Handlers) newAlias(ctx context.Context, local string) (id.RoomAlias, er
 		return "", mautrix.RespError{ErrCode: "M_ROOM_IN_USE", Err: "The alias is taken", StatusCode: 400}
 	}
 	return alias, nil
+}
+
+func (h *Handlers) localAlias(local string) id.RoomAlias {
+	return id.RoomAlias("#" + local + ":" + h.cfg.ServerName)
 }

@@ -44,16 +44,25 @@ func DefaultConfig() Config {
 
 // Handlers serves the rooms' chapter. It is safe for concurrent use.
 type Handlers struct {
-	cfg   Config
-	store *storage.Store
-	bus   *bus.Bus
-	view  *view.Reader
-	now   func() time.Time
+	cfg     Config
+	store   *storage.Store
+	bus     *bus.Bus
+	view    *view.Reader
+	bridges Bridges
+	now     func() time.Time
+}
+
+// Bridges are the application services, as far as rooms need them.
+type Bridges interface {
+	// MayChangeAlias refuses an alias that belongs to another than by, who is an application service or none.
+	MayChangeAlias(by rest.Application, alias id.RoomAlias) error
+	// QueryAlias has a service make the alias, if one wants to; true if it has.
+	QueryAlias(ctx context.Context, alias id.RoomAlias) bool
 }
 
 // New makes the handlers. Delayed events are sent by Run alone.
-func New(cfg Config, store *storage.Store, b *bus.Bus, v *view.Reader) *Handlers {
-	return &Handlers{cfg: cfg, store: store, bus: b, view: v, now: time.Now}
+func New(cfg Config, store *storage.Store, b *bus.Bus, v *view.Reader, bridges Bridges) *Handlers {
+	return &Handlers{cfg: cfg, store: store, bus: b, view: v, bridges: bridges, now: time.Now}
 }
 
 // ask puts a question to a room.
