@@ -242,3 +242,8 @@ func types(events gjson.Result) []string {
 	}
 	return list
 }
+
+// profile is a change of somebody's name in a room.
+func profile(user id.UserID, n int) bus.Proposal {
+	return bus.Proposal{Sender: user, Type: "m.room.member", StateKey: key(string(user)), Content: content(`{"membership":"join","displayname":"%d"}`, n)}
+}
