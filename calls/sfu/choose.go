@@ -17,12 +17,13 @@ const paused = -1
 // tolerance lets a layer serve a view that is a few pixels larger.
 const tolerance = 0.95
 
-// choose picks the layer for a wish: the one that suits, or else the nearest below that sends, or the nearest above.
-func choose(w Wish, sizes [MaxLayers]Size, alive [MaxLayers]bool) int {
+// choose picks the layer for a wish: the one that suits, no higher than limit, or else the nearest below that sends, or
+// the nearest above.
+func choose(w Wish, limit int, sizes [MaxLayers]Size, alive [MaxLayers]bool) int {
 	if w.Disabled {
 		return paused
 	}
-	want := suits(w, sizes)
+	want := min(suits(w, sizes), limit)
 	for i := want; i >= 0; i-- {
 		if alive[i] {
 			return i

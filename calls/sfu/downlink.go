@@ -27,6 +27,7 @@ type Downlink struct {
 	meta    packet.Meta
 	buf     [receiveMTU + 2]byte // two bytes in front for the number of a repaired packet
 	reports []rtcp.Packet
+	line    line
 }
 
 // item is one thing for Run to do. Media are named by layer and number; the bytes stay in the layer's cache.
@@ -94,6 +95,7 @@ func (l *Downlink) Run() {
 			l.handle(it)
 		case now := <-tick.C:
 			l.sendReports(now)
+			l.judge()
 		}
 	}
 }
@@ -106,6 +108,7 @@ func (l *Downlink) handle(it item) {
 		it.track.repair(it.layer, uint16(it.seq), uint16(it.seq>>16))
 	case doAttach:
 		l.tracks = append(l.tracks, it.track)
+		it.track.setLimit(MaxLayers - 1 - l.line.lowered)
 	case doDetach:
 		for i, t := range l.tracks {
 			if t == it.track {

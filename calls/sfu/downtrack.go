@@ -43,6 +43,7 @@ type DownTrack struct {
 	rtxSeq   uint16
 	packets  uint32
 	octets   uint32
+	judged   uint32 // packets when the line was last judged
 }
 
 // binding is what was agreed with the subscriber.
@@ -161,7 +162,7 @@ func (d *DownTrack) LayersChanged() { d.retarget() }
 func (d *DownTrack) retarget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	target := choose(d.wish, *d.up.sizes.Load(), d.up.Alive())
+	target := choose(d.wish, d.limit, *d.up.sizes.Load(), d.up.Alive())
 	if d.target.Swap(int32(target)) == int32(target) || target == paused {
 		return
 	}

@@ -318,26 +318,76 @@ func TestChoose(t *testing.T) {
 		wish  Wish
 		sizes [MaxLayers]Size
 		alive [MaxLayers]bool
+		limit int
 		want  int
 	}{
-		{"disabled", Wish{Disabled: true, Quality: 2}, three, all, paused},
-		{"best", Best, three, all, 2},
-		{"best of two", Best, two, [MaxLayers]bool{true, true}, 1},
-		{"unknown sizes", Wish{Quality: 1}, [MaxLayers]Size{}, all, 1},
-		{"one layer", Best, [MaxLayers]Size{{1280, 720}}, [MaxLayers]bool{true}, 0},
-		{"small view", Wish{Width: 300, Height: 170}, three, all, 0},
-		{"view a little larger than the layer", Wish{Width: 326, Height: 184}, three, all, 0},
-		{"middle view", Wish{Width: 600, Height: 340}, three, all, 1},
-		{"huge view", Wish{Width: 4000, Height: 3000}, three, all, 2},
-		{"portrait", Wish{Width: 170, Height: 300}, portrait, all, 0},
-		{"top is silent", Best, three, [MaxLayers]bool{true, true, false}, 1},
-		{"only the top sends", Wish{Quality: 0}, three, [MaxLayers]bool{false, false, true}, 2},
-		{"nothing sends", Best, three, [MaxLayers]bool{}, 0},
+		{"disabled", Wish{Disabled: true, Quality: 2}, three, all, 2, paused},
+		{"best", Best, three, all, 2, 2},
+		{"best of two", Best, two, [MaxLayers]bool{true, true}, 2, 1},
+		{"unknown sizes", Wish{Quality: 1}, [MaxLayers]Size{}, all, 2, 1},
+		{"one layer", Best, [MaxLayers]Size{{1280, 720}}, [MaxLayers]bool{true}, 2, 0},
+		{"small view", Wish{Width: 300, Height: 170}, three, all, 2, 0},
+		{"view a little larger than the layer", Wish{Width: 326, Height: 184}, three, all, 2, 0},
+		{"middle view", Wish{Width: 600, Height: 340}, three, all, 2, 1},
+		{"huge view", Wish{Width: 4000, Height: 3000}, three, all, 2, 2},
+		{"portrait", Wish{Width: 170, Height: 300}, portrait, all, 2, 0},
+		{"top is silent", Best, three, [MaxLayers]bool{true, true, false}, 2, 1},
+		{"only the top sends", Wish{Quality: 0}, three, [MaxLayers]bool{false, false, true}, 2, 2},
+		{"a narrow line", Best, three, all, 1, 1},
+		{"a narrow line and a silent layer", Best, three, [MaxLayers]bool{true, false, true}, 1, 0},
+		{"nothing sends", Best, three, [MaxLayers]bool{}, 2, 0},
 	} {
-		if got := choose(c.wish, c.sizes, c.alive); got != c.want {
+		if got := choose(c.wish, c.limit, c.sizes, c.alive); got != c.want {
 			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
 		}
 	}
+}
+
+func TestLine(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		loss []int
+		want []int
+	}{
+		{"clean", []int{0, 0, 3, 0}, []int{2, 2, 2, 2}},
+		{"one bad second", []int{0, 50, 0, 50, 0}, []int{2, 2, 2, 2, 2}},
+		{"bad for good", []int{20, 20, 20, 20, 20, 20}, []int{2, 1, 1, 0, 0, 0}},
+		{"back after four good", []int{20, 20, 0, 0, 0, 0}, []int{2, 1, 1, 1, 1, 2}},
+		{"the second try waits longer", []int{20, 20, 0, 0, 0, 0, 20, 20, 0, 0, 0, 0, 0, 0, 0, 0}, []int{2, 1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 2}},
+		{"neither good nor bad", []int{20, 20, 6, 6, 6, 6, 6, 6}, []int{2, 1, 1, 1, 1, 1, 1, 1}},
+	} {
+		var l line
+		l.sinceRise = failSoon + 1
+		for i, loss := range c.loss {
+			if got := l.hear(loss); got != c.want[i] {
+				t.Errorf("%s: report %d: got %d, want %d", c.name, i, got, c.want[i])
+			}
+		}
+	}
+}
+
+func TestANarrowLineLowersEveryTrack(t *testing.T) {
+	s := newStage(t, 3)
+	var v [3]stream
+	round := func(key bool) {
+		for i := range v {
+			s.feed(t, i, v[i].frame(key, 0, 2)...)
+		}
+	}
+	round(true)
+	if s.down.current != 2 {
+		t.Fatalf("got layer %d, want 2", s.down.current)
+	}
+	for range badRow {
+		s.down.feedback(&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 7, FractionLost: 80}}})
+		round(false)
+		s.link.judge()
+	}
+	round(true)
+	if s.down.current != 1 {
+		t.Errorf("under loss: got layer %d, want 1", s.down.current)
+	}
+	s.steady(t)
 }
 
 func BenchmarkPacketPath(b *testing.B) {
