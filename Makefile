@@ -37,7 +37,7 @@ $(PAGE)/dist/.built: $(PAGE_IN)
 	.ci/page
 
 demo: build ## two ministries in one terminal, with a page each
-	$(BIN) demo
+	@$(BIN) demo
 
 prepare: ## install what the tests need and miss (Chromium, PostgreSQL, npm packages)
 	.ci/prepare

@@ -3,15 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"maunium.net/go/mautrix/id"
 )
 
 // kickWithin is how long, in milliseconds, a removed member's media may still be seen: a second, and what a browser needs
@@ -75,47 +71,6 @@ func needBrowser(t *testing.T, page bool) {
 			t.Skip("the demo's page is not bundled; `make page` does it")
 		}
 	}
-}
-
-// openDemo starts the demo's ministries; the test's end stops them.
-func openDemo(t *testing.T) []*ministry {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	up, ended := make(chan []*ministry, 1), make(chan error, 1)
-	folder := t.TempDir()
-	go func() {
-		ended <- demo(ctx, io.Discard, folder, "warn", func(houses []*ministry) { up <- houses })
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("demo: %v", err)
-		}
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(folder, "demo.log"))
-			t.Logf("the ministries logged:\n%s", log)
-		}
-	})
-	select {
-	case houses := <-up:
-		return houses
-	case err := <-ended:
-		ended <- nil
-		t.Fatalf("demo: %v", err)
-	case <-time.After(2 * patience):
-		t.Fatal("the demo did not come up")
-	}
-	return nil
-}
-
-// demoRoom is the room that both ministries share.
-func demoRoom(t *testing.T, houses []*ministry) id.RoomID {
-	t.Helper()
-	joined := must(houses[1].clients["clerk"].JoinedRooms(t.Context()))(t, "rooms of the clerk")
-	if len(joined.JoinedRooms) != 1 {
-		t.Fatalf("the clerk is in %d rooms, want 1", len(joined.JoinedRooms))
-	}
-	return joined.JoinedRooms[0]
 }
 
 // runBrowser runs one scenario of browser/run.mjs.

@@ -315,3 +315,32 @@ func differingLines(got, want string) string {
 	}
 	return out.String()
 }
+
+// TestCheckParts holds which parts may run on what.
+func TestCheckParts(t *testing.T) {
+	for _, c := range []struct {
+		name, only string
+		change     func(*Config)
+		want       string
+	}{
+		{"everything on SQLite", "", func(*Config) {}, ""},
+		{"a part without NATS", "client", func(c *Config) { c.Storage.Database = "host=/run dbname=x" }, "bus.url"},
+		{"a part on SQLite", "client", func(c *Config) { c.Bus.URL = "nats://localhost:4222" }, "PostgreSQL"},
+		{"a part on both", "client, rooms", func(c *Config) {
+			c.Bus.URL, c.Storage.Database = "nats://localhost:4222", "postgres:///x?host=/run"
+		}, ""},
+		{"no such part", "kitchen", func(*Config) {}, "kitchen"},
+		{"a focus alone", "calls", func(c *Config) { c.Calls.Standalone = true }, ""},
+		{"a lawless focus in a homeserver", "", func(c *Config) { c.Calls.Standalone = true }, "standalone"},
+	} {
+		config := DefaultConfig()
+		c.change(&config)
+		chosen, err := chooseParts(c.only)
+		if err == nil {
+			err = config.checkParts(chosen)
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got error %v, want one that holds %q", c.name, err, c.want)
+		}
+	}
+}
