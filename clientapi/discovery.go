@@ -13,19 +13,21 @@ import (
 var specVersions = []string{
 	"r0.5.0", "r0.6.0", "r0.6.1",
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+	"v1.13", "v1.14", "v1.15", "v1.16",
 }
 
 // unstableFeatures are what clients ask for by name, and find.
 var unstableFeatures = map[string]bool{
-	"fi.mau.msc2659.stable":        true,
-	"org.matrix.e2e_cross_signing": true,
-	"org.matrix.msc2285.stable":    true,
-	"org.matrix.msc3916.stable":    true,
-	"org.matrix.msc4140":           true,
-	"org.matrix.msc4143":           true,
-	"org.matrix.msc4222":           true,
-	"uk.tcpip.msc4133":             true,
-	"uk.tcpip.msc4133.stable":      true,
+	"fi.mau.msc2659.stable":                   true,
+	"org.matrix.e2e_cross_signing":            true,
+	"org.matrix.msc2285.stable":               true,
+	"org.matrix.msc3916.stable":               true,
+	"org.matrix.msc4140":                      true,
+	"org.matrix.msc4143":                      true,
+	"org.matrix.msc4222":                      true,
+	"uk.half-shot.msc2666.query_mutual_rooms": true,
+	"uk.tcpip.msc4133":                        true,
+	"uk.tcpip.msc4133.stable":                 true,
 }
 
 // versions handles GET /_matrix/client/versions.

@@ -39,6 +39,9 @@ const saveEvery = time.Second
 // once: after a crash the last second may come again. A new name begins at the head.
 func (s *Store) Follow(ctx context.Context, f Follower) error {
 	at, err := s.cursor(ctx, f.Name)
+	if err != nil && ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("follower %s: %w", f.Name, err)
 	}
