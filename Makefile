@@ -8,6 +8,8 @@ TAGS  := goolm,sqlite_fts5
 BIN   := bin/chancery
 # The longest time that one package's tests may take.
 TEST_TIMEOUT ?= 15m
+# The packages with browser tests.
+BROWSERS := ./calls ./cmd/chancery
 # How long each fuzz target and the soak run.
 FUZZ_TIME ?= 30s
 SOAK_TIME ?= 10m
@@ -50,8 +52,10 @@ vet: ## go vet and gofmt
 test: prepare vet build ## everything: Go tests with the race detector on both databases, and the browsers
 	.ci/postgres $(MAKE) --no-print-directory test-go
 
-test-go: ## the Go tests alone, on the databases that are there
-	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) ./...
+# Browsers encode video in software and turn it down when the processor is busy: they come last, one at a time.
+test-go: ## the Go tests on the databases that are there, then the browsers
+	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) -skip '^TestBrowser' ./...
+	$(GO) test -tags $(TAGS) -timeout $(TEST_TIMEOUT) -p 1 -count 1 -run '^TestBrowser' $(BROWSERS)
 
 fuzz: ## each fuzz target in turn, FUZZ_TIME each
 	.ci/fuzz $(FUZZ_TIME)

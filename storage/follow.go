@@ -43,6 +43,9 @@ func (s *Store) Follow(ctx context.Context, f Follower) error {
 		return nil
 	}
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("follower %s: %w", f.Name, err)
 	}
 	saved, savedAt := at, time.Now()
