@@ -207,12 +207,13 @@ func (g *gaps) one(ctx context.Context, version id.RoomVersion, a storage.Aside)
 		}
 	}
 	if err := g.events(ctx, version, a, ev); err != nil {
-		zerolog.Ctx(ctx).Debug().Err(err).Msg("Missing events not had; the state will be fetched")
+		return err
 	}
 	if missing, err = g.offer(ctx, a.Origin, version, ev, 0); err != nil || len(missing) == 0 {
 		return err
 	}
-	return g.withState(ctx, version, a.Origin, ev)
+	// An origin that does not tell what its own event stands on could as well tell any state for it.
+	return fmt.Errorf("%s does not tell the event's parents, %s among them", a.Origin, missing[0])
 }
 
 // lacksAuthOnly says whether the parents are all there.
