@@ -343,6 +343,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled", Handler: p.PutRuleEnabled, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", Handler: p.RuleActions, Auth: rest.User},
 		{Method: "PUT", Path: "/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", Handler: p.PutRuleActions, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/notifications", Handler: p.Notifications, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/pushers", Handler: p.Pushers, Auth: rest.User},
 		{Method: "POST", Path: "/_matrix/client/v3/pushers/set", Handler: p.SetPusher, Auth: rest.User, Limit: rest.LimitGeneral},
 

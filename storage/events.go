@@ -247,6 +247,15 @@ func (t *Events) Relations(ctx context.Context, event id.EventID, relType string
 		ORDER BY place DESC, number DESC LIMIT $5`, event, escape(relType), before.Place, before.Number, limit)
 }
 
+// NewsFor gives up to limit events with after < position < before that others sent to rooms in which the user is joined now, newest
+// first. The caller keeps the span bounded.
+func (t *Events) NewsFor(ctx context.Context, user id.UserID, after, before Position, limit int) ([]*Event, error) {
+	return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events
+		WHERE position > $1 AND position < $2 AND sender <> $3
+		AND room_id IN (SELECT room_id FROM memberships WHERE user_id = $3 AND membership = 'join')
+		ORDER BY position DESC LIMIT $4`, after, before, user, limit)
+}
+
 // PageOf gives the page that ends just at the event: Backwards from it begins with the one before, Forwards with the one after.
 func (e *Event) PageOf() Page { return Page{e.Place, e.Number} }
 

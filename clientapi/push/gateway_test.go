@@ -20,6 +20,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/push/rules"
+	"chancery/clientapi/rest"
 	"chancery/roomserver"
 	"chancery/roomserver/pdu"
 	"chancery/roomserver/view"
@@ -39,9 +40,11 @@ type street struct {
 	refusals atomic.Int32
 	answer   atomic.Value
 	url      string
+	handlers *Handlers
 }
 
 func newStreet(t *testing.T) *street {
+	t.Helper()
 	ctx, cancel := context.WithCancel(zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel).WithContext(context.Background()))
 	b, err := bus.Open(ctx, bus.DefaultConfig())
 	if err != nil {
@@ -64,7 +67,8 @@ func newStreet(t *testing.T) *street {
 	}))
 	s.url = gateway.URL + notifyPath
 	signer := pdu.Signer{ServerName: "interior", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize))}
-	rooms, h := roomserver.New(roomserver.DefaultConfig(), store, b, signer), New(store, view.New(store), http.DefaultClient)
+	s.handlers = New(store, view.New(store), http.DefaultClient)
+	rooms, h := roomserver.New(roomserver.DefaultConfig(), store, b, signer), s.handlers
 	ended := make(chan error, 2)
 	go func() { ended <- rooms.Run(ctx) }()
 	go func() { ended <- h.Run(ctx) }()
@@ -230,5 +234,42 @@ func TestRulesAreCarriedOver(t *testing.T) {
 			t.Fatal("the rule for the old room is not there for the new one")
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestNotificationsAreListed(t *testing.T) {
+	s := newStreet(t)
+	room := s.room(`{}`, id.RoomV11)
+	var events []id.EventID
+	for _, text := range []string{"one", "two for bob", "three"} {
+		events = append(events, s.say(room, alice, text))
+	}
+	s.say(room, bob, "mine")
+	err := s.store.Do(t.Context(), func(ctx context.Context) error {
+		_, err := s.store.Receipts.Put(ctx, &storage.Receipt{RoomID: room, UserID: bob, Type: storage.ReceiptRead, EventID: events[1], Timestamp: 1})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := rest.DefaultConfig()
+	mux := rest.NewMux([]rest.Route{{Method: "GET", Path: "/_matrix/client/v3/notifications", Handler: s.handlers.Notifications, Auth: rest.User}},
+		rest.Options{Config: cfg, Log: zerolog.Nop(), Tokens: tokens{}})
+	h := &house{T: t, store: s.store, http: mux}
+	code, first := h.ask(bob, "GET", "notifications?limit=2", "")
+	if code != 200 || first.Get("notifications.#").Int() != 2 || first.Get("notifications.0.event.content.body").Str != "three" ||
+		first.Get("notifications.0.read").Bool() || !first.Get("notifications.1.read").Bool() {
+		t.Errorf("first page: %d %s", code, first.Raw)
+	}
+	_, second := h.ask(bob, "GET", "notifications?from="+first.Get("next_token").Str, "")
+	if second.Get("notifications.#").Int() != 1 || second.Get("notifications.0.event.content.body").Str != "one" || second.Get("next_token").Exists() {
+		t.Errorf("second page: %s", second.Raw)
+	}
+	_, loud := h.ask(bob, "GET", "notifications?only=highlight", "")
+	if loud.Get("notifications.#.event.content.body").Raw != `["two for bob"]` {
+		t.Errorf("highlights: %s", loud.Raw)
+	}
+	if code, _ := h.ask(bob, "GET", "notifications?from=x", ""); code != 400 {
+		t.Errorf("bad token: %d", code)
 	}
 }

@@ -95,15 +95,15 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 	} else {
 		s.sent.reset(q.connection())
 	}
-	if err := s.reach(ctx, reach); err != nil {
+	if err := s.reachSoon(ctx, reach); err != nil {
 		return nil, err
 	}
 	w := &waiter{device: q.by.Device, woken: make(chan struct{}, 1), ended: make(chan struct{})}
-	var patience <-chan time.Time
+	var enough <-chan time.Time
 	if q.wait > 0 {
 		timer := time.NewTimer(q.wait)
 		defer timer.Stop()
-		patience = timer.C
+		enough = timer.C
 		s.mu.Lock()
 		u.waiters[w] = struct{}{}
 		s.mu.Unlock()
@@ -116,7 +116,7 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 		}()
 	}
 	for {
-		body, empty, err := s.answer(ctx, u, q)
+		body, empty, err := s.answerSoon(ctx, u, q)
 		if err != nil {
 			return nil, err
 		}
@@ -129,13 +129,28 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 			return nil, ctx.Err()
 		case <-w.ended:
 			return nil, mautrix.MUnknownToken.WithMessage("This device has been logged out")
-		case <-patience:
+		case <-enough:
 			answers.WithLabelValues("empty").Inc()
 			return body, nil
 		case <-w.woken:
 		}
 		s.hold(ctx, u, q)
 	}
+}
+
+// patience bounds what an answer may take to be made: a database that hangs must not keep requests for ever.
+const patience = time.Minute
+
+func (s *Syncing) reachSoon(ctx context.Context, to storage.Position) error {
+	ctx, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	return s.reach(ctx, to)
+}
+
+func (s *Syncing) answerSoon(ctx context.Context, u *user, q *question) (json.RawMessage, bool, error) {
+	ctx, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	return s.answer(ctx, u, q)
 }
 
 func kindOf(q *question, empty bool) string {

@@ -24,7 +24,12 @@ type Verdict struct {
 	Tweaks map[string]json.RawMessage
 	// Rule that matched, empty if none did.
 	Rule string
+
+	actions []json.RawMessage
 }
+
+// Actions gives the rule's actions as its owner wrote them. Read only.
+func (v Verdict) Actions() []json.RawMessage { return v.actions }
 
 // Event is an event to be judged, with what the rules may ask about its room. It is for one goroutine at a time.
 type Event struct {
@@ -127,7 +132,7 @@ func (s *Set) compile() {
 }
 
 func verdictOf(r *Rule) Verdict {
-	v := Verdict{Rule: r.ID, Tweaks: map[string]json.RawMessage{}}
+	v := Verdict{Rule: r.ID, Tweaks: map[string]json.RawMessage{}, actions: r.Actions}
 	for _, raw := range r.Actions {
 		a := gjson.ParseBytes(raw)
 		if a.Type == gjson.String {
