@@ -74,7 +74,7 @@ func TestMembership(t *testing.T) {
 	alice.in(closed, "state/m.room.member/"+eve.id).ok().has("join_authorised_via_users_server", alice.id)
 	// R5
 	eve.set(closed, "state/m.room.member/"+alice.id, m{"membership": "leave"}).fails(403, "M_FORBIDDEN")
-	eve.set(closed, "state/m.room.create/", m{}).fails(403, "M_FORBIDDEN")
+	eve.set(closed, "state/m.room.create/", m{}).fails(400, "M_INVALID_PARAM")
 }
 
 func TestOtherServers(t *testing.T) {

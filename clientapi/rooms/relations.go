@@ -276,5 +276,17 @@ func (h *Handlers) nearestElsewhere(ctx context.Context, roomID id.RoomID, ts in
 	if ours != nil && distance(ours) <= distance(&theirs) {
 		return ours
 	}
+	h.reach(ctx, roomID, theirs.EventID)
 	return &theirs
+}
+
+// reach fetches history until it holds the event, so that the client can look around it; it gives up after a while.
+// Spec: server-server-api/#get_matrixfederationv1timestamp_to_eventroomid
+func (h *Handlers) reach(ctx context.Context, roomID id.RoomID, eventID id.EventID) {
+	for range maxBackfills {
+		e, err := h.store.Events.ByID(ctx, eventID)
+		if err != nil || e != nil && e.Place != 0 || !h.backfill(ctx, &walk{room: roomID, limit: maxPage}) {
+			return
+		}
+	}
 }

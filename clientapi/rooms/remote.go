@@ -100,17 +100,25 @@ func (h *Handlers) inviteRemote(ctx context.Context, roomID id.RoomID, p bus.Pro
 	return outcome.EventID, err
 }
 
-// strippedState is what the invited user learns of the room: its marks, and who invites.
-// Spec: client-server-api/#stripped-state
+// strippedState is what the invited user learns of the room: its marks, and who invites. The create event goes whole, since
+// the room's ID may be made of it.
+// Spec: server-server-api/#put_matrixfederationv2inviteroomideventid
 func (h *Handlers) strippedState(ctx context.Context, roomID id.RoomID, inviter id.UserID) ([]json.RawMessage, error) {
-	stripped, err := h.view.InviteState(ctx, roomID)
+	room, err := h.store.Rooms.ByID(ctx, roomID)
+	if err != nil || room == nil {
+		return nil, err
+	}
+	events, err := h.view.StrippedState(ctx, room.State, pdu.Key{Type: event.StateMember.Type, StateKey: string(inviter)})
 	if err != nil {
 		return nil, err
 	}
-	own, err := h.store.State.Current(ctx, roomID, pdu.Key{Type: event.StateMember.Type, StateKey: string(inviter)})
-	if err != nil || own == nil {
-		return stripped, err
+	stripped := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		if e.Type == event.StateCreate.Type {
+			stripped[i] = e.JSON
+		} else if stripped[i], err = view.Stripped(e); err != nil {
+			return nil, err
+		}
 	}
-	raw, err := view.Stripped(own)
-	return append(stripped, raw), err
+	return stripped, nil
 }

@@ -37,6 +37,12 @@ func (h *Handlers) PutState(r *rest.Request) (any, error) {
 		return nil, err
 	}
 	switch p.Type {
+	case event.StateCreate.Type:
+		return nil, mautrix.MInvalidParam.WithMessage("A room is created once")
+	case event.StatePowerLevels.Type:
+		if err := h.checkCreators(r.Context(), roomID, p.Content); err != nil {
+			return nil, err
+		}
 	case event.StateMember.Type:
 		return h.putMember(r.Context(), roomID, p)
 	case event.StateCanonicalAlias.Type:
@@ -49,6 +55,29 @@ func (h *Handlers) PutState(r *rest.Request) (any, error) {
 		return nil, err
 	}
 	return eventAnswer{eventID}, nil
+}
+
+// checkCreators refuses power levels that give a level to somebody who stands above all levels: no such event can be.
+// Spec: rooms/v12/#authorisation-rules
+func (h *Handlers) checkCreators(ctx context.Context, roomID id.RoomID, content json.RawMessage) error {
+	version, err := h.view.Version(ctx, roomID)
+	if err != nil || !privilegedCreators(version) {
+		return err
+	}
+	create, err := h.store.State.Current(ctx, roomID, pdu.Key{Type: event.StateCreate.Type})
+	if err != nil || create == nil {
+		return err
+	}
+	creators := []string{string(create.Sender)}
+	for _, v := range gjson.GetBytes(create.JSON, "content.additional_creators").Array() {
+		creators = append(creators, v.Str)
+	}
+	for user := range gjson.GetBytes(content, "users").Map() {
+		if slices.Contains(creators, user) {
+			return mautrix.MInvalidParam.WithMessage("%s is a creator of the room, and has no level", user)
+		}
+	}
+	return nil
 }
 
 // putMember is a membership event sent as plain state. Who authorises a restricted join is the room's business, and an

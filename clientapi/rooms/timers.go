@@ -100,9 +100,10 @@ type timers struct {
 // timer is one event that waits.
 type timer struct {
 	*storage.DelayedEvent
-	// due, in memory; the row's own may be older by a fifth of the delay.
+	// due, in memory. The row says the same until the first restart; from then on it says a fifth of the delay more than
+	// its own start would: restarts within that fifth are not written, and after a crash nothing may fire early.
 	due int64
-	// written is the start of the delay that the row has.
+	// written is the start of the delay that was last written, 0 for none since this process holds the timer.
 	written int64
 	sending bool
 	askers  []*delayedQuestion
@@ -158,8 +159,7 @@ func (h *Handlers) hold(ctx context.Context) error {
 	}
 }
 
-// load reads the rows that wait. After a crash a delay runs from its last written start, and a fifth longer: a restart
-// that was not written may have come since, and nothing may fire early.
+// load reads the rows that wait.
 func (t *timers) load(ctx context.Context) error {
 	rows, err := t.store.DelayedEvents.Waiting(ctx, maxWaiting)
 	if err != nil {
@@ -167,7 +167,7 @@ func (t *timers) load(ctx context.Context) error {
 	}
 	for _, d := range rows {
 		if t.waiting[d.ID] == nil {
-			t.waiting[d.ID] = &timer{DelayedEvent: d, due: d.Due + d.Delay/5, written: d.Since}
+			t.waiting[d.ID] = &timer{DelayedEvent: d, due: d.Due}
 		}
 	}
 	return t.store.DelayedEvents.Sweep(ctx, t.now().Add(-keepFinished).UnixMilli())
@@ -290,7 +290,7 @@ func (t *timers) answer(ctx context.Context, q *delayedQuestion) {
 		w.Since, w.due = now, now+w.Delay
 		var err error
 		if now-w.written >= w.Delay/5 {
-			if err = t.store.DelayedEvents.Run(ctx, w.ID, now, w.due); err == nil {
+			if err = t.store.DelayedEvents.Run(ctx, w.ID, now, w.due+w.Delay/5); err == nil {
 				w.written = now
 			}
 		}
@@ -319,7 +319,7 @@ func (t *timers) find(ctx context.Context, q bus.DelayedQuestion) (*timer, error
 	case d.Outcome != "":
 		return nil, gone
 	}
-	w := &timer{DelayedEvent: d, due: d.Due, written: d.Since}
+	w := &timer{DelayedEvent: d, due: d.Due}
 	t.waiting[d.ID] = w
 	return w, nil
 }
@@ -330,7 +330,7 @@ func (t *timers) end(ctx context.Context) {
 		t.settle(ctx, <-t.sent)
 	}
 	for _, w := range t.waiting {
-		if w.Since == w.written {
+		if w.written == 0 {
 			continue
 		}
 		if err := t.store.DelayedEvents.Run(ctx, w.ID, w.Since, w.due); err != nil {

@@ -205,7 +205,8 @@ func (u *upgrade) createContent() (json.RawMessage, error) {
 		}
 	}
 	predecessor := map[string]any{"room_id": u.old}
-	if n := len(u.room.Extremities); n > 0 {
+	// From version 12 on the room alone is named: its ID is made of its first event already.
+	if n := len(u.room.Extremities); n > 0 && !privilegedCreators(u.version) {
 		predecessor["event_id"] = u.room.Extremities[n-1]
 	}
 	if content, err = sjson.SetBytes(content, "predecessor", predecessor); err != nil {

@@ -378,7 +378,7 @@ func powerless() []wrongCase {
 		{"kick of nobody", "POST", rooms + "/kick", "alice", `{"user_id":"@nobody:interior.test"}`, 403, "M_FORBIDDEN"},
 		{"unban of who is not banned", "POST", rooms + "/unban", "alice", `{"user_id":"{bob}"}`, 403, ""},
 		{"invite of a member", "POST", rooms + "/invite", "alice", `{"user_id":"{bob}"}`, 403, "M_FORBIDDEN"},
-		{"second create event", "PUT", rooms + "/state/m.room.create/", "alice", `{"room_version":"11","twice":true}`, 403, "M_FORBIDDEN"},
+		{"second create event", "PUT", rooms + "/state/m.room.create/", "alice", `{"room_version":"11","twice":true}`, 400, "M_INVALID_PARAM"},
 		{"another's state key", "PUT", rooms + "/state/test.chancery/{bob}", "alice", `{}`, 403, "M_FORBIDDEN"},
 		{"another's member event", "PUT", rooms + "/state/m.room.member/{bob}", "alice", `{"membership":"join"}`, 403, "M_FORBIDDEN"},
 		{"member event of a stranger as a join", "PUT", rooms + "/state/m.room.member/{stranger}", "stranger", `{"membership":"join"}`, 403, "M_FORBIDDEN"},
