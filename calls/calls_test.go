@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/websocket"
 	"github.com/pion/webrtc/v4"
 
 	"chancery/calls/signal"
@@ -110,6 +111,22 @@ func TestDoor(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestJoinsAreCounted(t *testing.T) {
+	_, base := newTestFocus(t)
+	query := url.Values{"access_token": {testToken(t, "room", "ann")}, "reconnect": {"1"}, "sid": {"PA_gone"}}.Encode()
+	for range 10 * joinBurst { // some are earned anew meanwhile
+		ws, resp, err := websocket.DefaultDialer.Dial(base+"/rtc?"+query, nil)
+		if err != nil && resp != nil && resp.StatusCode == http.StatusTooManyRequests {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws.Close()
+	}
+	t.Errorf("got %d joins in a row, want some refused", 10*joinBurst)
 }
 
 // swapPayload puts another subject into a signed token.

@@ -24,6 +24,7 @@ const (
 	reliableLabel  = "_reliable"
 	lossyLabel     = "_lossy"
 	maxData        = 64 << 10
+	packetCost     = 256     // bytes that a packet counts beside its own
 	dataPerSecond  = 1 << 20 // bytes that one client may send
 	dataBurst      = 4 << 20
 	lossyBuffer    = 64 << 10 // beyond it a lossy packet is dropped
@@ -75,7 +76,7 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 		return
 	}
 	p.data.mu.Lock()
-	within := p.data.limit.AllowN(p.room.focus.tokens.now(), len(raw))
+	within := p.data.limit.AllowN(p.room.focus.tokens.now(), len(raw)+packetCost)
 	p.data.mu.Unlock()
 	if !within {
 		return

@@ -44,6 +44,7 @@ type Focus struct {
 	house   *house        // nil in a focus alone
 	service *tokenService // as well
 	handler http.Handler
+	door    doorLimit
 	ctx     context.Context // of all calls; ends with the focus
 	cancel  context.CancelFunc
 	live    sync.WaitGroup

@@ -8,6 +8,32 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
+// doorLimit bounds how often one identity may come in: each time it takes its own place from itself.
+type doorLimit struct {
+	mu    sync.Mutex
+	known map[string]*rate.Limiter
+}
+
+const (
+	joinEvery = 500 * time.Millisecond
+	joinBurst = 30
+)
+
+// allow counts a join or resume.
+func (l *doorLimit) allow(identity string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known == nil || len(l.known) >= maxRemembered {
+		l.known = map[string]*rate.Limiter{}
+	}
+	found := l.known[identity]
+	if found == nil {
+		found = rate.NewLimiter(rate.Every(joinEvery), joinBurst)
+		l.known[identity] = found
+	}
+	return found.Allow()
+}
+
 // tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address.
 type tokenLimits struct {
 	mu       sync.Mutex

@@ -36,6 +36,8 @@ type Layer struct {
 	// owned by run
 	unwrap  packet.Unwrapper
 	missing missing
+	second  int64 // the second that is being counted
+	counted int   // its bytes
 }
 
 // senderReport ties a stream's timestamps to its publisher's clock.
@@ -48,6 +50,8 @@ type senderReport struct {
 const (
 	videoCache = 512 // packets: more than a second at 2.5 Mbit/s
 	audioCache = 64
+	// maxLayerBytes bounds what one stream may bring in a second: twice what any camera or screen needs.
+	maxLayerBytes = 2_500_000
 	// audibleLevel is how loud (-dBov) speech must be to count.
 	audibleLevel = 35
 )
@@ -86,7 +90,8 @@ func (l *Layer) run(remote *webrtc.TrackRemote) {
 // receive is the first half of a packet's way: note it, keep it, tell who wants it.
 func (l *Layer) receive(b []byte, now time.Time) {
 	h, ok := packet.ParseHeader(b)
-	if !ok {
+	ms := now.UnixMilli()
+	if !ok || !l.within(ms, len(b)) {
 		return
 	}
 	payload := b[h.Payload:h.End]
@@ -94,7 +99,6 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	if !l.cache.Put(seq, packet.Describe(l.codec, &h, payload), payload) {
 		return
 	}
-	ms := now.UnixMilli()
 	l.lastPacket.Store(ms)
 	l.packets.Add(1)
 	l.bytes.Add(uint64(len(payload)))
@@ -107,6 +111,15 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	for _, s := range *l.track.sinks.Load() {
 		s.Push(l, seq)
 	}
+}
+
+// within counts a packet and says whether its second has room for it.
+func (l *Layer) within(ms int64, size int) bool {
+	if second := ms / 1000; second != l.second {
+		l.second, l.counted = second, 0
+	}
+	l.counted += size
+	return l.counted <= maxLayerBytes
 }
 
 func (l *Layer) noteLevel(level uint8, ok bool) {
