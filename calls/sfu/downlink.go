@@ -45,8 +45,8 @@ const (
 	doDetach
 )
 
-// downlinkQueue is how many packets may wait: about a second of a large call.
-const downlinkQueue = 2048
+// downlinkQueue is how many packets may wait: about half a second of a large call. In a small one they get too old first.
+const downlinkQueue = 1024
 
 // reportEvery is how often sender reports go out.
 const reportEvery = time.Second

@@ -201,6 +201,9 @@ func (d *DownTrack) forward(l *Layer, seq int64) {
 		d.current = paused
 		return
 	}
+	if d.late(l, seq) {
+		return
+	}
 	buf := d.link.buf[2:]
 	meta := &d.link.meta
 	n, ok := l.cache.Get(seq, meta, buf)
@@ -220,6 +223,26 @@ func (d *DownTrack) forward(l *Layer, seq int64) {
 	}
 	d.note(meta, span, l)
 	d.write(b, meta, span, out, buf[:n], l.codec)
+}
+
+const (
+	maxLagVideo = 256 // packets behind the newest: more than a second; repaired ones come sooner
+	maxLagAudio = 40
+)
+
+// late says that a packet has waited so long that the subscriber is better served with the newest: video goes on at the
+// next key frame, audio at once, and neither leaves numbers to be asked for.
+func (d *DownTrack) late(l *Layer, seq int64) bool {
+	lag := l.newest.Load() - seq
+	if !d.up.video {
+		return lag > maxLagAudio && d.numbers.Drop(seq, packet.Shift{})
+	}
+	if lag <= maxLagVideo {
+		return false
+	}
+	d.current = paused
+	l.RequestKeyFrame()
+	return true
 }
 
 // switchTo begins to forward layer l, if seq is where that can be done.

@@ -26,6 +26,7 @@ type Layer struct {
 	report     atomic.Pointer[senderReport]
 	lastPacket atomic.Int64 // milliseconds
 	lastAsk    atomic.Int64 // when a key frame was last asked for, milliseconds
+	newest     atomic.Int64 // highest number received
 	alive      atomic.Bool
 	packets    atomic.Uint64
 	bytes      atomic.Uint64
@@ -100,6 +101,7 @@ func (l *Layer) receive(b []byte, now time.Time) {
 		return
 	}
 	l.lastPacket.Store(ms)
+	l.newest.Store(l.unwrap.Highest())
 	l.packets.Add(1)
 	l.bytes.Add(uint64(len(payload)))
 	if l.levelID != 0 {

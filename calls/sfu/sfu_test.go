@@ -308,6 +308,30 @@ func TestAsksForWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestASubscriberThatFellBehindGoesOnWithTheNewest(t *testing.T) {
+	s, v := newStage(t, 1), &stream{seq: 1}
+	s.feed(t, 0, v.frame(true, 0, 2)...)
+	for range maxLagVideo { // nobody runs the downlink meanwhile
+		for _, p := range v.frame(false, 0, 2) {
+			b, err := p.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.layers[0].receive(b, time.Now())
+		}
+	}
+	before := len(s.out.packets)
+	s.run()
+	if got := len(s.out.packets); got != before {
+		t.Errorf("got %d old packets, want none", got-before)
+	}
+	s.feed(t, 0, v.frame(true, 0, 2)...)
+	if got := len(s.out.packets); got != before+2 {
+		t.Errorf("got %d packets of the new key frame, want 2", got-before)
+	}
+	s.steady(t)
+}
+
 func TestAFloodIsCutOff(t *testing.T) {
 	s, v := newStage(t, 1), &stream{seq: 1}
 	now := time.Now()
