@@ -13,6 +13,10 @@ import (
 type Follower struct {
 	// Name of the cursor. Empty: none is kept; the follower begins at the head.
 	Name string
+	// FromStart lets a new name begin with all that is there, not at the head.
+	FromStart bool
+	// Started is told where the follower begins. Nil: nobody.
+	Started func(at Position)
 	// Kinds of news that it wants. None: all.
 	Kinds []Kind
 	// Handle takes one run of news, in order, up to and including the position.
@@ -38,15 +42,15 @@ const saveEvery = time.Second
 // Follow reads the stream for f until ctx ends, and then returns nil. News comes at least
 // once: after a crash the last second may come again. A new name begins at the head.
 func (s *Store) Follow(ctx context.Context, f Follower) error {
-	at, err := s.cursor(ctx, f.Name)
-	if err != nil && ctx.Err() != nil {
-		return nil
-	}
+	at, err := s.cursor(ctx, f.Name, f.FromStart)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("follower %s: %w", f.Name, err)
+	}
+	if f.Started != nil {
+		f.Started(at)
 	}
 	saved, savedAt := at, time.Now()
 	save := func(ctx context.Context) {
@@ -134,10 +138,15 @@ func (s *Store) news(ctx context.Context, after Position, kinds []Kind) ([]Chang
 
 // Cursor gives how far the follower of that name has read. One that is new begins at the head.
 func (s *Store) Cursor(ctx context.Context, name string) (Position, error) {
-	return s.cursor(ctx, name)
+	return s.cursor(ctx, name, false)
 }
 
-func (s *Store) cursor(ctx context.Context, name string) (Position, error) {
+// Saved gives the cursor that a follower has saved; 0 if there is none.
+func (s *Store) Saved(ctx context.Context, name string) (Position, error) {
+	return one(ctx, s, column[Position], "SELECT position FROM cursors WHERE name = $1", name)
+}
+
+func (s *Store) cursor(ctx context.Context, name string, fromStart bool) (Position, error) {
 	head := s.Head()
 	if name == "" {
 		return head, nil
@@ -145,6 +154,9 @@ func (s *Store) cursor(ctx context.Context, name string) (Position, error) {
 	at, err := one(ctx, s, column[*Position], "SELECT position FROM cursors WHERE name = $1", name)
 	if err != nil {
 		return 0, err
+	}
+	if at == nil && fromStart {
+		return 0, s.saveCursor(ctx, name, 0)
 	}
 	if at == nil {
 		return head, s.saveCursor(ctx, name, head)

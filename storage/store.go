@@ -73,6 +73,7 @@ type Store struct {
 	Secrets       *Secrets
 	Reports       *Reports
 	AppServices   *AppServices
+	Search        *Search
 
 	ServerKeys   *ServerKeys
 	Destinations *Destinations
@@ -114,6 +115,10 @@ func Open(ctx context.Context, cfg Config, b *bus.Bus) (*Store, error) {
 		return nil, fmt.Errorf("upgrade database: %w", err)
 	}
 	s.nouns()
+	if err := s.openSearch(ctx); err != nil {
+		_ = s.closeDB()
+		return nil, fmt.Errorf("open search index: %w", err)
+	}
 	if err := s.begin(ctx, cfg); err != nil {
 		_ = s.closeDB()
 		return nil, err

@@ -162,31 +162,3 @@ func TestReports(t *testing.T) {
 		t.Errorf("reports: got %d, the first %+v", len(got), got[len(got)-1])
 	}
 }
-
-func TestSearch(t *testing.T) {
-	s := start(t)
-	alice, bob := s.register("alice"), s.register("bob")
-	room := alice.create(m{"preset": "public_chat", "topic": "Budget of the year"})
-	hello := alice.send(room, "Hello, budget!")
-	gone := alice.send(room, "hello secret")
-	alice.put(alice.event(room, gone, "redact")+"/r", m{}).ok()
-	alice.send(room, "something else")
-	search := func(u *user, events m, query string) *answer {
-		return u.post("/v3/search"+query, m{"search_categories": m{"room_events": events}})
-	}
-	const found = "search_categories.room_events."
-	search(alice, m{"search_term": "hello"}, "").ok().has(found+"count", "1").has(found+"results.0.result.event_id", hello)
-	search(alice, m{"search_term": "BUDGET"}, "").ok().has(found+"count", "2")
-	search(alice, m{"search_term": "budget", "keys": []string{"content.topic"}}, "").ok().has(found+"count", "1")
-	search(alice, m{"search_term": "budget hello", "event_context": m{"before_limit": 1, "after_limit": 1, "include_profile": true}}, "").ok().
-		has(found+"results.0.context.events_after.0.event_id", gone).has(found+"results.0.context.events_before.#", "1").
-		has(found+"results.0.context.profile_info.@alice:interior.displayname", "alice")
-	search(alice, m{"search_term": "budget", "filter": m{"limit": 1}}, "").ok().has(found+"next_batch", "n1")
-	search(alice, m{"search_term": "budget", "filter": m{"limit": 1}}, "?next_batch=n1").ok().has(found+"results.0.result.type", "m.room.topic")
-	search(alice, m{"search_term": "hello", "filter": m{"rooms": []string{"!other:interior"}}}, "").ok().has(found+"count", "0")
-	search(alice, m{"search_term": "hello", "groupings": m{"group_by": []m{{"key": "sender"}}}, "include_state": true}, "").ok().
-		has(found+"groups.sender.@alice:interior.results.0", hello)
-	search(bob, m{"search_term": "hello"}, "").ok().has(found+"count", "0") // V6
-	search(alice, m{"search_term": " "}, "").fails(400, "M_INVALID_PARAM")
-	search(alice, m{"search_term": "x"}, "?next_batch=y").fails(400, "M_INVALID_PARAM")
-}

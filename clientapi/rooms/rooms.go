@@ -49,6 +49,7 @@ type Handlers struct {
 	bus     *bus.Bus
 	view    *view.Reader
 	bridges Bridges
+	index   *index
 	now     func() time.Time
 }
 
@@ -60,9 +61,9 @@ type Bridges interface {
 	QueryAlias(ctx context.Context, alias id.RoomAlias) bool
 }
 
-// New makes the handlers. Delayed events are sent by Run alone.
+// New makes the handlers. Delayed events are sent, and the search index is fed, by Run alone.
 func New(cfg Config, store *storage.Store, b *bus.Bus, v *view.Reader, bridges Bridges) *Handlers {
-	return &Handlers{cfg: cfg, store: store, bus: b, view: v, bridges: bridges, now: time.Now}
+	return &Handlers{cfg: cfg, store: store, bus: b, view: v, bridges: bridges, index: newIndex(store), now: time.Now}
 }
 
 // ask puts a question to a room.

@@ -2,13 +2,14 @@ package rooms
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"maps"
+	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 
-	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -18,8 +19,9 @@ import (
 )
 
 const (
-	// maxSearched bounds the events that one search looks through, all rooms together; older ones are not found.
-	maxSearched = 20_000
+	// maxExamined bounds the hits that one search looks at: of those the searcher may not see all, nor may the filter let all
+	// through.
+	maxExamined = 1000
 	// maxTerm bounds a search term.
 	maxTerm = 500
 )
@@ -27,24 +29,26 @@ const (
 // searchRequest is the body of a search.
 type searchRequest struct {
 	Categories struct {
-		RoomEvents *struct {
-			Term         string      `json:"search_term"`
-			Keys         []string    `json:"keys"`
-			Filter       eventFilter `json:"filter"`
-			OrderBy      string      `json:"order_by"`
-			IncludeState bool        `json:"include_state"`
-			Context      *struct {
-				Before   *int `json:"before_limit"`
-				After    *int `json:"after_limit"`
-				Profiles bool `json:"include_profile"`
-			} `json:"event_context"`
-			Groupings struct {
-				By []struct {
-					Key string `json:"key"`
-				} `json:"group_by"`
-			} `json:"groupings"`
-		} `json:"room_events"`
+		RoomEvents *searchCriteria `json:"room_events"`
 	} `json:"search_categories"`
+}
+
+type searchCriteria struct {
+	Term         string      `json:"search_term"`
+	Keys         []string    `json:"keys"`
+	Filter       eventFilter `json:"filter"`
+	OrderBy      string      `json:"order_by"`
+	IncludeState bool        `json:"include_state"`
+	Context      *struct {
+		Before   *int `json:"before_limit"`
+		After    *int `json:"after_limit"`
+		Profiles bool `json:"include_profile"`
+	} `json:"event_context"`
+	Groupings struct {
+		By []struct {
+			Key string `json:"key"`
+		} `json:"group_by"`
+	} `json:"groupings"`
 }
 
 // searchResult is one event that was found.
@@ -69,6 +73,7 @@ type shownMember struct {
 
 type searchGroup struct {
 	Order   int          `json:"order"`
+	Next    string       `json:"next_batch,omitempty"`
 	Results []id.EventID `json:"results"`
 }
 
@@ -81,8 +86,41 @@ type searchAnswer struct {
 	Groups     map[string]map[string]*searchGroup `json:"groups,omitempty"`
 }
 
-// Search handles POST /_matrix/client/v3/search. It looks through the newest events of the rooms that the user is in, and
-// finds those that hold every word of the term; the newest come first, whatever order is asked for.
+// searchToken says where a search goes on.
+type searchToken struct {
+	// Place and Number are those of the last result, where the newest come first; Skip the hits gone over, where the best do.
+	Place  storage.Place `json:"p,omitempty"`
+	Number int64         `json:"n,omitempty"`
+	Skip   int           `json:"s,omitempty"`
+	// Count was found by the first page.
+	Count int `json:"c"`
+	// Group and Value keep to one group.
+	Group string `json:"g,omitempty"`
+	Value string `json:"v,omitempty"`
+}
+
+func (t searchToken) String() string {
+	return base64.RawURLEncoding.EncodeToString(object(t))
+}
+
+// parseSearchToken reads a token; nil for none.
+func parseSearchToken(text string) (*searchToken, error) {
+	if text == "" {
+		return nil, nil
+	}
+	const maxToken = 2048
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	t := &searchToken{}
+	if err != nil || len(raw) > maxToken || rest.Decode(raw, t) != nil || t.Skip < 0 || t.Count < 0 {
+		return nil, badToken
+	}
+	return t, nil
+}
+
+// noSearch answers where there is no index.
+var noSearch = mautrix.MUnknown.WithStatus(http.StatusBadRequest).WithMessage("Search is not available: this server was built without full-text search")
+
+// Search handles POST /_matrix/client/v3/search.
 // Spec: client-server-api/#post_matrixclientv3search
 func (h *Handlers) Search(r *rest.Request) (any, error) {
 	var req searchRequest
@@ -93,136 +131,211 @@ func (h *Handlers) Search(r *rest.Request) (any, error) {
 	if q == nil {
 		return map[string]any{"search_categories": rest.Empty}, nil
 	}
-	words := wordsOf(q.Term)
-	if len(words) == 0 || len(q.Term) > maxTerm {
-		return nil, mautrix.MInvalidParam.WithMessage("search_term is missing, or too long")
+	if !h.store.Search.Available() {
+		return nil, noSearch
 	}
-	skip := 0
-	if token := r.Query("next_batch"); token != "" {
-		var err error
-		if skip, err = strconv.Atoi(strings.TrimPrefix(token, "n")); err != nil || skip < 0 {
-			return nil, badToken
-		}
-	}
-	limit := 10
-	if q.Filter.Limit > 0 {
-		limit = min(q.Filter.Limit, 100)
+	s, err := h.searchOf(r, q)
+	if err != nil {
+		return nil, err
 	}
 	ctx := r.Context()
-	found, err := h.search(ctx, r.By.User, words, q.Keys, &q.Filter)
+	h.index.await(ctx)
+	if err := s.run(ctx); err != nil {
+		return nil, err
+	}
+	answer := searchAnswer{Count: s.count, Results: []searchResult{}, Highlights: highlights(s.words, s.page)}
+	if len(s.page) == s.limit {
+		answer.Next = s.next.String()
+	}
+	rendered, err := h.view.Client(ctx, viewer(r), s.page)
 	if err != nil {
 		return nil, err
 	}
-	page := found[min(skip, len(found)):min(skip+limit, len(found))]
-	answer := searchAnswer{Count: len(found), Highlights: words, Results: []searchResult{}}
-	if len(page) == limit {
-		answer.Next = "n" + strconv.Itoa(skip+limit)
-	}
-	rendered, err := h.view.Client(ctx, viewer(r), page)
-	if err != nil {
-		return nil, err
-	}
-	for i, e := range page {
-		result := searchResult{Rank: 1, Result: rendered[i]}
-		if q.Context != nil {
-			before, after := 5, 5
-			if q.Context.Before != nil {
-				before = min(max(*q.Context.Before, 0), 50)
-			}
-			if q.Context.After != nil {
-				after = min(max(*q.Context.After, 0), 50)
-			}
-			if result.Context, err = h.searchContext(r, e, before, after, q.Context.Profiles); err != nil {
-				return nil, err
-			}
+	for i, e := range s.page {
+		result := searchResult{Rank: s.ranks[i], Result: rendered[i]}
+		if result.Context, err = h.contextOf(r, q, e); err != nil {
+			return nil, err
 		}
 		answer.Results = append(answer.Results, result)
 	}
 	for _, by := range q.Groupings.By {
-		answer.group(by.Key, page)
+		answer.group(by.Key, s)
 	}
 	if q.IncludeState {
-		if answer.State, err = h.searchState(r, page); err != nil {
+		if answer.State, err = h.searchState(r, s.page); err != nil {
 			return nil, err
 		}
 	}
 	return map[string]any{"search_categories": map[string]any{"room_events": answer}}, nil
 }
 
-// wordsOf are the words of a text, in lower case.
-func wordsOf(text string) []string {
-	return strings.FieldsFunc(strings.ToLower(text), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsNumber(r) })
+// search is one search under way.
+type search struct {
+	*Handlers
+	user   id.UserID
+	filter *eventFilter
+	words  []string
+	query  storage.SearchQuery
+	token  *searchToken
+	limit  int
+
+	page  []*storage.Event
+	ranks []float64
+	next  searchToken
+	count int
 }
 
-// searchable is the text of an event that can be found, of the keys that are asked for.
-func searchable(e *storage.Event, keys []string) string {
-	field := map[string]string{
-		event.EventMessage.Type: "content.body", event.StateRoomName.Type: "content.name", event.StateTopic.Type: "content.topic",
-	}[e.Type]
-	if field == "" || len(keys) > 0 && !slices.Contains(keys, field) {
-		return ""
+// searchFields are the fields that can be asked for.
+var searchFields = map[string]storage.SearchKey{
+	"content.body": storage.SearchBody, "content.name": storage.SearchName, "content.topic": storage.SearchTopic,
+}
+
+// searchOf checks what is asked, and where the user may look for it.
+func (h *Handlers) searchOf(r *rest.Request, q *searchCriteria) (*search, error) {
+	s := &search{Handlers: h, user: r.By.User, filter: &q.Filter, words: storage.SearchWords(q.Term), limit: 10}
+	if len(s.words) == 0 || len(q.Term) > maxTerm {
+		return nil, mautrix.MInvalidParam.WithMessage("search_term is missing, or too long")
 	}
-	return gjson.GetBytes(e.JSON, field).Str
-}
-
-// search finds events, the newest first.
-func (h *Handlers) search(ctx context.Context, user id.UserID, words, keys []string, f *eventFilter) ([]*storage.Event, error) {
-	list, err := h.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
-	if err != nil {
+	if q.Filter.Limit > 0 {
+		s.limit = min(q.Filter.Limit, 100)
+	}
+	s.query = storage.SearchQuery{Words: s.words}
+	switch q.OrderBy {
+	case "", "rank":
+		s.query.ByRank = true
+	case "recent":
+	default:
+		return nil, mautrix.MInvalidParam.WithMessage("order_by is neither rank nor recent")
+	}
+	for _, key := range q.Keys {
+		field, ok := searchFields[key]
+		if !ok {
+			return nil, mautrix.MInvalidParam.WithMessage("%q cannot be searched", key)
+		}
+		s.query.Keys = append(s.query.Keys, field)
+	}
+	for _, by := range q.Groupings.By {
+		if by.Key != groupByRoom && by.Key != groupBySender {
+			return nil, mautrix.MInvalidParam.WithMessage("Results are grouped by room_id or sender alone")
+		}
+	}
+	var err error
+	if s.token, err = parseSearchToken(r.Query("next_batch")); err != nil {
 		return nil, err
 	}
-	var rooms []id.RoomID
+	// Rooms that the user has left too: up to that moment they can be read.
+	list, err := h.store.Memberships.ByUser(r.Context(), s.user, event.MembershipJoin, event.MembershipLeave, event.MembershipBan)
 	for _, m := range list {
-		if (f.Rooms == nil || slices.Contains(*f.Rooms, m.RoomID)) && !slices.Contains(f.NotRooms, m.RoomID) {
-			rooms = append(rooms, m.RoomID)
+		if (q.Filter.Rooms == nil || slices.Contains(*q.Filter.Rooms, m.RoomID)) && !slices.Contains(q.Filter.NotRooms, m.RoomID) {
+			s.query.Rooms = append(s.query.Rooms, m.RoomID)
 		}
 	}
-	var found []*storage.Event
-	for _, roomID := range rooms {
-		part, err := h.searchRoom(ctx, user, roomID, max(maxSearched/len(rooms), 200), words, keys, f)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, part...)
-	}
-	slices.SortStableFunc(found, func(a, b *storage.Event) int { return int(b.Number - a.Number) })
-	return found, nil
+	return s, err
 }
 
-// searchRoom looks through the newest events of one room.
-func (h *Handlers) searchRoom(ctx context.Context, user id.UserID, roomID id.RoomID, most int, words, keys []string, f *eventFilter) ([]*storage.Event, error) {
-	var matching []*storage.Event
-	at := lastPage
-	for looked := 0; looked < most; {
-		rows, err := h.store.Events.Backwards(ctx, roomID, at, 500)
+// run goes over the hits until the page is full; the first page goes on, to count them.
+func (s *search) run(ctx context.Context) error {
+	first := s.token == nil
+	if !first {
+		s.next, s.count = *s.token, s.token.Count
+		if s.query.ByRank {
+			s.query.Skip = s.token.Skip
+		} else {
+			s.query.Before = &storage.Page{Place: s.token.Place, Number: s.token.Number}
+		}
+	}
+	s.query.Limit = 100
+	for examined := 0; examined < maxExamined && (first || len(s.page) < s.limit); examined += s.query.Limit {
+		hits, err := s.store.Search.Find(ctx, s.query)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, e := range rows {
-			if e.RedactedBy == "" && f.allows(e) && holds(searchable(e, keys), words) {
-				matching = append(matching, e)
-			}
+		if err := s.take(ctx, hits, first); err != nil {
+			return err
 		}
-		if looked += len(rows); len(rows) < 500 {
+		if len(hits) < s.query.Limit {
 			break
 		}
-		at = rows[len(rows)-1].PageOf()
-	}
-	return h.view.Visible(ctx, user, matching)
-}
-
-// holds says whether every word stands in the text.
-func holds(text string, words []string) bool {
-	if text == "" {
-		return false
-	}
-	there := wordsOf(text)
-	for _, word := range words {
-		if !slices.Contains(there, word) {
-			return false
+		last := hits[len(hits)-1]
+		if s.query.Skip += len(hits); !s.query.ByRank {
+			s.query.Skip, s.query.Before = 0, &storage.Page{Place: last.Place, Number: last.Number}
 		}
 	}
-	return true
+	s.next.Count = s.count
+	return nil
+}
+
+// take adds to the page, and to the count, what of the hits the user may see.
+func (s *search) take(ctx context.Context, hits []storage.SearchHit, count bool) error {
+	numbers := make([]int64, len(hits))
+	for i, hit := range hits {
+		numbers[i] = hit.Number
+	}
+	events, err := s.store.Events.ByNumbers(ctx, numbers)
+	if err != nil {
+		return err
+	}
+	if events, err = s.view.Visible(ctx, s.user, events); err != nil {
+		return err
+	}
+	seen := make(map[int64]*storage.Event, len(events))
+	for _, e := range events {
+		seen[e.Number] = e
+	}
+	for i, hit := range hits {
+		e := seen[hit.Number]
+		if e == nil || e.RedactedBy != "" || !s.filter.allows(e) || !s.inGroup(e) {
+			continue
+		}
+		if count {
+			s.count++
+		}
+		if len(s.page) < s.limit {
+			s.page, s.ranks = append(s.page, e), append(s.ranks, hit.Rank)
+			s.next.Place, s.next.Number, s.next.Skip = hit.Place, hit.Number, 0
+			if s.query.ByRank {
+				s.next.Place, s.next.Number, s.next.Skip = 0, 0, s.query.Skip+i+1
+			}
+		}
+	}
+	return nil
+}
+
+// inGroup says whether the event is of the group to which the token keeps.
+func (s *search) inGroup(e *storage.Event) bool {
+	return s.token == nil || s.token.Group == "" || s.token.Value == groupOf(s.token.Group, e)
+}
+
+// highlights are the words of the results that were searched for, as they stand there: accents and all.
+func highlights(words []string, page []*storage.Event) []string {
+	found := map[string]bool{}
+	for _, word := range words {
+		found[word] = true
+	}
+	for _, e := range page {
+		_, text := searchable(e)
+		for _, word := range strings.FieldsFunc(strings.ToLower(text), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsNumber(r) && !unicode.Is(unicode.Mn, r) }) {
+			if folded := storage.SearchWords(word); len(folded) == 1 && slices.Contains(words, folded[0]) {
+				found[word] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// contextOf is what was said around a result, if that is asked for.
+func (h *Handlers) contextOf(r *rest.Request, q *searchCriteria, e *storage.Event) (*searchContext, error) {
+	if q.Context == nil {
+		return nil, nil
+	}
+	before, after := 5, 5
+	if q.Context.Before != nil {
+		before = min(max(*q.Context.Before, 0), 50)
+	}
+	if q.Context.After != nil {
+		after = min(max(*q.Context.After, 0), 50)
+	}
+	return h.searchContext(r, e, before, after, q.Context.Profiles)
 }
 
 // searchContext is what was said before and after an event.
@@ -262,18 +375,18 @@ func (h *Handlers) searchContext(r *rest.Request, e *storage.Event, before, afte
 	return c, nil
 }
 
-// searchState is the current state of the rooms in which something was found.
+// searchState is the state of the rooms in which something was found, as the user may see it.
 func (h *Handlers) searchState(r *rest.Request, page []*storage.Event) (map[id.RoomID][]json.RawMessage, error) {
 	state := map[id.RoomID][]json.RawMessage{}
 	for _, e := range page {
 		if state[e.RoomID] != nil {
 			continue
 		}
-		room, err := h.store.Rooms.ByID(r.Context(), e.RoomID)
-		if err != nil || room == nil {
+		a, err := h.read(r.Context(), r.By.User, e.RoomID)
+		if err != nil {
 			return nil, err
 		}
-		events, err := h.stateAt(r.Context(), room.State)
+		events, err := h.stateAt(r.Context(), a.state)
 		if err != nil {
 			return nil, err
 		}
@@ -284,19 +397,31 @@ func (h *Handlers) searchState(r *rest.Request, page []*storage.Event) (map[id.R
 	return state, nil
 }
 
-// group sorts what was found by room or by sender.
-func (a *searchAnswer) group(by string, page []*storage.Event) {
-	if by != "room_id" && by != "sender" {
-		return
+// What results are grouped by.
+const (
+	groupByRoom   = "room_id"
+	groupBySender = "sender"
+)
+
+func groupOf(by string, e *storage.Event) string {
+	if by == groupBySender {
+		return string(e.Sender)
 	}
+	return string(e.RoomID)
+}
+
+// group sorts what was found by room or by sender.
+func (a *searchAnswer) group(by string, s *search) {
 	groups := map[string]*searchGroup{}
-	for _, e := range page {
-		key := string(e.RoomID)
-		if by == "sender" {
-			key = string(e.Sender)
-		}
+	for _, e := range s.page {
+		key := groupOf(by, e)
 		if groups[key] == nil {
 			groups[key] = &searchGroup{Order: len(groups) + 1}
+			if a.Next != "" {
+				next := s.next
+				next.Group, next.Value = by, key
+				groups[key].Next = next.String()
+			}
 		}
 		groups[key].Results = append(groups[key].Results, e.ID)
 	}

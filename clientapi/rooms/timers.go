@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/tidwall/gjson"
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -18,7 +19,6 @@ import (
 
 const (
 	timersLease = "delayed"
-	leaseSpan   = 10 * time.Second
 	// maxWaiting bounds the events whose timers are held in memory at once; later ones are read when these are done.
 	maxWaiting = 100_000
 	// keepFinished is how long one may ask about an event that was sent or cancelled.
@@ -27,63 +27,13 @@ const (
 	lookEvery = 30 * time.Second
 )
 
-// Run holds the timers of delayed events, until ctx ends. Where other processes could do the same, one of them does,
-// and the others stand by.
+// Run holds the timers of delayed events and feeds the search index, until ctx ends. Where other processes could do the
+// same, one of them does, and the others stand by.
 func (h *Handlers) Run(ctx context.Context) error {
-	if h.bus.Embedded() {
-		return h.hold(ctx)
-	}
-	holder := time.Now().Format(time.RFC3339Nano)
-	for ctx.Err() == nil {
-		lease, err := h.store.Leases.Take(ctx, timersLease, holder, leaseSpan)
-		if err != nil {
-			zerolog.Ctx(ctx).Warn().Err(err).Msg("Lease of the delayed events not taken")
-		}
-		if lease == nil {
-			wait(ctx, leaseSpan/10)
-			continue
-		}
-		if err := h.holdLeased(ctx, lease); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// holdLeased holds the timers for as long as the lease can be renewed.
-func (h *Handlers) holdLeased(ctx context.Context, lease *storage.Lease) error {
-	held, cancel := context.WithCancel(ctx)
-	defer cancel()
-	renewed := make(chan struct{})
-	go func() {
-		defer close(renewed)
-		defer cancel()
-		for wait(held, leaseSpan/4) {
-			l, err := h.store.Leases.Take(held, lease.Name, lease.Holder, leaseSpan)
-			if err != nil || l == nil || l.Epoch != lease.Epoch {
-				return
-			}
-		}
-	}()
-	err := h.hold(held)
-	cancel()
-	<-renewed
-	if err := h.store.Leases.Release(context.WithoutCancel(ctx), lease); err != nil {
-		zerolog.Ctx(ctx).Debug().Err(err).Msg("Lease of the delayed events not released; it ends by itself")
-	}
-	return err
-}
-
-// wait says false when ctx ended first.
-func wait(ctx context.Context, span time.Duration) bool {
-	timer := time.NewTimer(span)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return h.store.Leases.Hold(ctx, timersLease, h.hold) })
+	group.Go(func() error { return h.index.run(ctx) })
+	return group.Wait()
 }
 
 type delayedQuestion = bus.Question[bus.DelayedQuestion, bus.DelayedAnswer]
