@@ -111,12 +111,33 @@ func (d *Devices) End(ctx context.Context, user id.UserID, device id.DeviceID) e
 			return err
 		}
 	}
+	if err := d.endSettings(ctx, user, device); err != nil {
+		return err
+	}
 	position := d.s.Next(ctx, 1)
 	if _, err := d.s.exec(ctx, deviceEndedAdd, position, user, device, d.s.now().UnixMilli()); err != nil {
 		return err
 	}
 	d.s.note(ctx, Change{Position: position, Kind: DeviceEndedNews, UserID: user, DeviceID: device})
 	return d.s.DeviceLists.Change(ctx, user, device)
+}
+
+// endSettings takes away the account data that only concerned the device.
+// Spec: MSC3890
+func (d *Devices) endSettings(ctx context.Context, user id.UserID, device id.DeviceID) error {
+	for _, prefix := range []string{"m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."} {
+		note, err := d.s.AccountData.ByType(ctx, user, "", prefix+string(device))
+		if err != nil {
+			return err
+		}
+		if note == nil || note.Deleted {
+			continue
+		}
+		if err := d.s.AccountData.Put(ctx, AccountData{UserID: user, Type: note.Type, Deleted: true}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Sweep forgets, inside Do, devices that ended before this time.
