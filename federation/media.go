@@ -159,8 +159,8 @@ func (f *Federation) bring(ctx context.Context, q *bus.FetchMedia) error {
 	if ok && said.ErrCode == "M_NOT_YET_UPLOADED" {
 		return &bus.Refusal{Status: http.StatusGatewayTimeout, Code: said.ErrCode, Message: said.Err}
 	}
-	if ok && (said.ErrCode == "M_UNRECOGNIZED" || said.StatusCode == http.StatusNotFound && said.ErrCode != "M_NOT_FOUND") {
-		return f.bringOld(ctx, q)
+	if ok && (said.ErrCode == "M_UNRECOGNIZED" || said.ErrCode == mautrix.MUnknown.ErrCode && said.StatusCode < 500) {
+		return f.bringOld(ctx, q) // a server, or a proxy before it, that does not know the path
 	}
 	return notHad(err)
 }
