@@ -45,5 +45,5 @@ func (t *Reports) Before(ctx context.Context, number int64, limit int) ([]*Repor
 		err := row.Scan(&r.Number, &r.By, &r.RoomID, &r.EventID, &r.UserID, &r.Reason, &r.Score, &r.Received)
 		r.Reason = unescape(r.Reason)
 		return r, err
-	}, "SELECT "+reportColumns+" FROM reports WHERE $1 = 0 OR number < $1 ORDER BY number DESC LIMIT $2", number, limit)
+	}, "SELECT "+reportColumns+" FROM reports WHERE number < $1 OR $1 = 0 ORDER BY number DESC LIMIT $2", number, limit)
 }

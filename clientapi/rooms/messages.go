@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -88,6 +89,8 @@ type walk struct {
 	to        *storage.Page
 	limit     int
 	filter    *eventFilter
+	// ignored are users whose messages are not shown.
+	ignored map[id.UserID]bool
 
 	found []*storage.Event
 	// next is where to go on, if there is more.
@@ -164,6 +167,10 @@ func before(a, b storage.Page) bool {
 // that we hold is torn, it is mended on the way.
 func (h *Handlers) walk(ctx context.Context, a *access, w *walk) error {
 	w.next, w.more = w.from, true
+	var err error
+	if w.ignored, err = h.ignored(ctx, w.user); err != nil {
+		return err
+	}
 	tears, err := h.tears(ctx, a, w)
 	if err != nil {
 		return err
@@ -240,7 +247,7 @@ func (h *Handlers) take(ctx context.Context, w *walk, rows []*storage.Event) (do
 		return false, err
 	}
 	for _, e := range seen {
-		if !w.filter.allows(e) {
+		if !w.filter.allows(e) || e.StateKey == nil && w.ignored[e.Sender] {
 			continue
 		}
 		w.found = append(w.found, e)
@@ -314,4 +321,19 @@ func (h *Handlers) senderEvents(ctx context.Context, events []*storage.Event) ([
 		return nil, err
 	}
 	return h.numbered(ctx, numbers)
+}
+
+// ignored are the users whom a user does not want to hear of.
+// Spec: client-server-api/#ignoring-users
+func (h *Handlers) ignored(ctx context.Context, user id.UserID) (map[id.UserID]bool, error) {
+	data, err := h.store.AccountData.ByType(ctx, user, "", event.AccountDataIgnoredUserList.Type)
+	if err != nil || data == nil {
+		return nil, err
+	}
+	list := map[id.UserID]bool{}
+	for name := range gjson.GetBytes(data.Content, "ignored_users").Map() {
+		list[id.UserID(name)] = true
+	}
+	delete(list, user)
+	return list, nil
 }

@@ -162,6 +162,27 @@ func TestMessages(t *testing.T) {
 	alice.get("/v1/rooms/"+room+"/timestamp_to_event?ts=0").fails(400, "M_INVALID_PARAM")
 }
 
+// V7: whom somebody ignores is not heard.
+func TestIgnored(t *testing.T) {
+	s := start(t)
+	alice, bob := s.register("alice"), s.register("bob")
+	room := alice.create(m{"preset": "public_chat"})
+	bob.join(room).ok()
+	alice.send(room, "fine")
+	bob.send(room, "rude")
+	last := alice.send(room, "end")
+	alice.put("/v3/user/"+alice.id+"/account_data/m.ignored_user_list", m{"ignored_users": m{bob.id: m{}}}).ok()
+	if got := alice.in(room, "messages?dir=b").ok().bodies("chunk"); got != "end fine" {
+		t.Errorf("messages: got %q, want %q", got, "end fine")
+	}
+	if got := alice.in(room, "context/"+url.PathEscape(last)).ok().bodies("events_before"); got != "fine" {
+		t.Errorf("context: got %q, want %q", got, "fine")
+	}
+	if got := bob.in(room, "messages?dir=b").ok().bodies("chunk"); got != "end rude fine" {
+		t.Errorf("messages of the other: got %q, want %q", got, "end rude fine")
+	}
+}
+
 func TestRelations(t *testing.T) {
 	s := start(t)
 	alice, bob := s.register("alice"), s.register("bob")
