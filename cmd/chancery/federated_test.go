@@ -117,11 +117,17 @@ func sameState(t *testing.T, room id.RoomID, a, b *mautrix.Client) {
 // is an error.
 func history(t *testing.T, who *mautrix.Client, room id.RoomID) []string {
 	t.Helper()
+	return historyBy(t, who, room, 10)
+}
+
+// historyBy is history with so many events a page.
+func historyBy(t *testing.T, who *mautrix.Client, room id.RoomID, limit int) []string {
+	t.Helper()
 	var texts []string
 	seen := map[id.EventID]bool{}
 	from := ""
 	for page := 0; page < 1000; page++ {
-		answer := must(who.Messages(t.Context(), room, from, "", mautrix.DirectionBackward, nil, 10))(t, "page back as "+who.UserID.String())
+		answer := must(who.Messages(t.Context(), room, from, "", mautrix.DirectionBackward, nil, limit))(t, "page back as "+who.UserID.String())
 		for _, ev := range answer.Chunk {
 			if seen[ev.ID] {
 				t.Errorf("%s paging %s back: %s came twice", who.UserID, room, ev.ID)
@@ -473,6 +479,7 @@ func (m *ministries) playDeviceList() {
 		}
 		return answer.DeviceKeys[m.claire.UserID]
 	}
+	devices() // whose keys nobody has asked for has no news for anybody
 	since := must(m.anna.SyncRequest(ctx, 0, "", "", false, ""))(m.t, "sync").NextBatch
 	changed := func() {
 		m.t.Helper()

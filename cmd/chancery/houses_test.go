@@ -216,6 +216,8 @@ func listen(t *testing.T, client *mautrix.Client) *listener {
 	t.Helper()
 	l := &listener{t: t, client: client, events: make(chan *event.Event, 4096)}
 	syncer := mautrix.NewDefaultSyncer()
+	// Room for what comes in one go after a server was away: a timeline that is cut would look like a loss.
+	syncer.FilterJSON = &mautrix.Filter{Room: &mautrix.RoomFilter{Timeline: &mautrix.FilterPart{Limit: 1000}}}
 	syncer.OnEvent(func(_ context.Context, ev *event.Event) { l.events <- ev })
 	client.Syncer = patientSyncer{syncer}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,36 +55,105 @@ func TestOnly(t *testing.T) {
 	atClaire.untilMember(room, claire.UserID, event.MembershipInvite)
 	must(claire.JoinRoomByID(t.Context(), room))(t, "join")
 	atAnna.untilMember(room, claire.UserID, event.MembershipJoin)
-	sendSurely(t, anna, room, "hello from four processes")
-	atClaire.untilText(room, "hello from four processes")
 
+	// Both speak all the time, while each process in turn is killed and started again.
+	fromAnna, fromClaire := chat(t, anna, room), chat(t, claire, room)
 	for _, name := range []string{"0 rooms", "1 rooms", "0 client", "1 client", "0 federation", "1 federation", "0 calls", "1 calls"} {
-		p := processes[name]
+		p, begun := processes[name], time.Now()
 		p.kill()
-		said := make(chan struct{})
-		go func() {
-			defer close(said)
-			sendSurely(t, anna, room, "anna, while "+name+" was away")
-			sendSurely(t, claire, room, "claire, while "+name+" was away")
-		}()
 		p.start()
-		<-said
-		atClaire.untilText(room, "anna, while "+name+" was away")
-		atAnna.untilText(room, "claire, while "+name+" was away")
+		up := time.Since(begun)
+		atClaire.untilText(room, fromAnna.later())
+		atAnna.untilText(room, fromClaire.later())
+		t.Logf("%s: up after %v, both heard again after %v", name, up.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 	}
+	said := map[string][]string{"anna": fromAnna.stop(), "claire": fromClaire.stop()}
+	t.Logf("%d and %d messages", len(said["anna"]), len(said["claire"]))
 	for _, l := range []*listener{atAnna, atClaire} {
-		times := map[string]int{}
+		for _, texts := range said {
+			l.untilText(room, texts[len(texts)-1])
+		}
+	}
+	for who, l := range map[*mautrix.Client]*listener{anna: atAnna, claire: atClaire} {
+		heard, stored := map[string][]string{}, map[string][]string{}
 		for _, ev := range l.seen {
 			if ev.Type == event.EventMessage {
-				times[ev.Content.AsMessage().Body]++
+				heard[ev.Sender.Localpart()] = append(heard[ev.Sender.Localpart()], ev.Content.AsMessage().Body)
 			}
 		}
-		for body, n := range times {
-			if n != 1 {
-				t.Errorf("%s saw %q %d times, want once", l.client.UserID, body, n)
-			}
+		for _, text := range historyBy(t, who, room, 100) {
+			name, _, _ := strings.Cut(text, " ")
+			stored[name] = append(stored[name], text)
+		}
+		for name, want := range said {
+			sameTexts(t, fmt.Sprintf("%s heard of %s", who.UserID, name), heard[name], want)
+			sameTexts(t, fmt.Sprintf("the history of %s has of %s", who.UserID, name), stored[name], want)
 		}
 	}
+	sameState(t, room, anna, claire)
+}
+
+// chatter is somebody who speaks all the time.
+type chatter struct {
+	name string
+	sent atomic.Int64 // how many messages were taken
+	quit chan struct{}
+	said chan []string
+}
+
+// chat begins to send numbered messages, each soon after the one before was taken.
+func chat(t *testing.T, client *mautrix.Client, room id.RoomID) *chatter {
+	c := &chatter{name: client.UserID.Localpart(), quit: make(chan struct{}), said: make(chan []string, 1)}
+	go func() {
+		var said []string
+		defer func() { c.said <- said }()
+		for {
+			select {
+			case <-t.Context().Done():
+				return
+			case <-c.quit:
+				return
+			case <-time.After(50 * time.Millisecond): // the pace of the speaker
+			}
+			said = append(said, c.text(int64(len(said))))
+			sendSurely(t, client, room, said[len(said)-1])
+			c.sent.Store(int64(len(said)))
+		}
+	}()
+	return c
+}
+
+func (c *chatter) text(n int64) string { return fmt.Sprintf("%s %05d", c.name, n) }
+
+// later is a message that will be sent after this moment.
+func (c *chatter) later() string { return c.text(c.sent.Load() + 1) }
+
+// stop ends the speech and gives all that was said.
+func (c *chatter) stop() []string {
+	close(c.quit)
+	return <-c.said
+}
+
+// sameTexts fails unless got is want, each once and in order; it names the first that differ.
+func sameTexts(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	if slices.Equal(got, want) {
+		return
+	}
+	times := map[string]int{}
+	for _, text := range got {
+		times[text]++
+	}
+	var lost, doubled []string
+	for _, text := range want {
+		if times[text] == 0 {
+			lost = append(lost, text)
+		} else if times[text] > 1 {
+			doubled = append(doubled, text)
+		}
+	}
+	lost, doubled = lost[:min(len(lost), 20)], doubled[:min(len(doubled), 20)]
+	t.Errorf("%s: %d messages, want %d; lost %q, doubled %q, in order: %v", what, len(got), len(want), lost, doubled, slices.IsSorted(got))
 }
 
 // sendSurely repeats a message under one transaction ID until the server takes it, as a good client does.
@@ -120,7 +191,7 @@ func externalNATS(t *testing.T) (url string) {
 	return ns.ClientURL()
 }
 
-// process is one part of a server, in a process of its own.
+// process is one part of a server, or all of it, in a process of its own.
 type process struct {
 	t      *testing.T
 	part   string
@@ -134,6 +205,7 @@ func newProcess(t *testing.T, config Config, part string) *process {
 	t.Helper()
 	config.Listen.Admin = loopback("tcp", 0)
 	switch part {
+	case "": // all of it
 	case "client":
 		config.Listen.Federation = ""
 	case "federation":
@@ -146,7 +218,7 @@ func newProcess(t *testing.T, config Config, part string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, part: part, file: filepath.Join(t.TempDir(), part+".yaml"), health: "http://" + config.Listen.Admin + "/health"}
+	p := &process{t: t, part: part, file: filepath.Join(t.TempDir(), "chancery.yaml"), health: "http://" + config.Listen.Admin + "/health"}
 	if err := os.WriteFile(p.file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +234,11 @@ func newProcess(t *testing.T, config Config, part string) *process {
 // start runs the process and waits until it says that it is well.
 func (p *process) start() {
 	p.t.Helper()
-	p.cmd = exec.Command(os.Args[0], "serve", "--config", p.file, "--only", p.part)
+	arguments := []string{"serve", "--config", p.file}
+	if p.part != "" {
+		arguments = append(arguments, "--only", p.part)
+	}
+	p.cmd = exec.Command(os.Args[0], arguments...)
 	p.cmd.Env = append(os.Environ(), "CHANCERY_BE_THE_SERVER=1")
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	if err := p.cmd.Start(); err != nil {
