@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
+	"database/sql"
 	"encoding/json"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,6 +57,41 @@ func (tokens) ByToken(_ context.Context, token, _, _ string) (*rest.Requester, e
 	return &rest.Requester{User: id.UserID(user), Device: id.DeviceID(device)}, nil
 }
 
+// database is a new SQLite file; in the runs of onPostgres, a new database there.
+func database(t testing.TB) string {
+	server := os.Getenv("TEST_POSTGRES")
+	if !strings.Contains(t.Name(), "/postgres") || server == "" {
+		return filepath.Join(t.TempDir(), "test.db")
+	}
+	db, err := sql.Open("pgx", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "test_" + strings.ToLower(rand.Text()[:12])
+	if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, _ = db.Exec("DROP DATABASE " + name + " WITH (FORCE)")
+		db.Close()
+	})
+	return server + " dbname=" + name
+}
+
+// TestOnPostgres runs again on PostgreSQL what reads the tables most.
+func TestOnPostgres(t *testing.T) {
+	if os.Getenv("TEST_POSTGRES") == "" {
+		t.Skip("TEST_POSTGRES names no PostgreSQL server; `make test` starts one")
+	}
+	for name, test := range map[string]func(*testing.T){
+		"views": func(t *testing.T) { agree(t, mathrand.New(mathrand.NewPCG(1, 7)), true) }, "memberships": TestMembershipSections,
+		"counts": TestReceiptsAndCounts, "devices": TestDeviceListsOfWhoComesAndGoes, "to-device": TestToDeviceIsDeletedWhenAcknowledged,
+		"lazy": TestLazyMembers, "gap": TestLimitedTimelineAndGap,
+	} {
+		t.Run("postgres "+name, test)
+	}
+}
+
 func newHouse(t testing.TB) *house {
 	t.Helper()
 	ctx, cancel := context.WithCancel(zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel).WithContext(context.Background()))
@@ -60,7 +99,7 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := storage.Open(ctx, storage.Config{Database: filepath.Join(t.TempDir(), "test.db")}, b)
+	store, err := storage.Open(ctx, storage.Config{Database: database(t)}, b)
 	if err != nil {
 		t.Fatal(err)
 	}
