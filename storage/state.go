@@ -10,8 +10,6 @@ import (
 
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
-
-	"chancery/roomserver/pdu"
 )
 
 // Snapshot is the state at one moment: (chain, sequence). What it says never
@@ -19,6 +17,9 @@ import (
 type Snapshot struct {
 	Chain, Sequence int64
 }
+
+// Key names one piece of a room's state: event type and state key. It is the same type as Key.
+type Key = struct{ Type, StateKey string }
 
 // MaxHeight is how many chains may lie beneath one; beyond that it is rewritten as a new base.
 const MaxHeight = 32
@@ -37,7 +38,7 @@ type Chain struct {
 // Entry is one line of a chain: from this sequence on the key holds the event.
 type Entry struct {
 	Chain, Sequence int64
-	Key             pdu.Key
+	Key             Key
 	// Event's number; 0 where the key was removed.
 	Event int64
 	// Old is the number of the event that the current state held before, 0 for none; for entries that are news.
@@ -52,7 +53,7 @@ type Entry struct {
 type StateChange struct {
 	Position Position
 	RoomID   id.RoomID
-	Key      pdu.Key
+	Key      Key
 	// Event and Old are event numbers; 0 for none.
 	Event, Old int64
 	// After is the snapshot from which on it holds.
@@ -119,12 +120,12 @@ func (t *State) Height(ctx context.Context, chain int64) (int, error) {
 }
 
 // At gives the whole state at the snapshot: the event number of each key.
-func (t *State) At(ctx context.Context, at Snapshot) (map[pdu.Key]int64, error) {
+func (t *State) At(ctx context.Context, at Snapshot) (map[Key]int64, error) {
 	links, err := t.lineage(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	state := map[pdu.Key]int64{}
+	state := map[Key]int64{}
 	for i := len(links) - 1; i >= 0; i-- { // from the bottom up: the nearest wins
 		entries, err := all(ctx, t.s, scanKeyed, `SELECT type, state_key, event FROM state_entries
 			WHERE chain = $1 AND sequence <= $2 ORDER BY sequence`, links[i].Chain, links[i].Sequence)
@@ -149,16 +150,16 @@ type Ref struct {
 }
 
 // Refs gives the whole state at the snapshot, with event IDs.
-func (t *State) Refs(ctx context.Context, at Snapshot) (map[pdu.Key]Ref, error) {
+func (t *State) Refs(ctx context.Context, at Snapshot) (map[Key]Ref, error) {
 	links, err := t.lineage(ctx, at)
 	if err != nil {
 		return nil, err
 	}
 	type line struct {
-		key pdu.Key
+		key Key
 		ref Ref
 	}
-	state := map[pdu.Key]Ref{}
+	state := map[Key]Ref{}
 	for i := len(links) - 1; i >= 0; i-- {
 		lines, err := all(ctx, t.s, func(row dbutil.Scannable) (l line, err error) {
 			var number sql.NullInt64
@@ -184,7 +185,7 @@ func (t *State) Refs(ctx context.Context, at Snapshot) (map[pdu.Key]Ref, error) 
 }
 
 // Touched gives the keys that may differ between two snapshots: those written above what both stand on.
-func (t *State) Touched(ctx context.Context, a, b Snapshot) ([]pdu.Key, error) {
+func (t *State) Touched(ctx context.Context, a, b Snapshot) ([]Key, error) {
 	la, err := t.lineage(ctx, a)
 	if err != nil {
 		return nil, err
@@ -197,7 +198,7 @@ func (t *State) Touched(ctx context.Context, a, b Snapshot) ([]pdu.Key, error) {
 	for _, link := range la {
 		depth[link.Chain] = link.Sequence
 	}
-	seen := map[pdu.Key]bool{}
+	seen := map[Key]bool{}
 	read := func(chain, after, upTo int64) error {
 		entries, err := all(ctx, t.s, scanKeyed, `SELECT type, state_key, event FROM state_entries
 			WHERE chain = $1 AND sequence > $2 AND sequence <= $3`, chain, after, upTo)
@@ -227,7 +228,7 @@ func (t *State) Touched(ctx context.Context, a, b Snapshot) ([]pdu.Key, error) {
 			return nil, err
 		}
 	}
-	keys := make([]pdu.Key, 0, len(seen))
+	keys := make([]Key, 0, len(seen))
 	for key := range seen {
 		keys = append(keys, key)
 	}
@@ -235,13 +236,13 @@ func (t *State) Touched(ctx context.Context, a, b Snapshot) ([]pdu.Key, error) {
 }
 
 // RefsOf gives what the keys hold at the snapshot; absent ones are left out.
-func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []pdu.Key) (map[pdu.Key]Ref, error) {
+func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []Key) (map[Key]Ref, error) {
 	if len(keys) > 64 {
 		whole, err := t.Refs(ctx, at)
 		if err != nil {
 			return nil, err
 		}
-		found := make(map[pdu.Key]Ref, len(keys))
+		found := make(map[Key]Ref, len(keys))
 		for _, key := range keys {
 			if ref, ok := whole[key]; ok {
 				found[key] = ref
@@ -249,7 +250,7 @@ func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []pdu.Key) (map[pd
 		}
 		return found, nil
 	}
-	numbers := make(map[pdu.Key]int64, len(keys))
+	numbers := make(map[Key]int64, len(keys))
 	wanted := make([]int64, 0, len(keys))
 	for _, key := range keys {
 		number, err := t.Key(ctx, at, key)
@@ -262,7 +263,7 @@ func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []pdu.Key) (map[pd
 		}
 	}
 	ids, err := t.s.Events.IDs(ctx, wanted)
-	found := make(map[pdu.Key]Ref, len(numbers))
+	found := make(map[Key]Ref, len(numbers))
 	for key, number := range numbers {
 		found[key] = Ref{number, ids[number]}
 	}
@@ -270,7 +271,7 @@ func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []pdu.Key) (map[pd
 }
 
 type keyed struct {
-	key   pdu.Key
+	key   Key
 	event int64
 }
 
@@ -282,7 +283,7 @@ func scanKeyed(row dbutil.Scannable) (k keyed, err error) {
 }
 
 // Key gives the number of the event that the key holds at the snapshot; 0 for none.
-func (t *State) Key(ctx context.Context, at Snapshot, key pdu.Key) (int64, error) {
+func (t *State) Key(ctx context.Context, at Snapshot, key Key) (int64, error) {
 	links, err := t.lineage(ctx, at)
 	if err != nil {
 		return 0, err
@@ -326,7 +327,7 @@ func (t *State) OfType(ctx context.Context, at Snapshot, typ string) (map[string
 }
 
 // Event gives the event that the key holds at the snapshot, or nil.
-func (t *State) Event(ctx context.Context, at Snapshot, key pdu.Key) (*Event, error) {
+func (t *State) Event(ctx context.Context, at Snapshot, key Key) (*Event, error) {
 	number, err := t.Key(ctx, at, key)
 	if err != nil || number == 0 {
 		return nil, err
@@ -339,7 +340,7 @@ func (t *State) Event(ctx context.Context, at Snapshot, key pdu.Key) (*Event, er
 }
 
 // Current gives the event that the key holds in the room's current state, or nil.
-func (t *State) Current(ctx context.Context, room id.RoomID, key pdu.Key) (*Event, error) {
+func (t *State) Current(ctx context.Context, room id.RoomID, key Key) (*Event, error) {
 	r, err := t.s.Rooms.ByID(ctx, room)
 	if err != nil || r == nil {
 		return nil, err
@@ -354,7 +355,7 @@ func (t *State) Changed(ctx context.Context, room id.RoomID, from, to Position) 
 	if err != nil {
 		return nil, err
 	}
-	at := map[pdu.Key]int{}
+	at := map[Key]int{}
 	var merged []StateChange
 	for _, c := range changes {
 		if i, ok := at[c.Key]; ok {
@@ -403,7 +404,7 @@ func (c *StateChange) news() Change {
 // WriteUnattached stores a state that federation fetched, as a base chain which
 // belongs to nobody until the room takes it in by its number. It writes in
 // slices, so that others' writes go on.
-func (t *State) WriteUnattached(ctx context.Context, room id.RoomID, state map[pdu.Key]int64) (chain int64, err error) {
+func (t *State) WriteUnattached(ctx context.Context, room id.RoomID, state map[Key]int64) (chain int64, err error) {
 	if chain, err = t.s.Numbers(ctx, 1); err != nil {
 		return 0, err
 	}
@@ -464,7 +465,7 @@ func (t *State) SweepUnattached(ctx context.Context, before int64) error {
 // Lookup asks for one key of the state at a snapshot.
 type Lookup struct {
 	At  Snapshot
-	Key pdu.Key
+	Key Key
 }
 
 // Lookups gives the number of the event that each key holds at its snapshot, 0
@@ -508,7 +509,7 @@ type logs map[chainKey][]logged
 
 type chainKey struct {
 	chain int64
-	key   pdu.Key
+	key   Key
 }
 
 type logged struct{ sequence, event int64 }
@@ -534,7 +535,7 @@ func (t *State) logs(ctx context.Context, chains []int64, asked []Lookup) (logs,
 	return found, err
 }
 
-func (l logs) held(lineage []Snapshot, key pdu.Key) int64 {
+func (l logs) held(lineage []Snapshot, key Key) int64 {
 	for _, link := range lineage {
 		entries := l[chainKey{link.Chain, key}]
 		for i := len(entries) - 1; i >= 0; i-- {

@@ -16,7 +16,6 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
-	"chancery/roomserver/pdu"
 	"chancery/storage/bus"
 )
 
@@ -150,7 +149,7 @@ func TestTheTailKeepsUp(t *testing.T) {
 		for n := range 5 {
 			e := anEvent(s, t, room)
 			rows := &RoomRows{Line: line, Room: room, Events: []*Event{e}, News: []bool{true},
-				Entries: []Entry{{Chain: chain, Sequence: int64(n + 1), Key: pdu.Key{Type: "m.room.topic"}, Event: e.Number, News: true}}}
+				Entries: []Entry{{Chain: chain, Sequence: int64(n + 1), Key: Key{Type: "m.room.topic"}, Event: e.Number, News: true}}}
 			if n == 0 {
 				rows.Chains = []Chain{{Chain: chain, RoomID: room}}
 			}
@@ -233,8 +232,8 @@ func TestStateIsTheLastEntriesUpToThere(t *testing.T) {
 		s := openStore(t, cfg)
 		w := s.RoomWriter(nil)
 		room := id.RoomID("!r:interior")
-		topic, name := pdu.Key{Type: "m.room.topic"}, pdu.Key{Type: "m.room.name"}
-		odd := pdu.Key{Type: "nul\x00", StateKey: "\ue000\x00"}
+		topic, name := Key{Type: "m.room.topic"}, Key{Type: "m.room.name"}
+		odd := Key{Type: "nul\x00", StateKey: "\ue000\x00"}
 		first, err := s.Numbers(t.Context(), 2)
 		if err != nil {
 			t.Fatal(err)
@@ -254,20 +253,20 @@ func TestStateIsTheLastEntriesUpToThere(t *testing.T) {
 		}
 		for _, c := range []struct {
 			at   Snapshot
-			want map[pdu.Key]int64
+			want map[Key]int64
 		}{
-			{Snapshot{}, map[pdu.Key]int64{}},
-			{Snapshot{base, 1}, map[pdu.Key]int64{topic: 101}},
-			{Snapshot{base, 2}, map[pdu.Key]int64{topic: 101, name: 102}},
-			{Snapshot{base, 3}, map[pdu.Key]int64{topic: 103, name: 102}},
-			{Snapshot{fork, 1}, map[pdu.Key]int64{topic: 101}},
-			{Snapshot{fork, 2}, map[pdu.Key]int64{topic: 101, odd: 104}},
+			{Snapshot{}, map[Key]int64{}},
+			{Snapshot{base, 1}, map[Key]int64{topic: 101}},
+			{Snapshot{base, 2}, map[Key]int64{topic: 101, name: 102}},
+			{Snapshot{base, 3}, map[Key]int64{topic: 103, name: 102}},
+			{Snapshot{fork, 1}, map[Key]int64{topic: 101}},
+			{Snapshot{fork, 2}, map[Key]int64{topic: 101, odd: 104}},
 		} {
 			got, err := s.State.At(t.Context(), c.at)
 			if err != nil || fmt.Sprint(got) != fmt.Sprint(c.want) {
 				t.Errorf("state at %v is %v (%v), want %v", c.at, got, err, c.want)
 			}
-			for _, key := range []pdu.Key{topic, name, odd} {
+			for _, key := range []Key{topic, name, odd} {
 				if got, err := s.State.Key(t.Context(), c.at, key); err != nil || got != c.want[key] {
 					t.Errorf("%s at %v is %d (%v), want %d", key, c.at, got, err, c.want[key])
 				}
@@ -298,7 +297,7 @@ func TestATurnWritesTheRoom(t *testing.T) {
 		err := w.WriteAndWait(&RoomRows{Line: &Line{}, Room: room,
 			Events: []*Event{join}, News: []bool{true},
 			Chains:      []Chain{{Chain: chain, RoomID: room}},
-			Entries:     []Entry{{Chain: chain, Sequence: 1, Key: pdu.Key{Type: "m.room.member", StateKey: key}, Event: join.Number, News: true}},
+			Entries:     []Entry{{Chain: chain, Sequence: 1, Key: Key{Type: "m.room.member", StateKey: key}, Event: join.Number, News: true}},
 			Memberships: []*Membership{{RoomID: room, UserID: "@bob:finance", Membership: event.MembershipJoin, EventID: join.ID, Event: join.Number, Sender: "@bob:finance", News: true}},
 			Servers:     []ServerMove{{Server: "finance", In: true}},
 			Head:        &Room{ID: room, Version: "11", State: Snapshot{chain, 1}, Extremities: []id.EventID{join.ID}, Depth: 1, Joined: true},

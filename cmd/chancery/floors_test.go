@@ -90,7 +90,7 @@ func mayImport() map[string][]string {
 		"calls":            slices.Concat(memory, []string{"roomserver/policy", "calls/sfu", "calls/packet", "calls/signal", "calls/turn"}),
 
 		// Floor 2.
-		"storage":   {"storage/schema", "storage/bus", "roomserver/pdu"},
+		"storage":   {"storage/schema", "storage/bus"},
 		"calls/sfu": {"calls/packet"},
 
 		// Floor 1: libraries only.
