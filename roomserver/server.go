@@ -69,7 +69,7 @@ func New(cfg Config, store *storage.Store, b *bus.Bus, signer pdu.Signer) *Serve
 }
 
 // leaseSpan is how long another process waits before it takes over from one that died.
-const leaseSpan = 10 * time.Second
+const leaseSpan = 4 * time.Second
 
 // Run answers questions to rooms until ctx ends. Where other processes could do the same, it first
 // waits for the lease, and ends with an error when it loses it.

@@ -95,7 +95,7 @@ func New(cfg Config, client *remote.Client, store *storage.Store, b *bus.Bus) *S
 // The lease by which one process alone sends, where there are several.
 const (
 	leaseName = "federation-sender"
-	leaseSpan = 10 * time.Second
+	leaseSpan = 4 * time.Second
 )
 
 // Run sends until ctx ends. Where another process sends already, it stands by.
