@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
+	"chancery/clientapi/admin"
 	"chancery/clientapi/appservice"
 	"chancery/clientapi/keys"
 	"chancery/clientapi/media"
@@ -81,6 +82,7 @@ type Server struct {
 	sync     *syncing.Syncing
 	push     *push.Handlers
 	services *appservice.Services
+	admin    *admin.Handlers
 	handler  http.Handler
 }
 
@@ -123,7 +125,9 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	s := &Server{
 		cfg: cfg,
 		account: account.New(cfg.Account, account.Deps{
-			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Exclusive: services.ExclusiveUser,
+			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Exclusive: func(user id.UserID) bool {
+				return services.ExclusiveUser(user) || user == rest.ServerUser(cfg.ServerName)
+			},
 		}),
 		keys:  keys.New(cfg.ServerName, store, messages, uia),
 		rooms: rooms.New(cfg.Rooms, store, messages, reader, services),
@@ -132,6 +136,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		push:  push.New(store, reader, outbound),
 	}
 	s.services = services
+	s.admin = admin.New(cfg.ServerName, store, messages, s.account)
 	s.handler = rest.NewMux(s.routes(), rest.Options{
 		Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store), Services: services,
 	})
@@ -159,7 +164,7 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() []rest.Route {
-	a, k, r, m, y, p, as := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services
+	a, k, r, m, y, p, as, ad := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services, s.admin
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -356,6 +361,25 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/location/{protocol}", Handler: as.Locations, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/user", Handler: as.Users, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/user/{protocol}", Handler: as.Users, Auth: rest.User, Limit: rest.LimitGeneral},
+
+		// Administrators.
+		{Method: "GET", Path: "/_matrix/client/v1/admin/lock/{userId}", Handler: ad.Locked, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_matrix/client/v1/admin/lock/{userId}", Handler: ad.Lock, Auth: rest.Admin},
+		{Method: "GET", Path: "/_matrix/client/v3/admin/whois/{userId}", Handler: ad.WhoIs, Auth: rest.User},
+		{Method: "GET", Path: "/_synapse/admin/v1/whois/{userId}", Handler: ad.WhoIs, Auth: rest.User},
+		{Method: "GET", Path: "/_synapse/admin/v1/server_version", Handler: ad.Version, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/username_available", Handler: ad.Available, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v2/users", Handler: ad.Users, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v3/users", Handler: ad.Users, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v2/users/{userId}", Handler: ad.User, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v2/users/{userId}", Handler: ad.PutUser, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v2/users/{userId}/devices", Handler: ad.Devices, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v2/users/{userId}/devices/{deviceId}", Handler: ad.DeleteDevice, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/joined_rooms", Handler: ad.Joined, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/reset_password/{userId}", Handler: ad.ResetPassword, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/deactivate/{userId}", Handler: ad.Deactivate, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/send_server_notice", Handler: ad.SendNotice, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v1/send_server_notice/{txnId}", Handler: ad.SendNotice, Auth: rest.Admin},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

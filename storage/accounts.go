@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"go.mau.fi/util/dbutil"
@@ -58,6 +59,22 @@ func (a *Accounts) ByID(ctx context.Context, user id.UserID) (*Account, error) {
 // Page lists accounts in the order of their names, after this one.
 func (a *Accounts) Page(ctx context.Context, after id.UserID, limit int) ([]*Account, error) {
 	return all(ctx, a.s, scanAccount, accountPage, after, limit)
+}
+
+// Find lists accounts in whose name the text (in small letters) stands, after this one; and says how many there are in
+// all. Closed ones are among them if that is wanted.
+func (a *Accounts) Find(ctx context.Context, text string, closed bool, after id.UserID, limit int) ([]*Account, int, error) {
+	const found = " FROM accounts WHERE ($2 OR NOT deactivated) AND ($1 = '' OR user_id LIKE $1 ESCAPE '!')"
+	pattern := ""
+	if text != "" {
+		pattern = "%" + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(text) + "%"
+	}
+	total, err := one(ctx, a.s, column[int], "SELECT COUNT(*)"+found, pattern, closed)
+	if err != nil {
+		return nil, 0, err
+	}
+	list, err := all(ctx, a.s, scanAccount, "SELECT "+accountColumns+found+" AND user_id > $3 ORDER BY user_id LIMIT $4", pattern, closed, after, limit)
+	return list, total, err
 }
 
 // ClosedInRooms lists users of closed accounts that are still joined to a room, in the order of their names, after this one.

@@ -77,6 +77,12 @@ func (t *Memberships) OfServer(ctx context.Context, room id.RoomID, server strin
 	return all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+" FROM memberships WHERE room_id = $1 AND user_id LIKE $2", room, "%:"+server)
 }
 
+// With gives how the user stands, or stood, to the rooms in which host is joined, the oldest first. At most ten.
+func (t *Memberships) With(ctx context.Context, host, user id.UserID) ([]*Membership, error) {
+	return all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+` FROM memberships m WHERE user_id = $2 AND EXISTS
+		(SELECT 1 FROM memberships h WHERE h.room_id = m.room_id AND h.user_id = $1 AND h.membership = 'join') ORDER BY event LIMIT 10`, host, user)
+}
+
 // Counts gives the number of joined and of invited users.
 func (t *Memberships) Counts(ctx context.Context, room id.RoomID) (joined, invited int, err error) {
 	type count struct {

@@ -85,18 +85,41 @@ func (h *Handlers) Deactivate(r *rest.Request) (any, error) {
 	if err := h.confirm(r, body.Auth, nil); err != nil {
 		return nil, err
 	}
-	err := h.store.Do(r.Context(), func(ctx context.Context) error {
-		return h.store.Accounts.Deactivate(ctx, r.By.User, body.Erase)
-	})
-	if err != nil {
+	if err := h.Close(r.Context(), r.By.User, body.Erase); err != nil {
 		return nil, err
+	}
+	// There is no identity server, where something could still be bound.
+	return map[string]string{"id_server_unbind_result": "no-support"}, nil
+}
+
+// Close closes an account for ever; its user leaves all rooms, in a while.
+func (h *Handlers) Close(ctx context.Context, user id.UserID, erase bool) error {
+	err := h.store.Do(ctx, func(ctx context.Context) error { return h.store.Accounts.Deactivate(ctx, user, erase) })
+	if err != nil {
+		return err
 	}
 	select {
 	case h.closed <- struct{}{}:
 	default: // it has been rung already
 	}
-	// There is no identity server, where something could still be bound.
-	return map[string]string{"id_server_unbind_result": "no-support"}, nil
+	return nil
+}
+
+// ResetPassword gives an account another password, and ends all its sessions if that is wanted.
+func (h *Handlers) ResetPassword(ctx context.Context, user id.UserID, password string, logout bool) error {
+	if err := h.cfg.checkNewPassword(password); err != nil {
+		return err
+	}
+	hash, err := h.passwords.Hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return h.store.Do(ctx, func(ctx context.Context) error {
+		if err := h.store.Accounts.SetPassword(ctx, user, hash); err != nil || !logout {
+			return err
+		}
+		return h.endOtherDevices(ctx, user, "")
+	})
 }
 
 // leaveRooms has users of closed accounts leave the rooms in which they still are. What fails is tried again later.

@@ -369,5 +369,10 @@ func (h *Handlers) Create(ctx context.Context, a NewAccount) (id.UserID, error) 
 	return user, err
 }
 
+// Make is Create for the admin API.
+func (h *Handlers) Make(ctx context.Context, name, password, displayName string, admin bool) (id.UserID, error) {
+	return h.Create(ctx, NewAccount{Username: name, Password: password, DisplayName: displayName, Admin: admin})
+}
+
 // IsTaken says whether Create failed since the name is somebody's.
 func IsTaken(err error) bool { return errors.Is(err, errTaken) }

@@ -147,3 +147,6 @@ func clip(v string) string {
 	}
 	return v
 }
+
+// ServerUser is the server itself as a user: it sends the server's notices, and nobody can have its name.
+func ServerUser(serverName string) id.UserID { return id.NewUserID("_server", serverName) }

@@ -165,6 +165,9 @@ func (h *Handlers) Leave(r *rest.Request) (any, error) {
 	if m.Membership == event.MembershipLeave {
 		return rest.Empty, nil // left already
 	}
+	if m.Membership == event.MembershipInvite && m.Sender == rest.ServerUser(h.cfg.ServerName) {
+		return nil, mautrix.RespError{ErrCode: "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", StatusCode: 403, Err: "The server's notices cannot be refused"}
+	}
 	content := memberContentOf(event.MembershipLeave, req.Reason)
 	room, err := h.store.Rooms.ByID(ctx, roomID)
 	if err != nil {

@@ -1,0 +1,94 @@
+// Package admin is the administrators' chapter: users, registration tokens and server notices in the shape that Synapse's
+// tools expect, and what the specification itself gives administrators.
+//
+// Each of its routes is behind rest.Admin: an account with the administrator's flag. Truths to keep:
+//
+//   - passwords are hashed by the account chapter, and rooms are written by the room server, asked over the bus: there is
+//     no second way to do either;
+//   - an administrator cannot lock or suspend another, nor themselves;
+//   - nothing here shows a password, a token of a session, or what people write.
+package admin
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/clientapi/rest"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// Accounts is what this chapter needs of the account chapter.
+type Accounts interface {
+	// Make makes an account, and gives the user; a RespError says why not. No password: nobody can log in with one.
+	Make(ctx context.Context, name, password, displayName string, admin bool) (id.UserID, error)
+	// ResetPassword gives the account another password, and ends all its sessions if that is wanted.
+	ResetPassword(ctx context.Context, user id.UserID, password string, logout bool) error
+	// Close closes the account for ever; its user leaves all rooms.
+	Close(ctx context.Context, user id.UserID, erase bool) error
+}
+
+// Handlers are the endpoints of this chapter.
+type Handlers struct {
+	server   string
+	store    *storage.Store
+	bus      *bus.Bus
+	accounts Accounts
+
+	noticing sync.Mutex // one notice at a time: a user has one room for them
+}
+
+// New makes the handlers.
+func New(serverName string, store *storage.Store, b *bus.Bus, accounts Accounts) *Handlers {
+	return &Handlers{server: serverName, store: store, bus: b, accounts: accounts}
+}
+
+var missing = mautrix.RespError{ErrCode: "M_MISSING_PARAM", StatusCode: http.StatusBadRequest}
+
+var noSuchUser = mautrix.MNotFound.WithMessage("There is no such user")
+
+// userID reads {userId}, who has to be one of ours, by form.
+func (h *Handlers) userID(r *rest.Request) (id.UserID, error) {
+	user, err := r.UserID()
+	if err == nil && user.Homeserver() != h.server {
+		err = mautrix.MInvalidParam.WithMessage("This user belongs to another server")
+	}
+	return user, err
+}
+
+// account reads {userId} and finds the account, closed or not.
+func (h *Handlers) account(r *rest.Request) (*storage.Account, error) {
+	user, err := h.userID(r)
+	if err != nil {
+		return nil, err
+	}
+	account, err := h.store.Accounts.ByID(r.Context(), user)
+	if err == nil && account == nil {
+		err = noSuchUser
+	}
+	return account, err
+}
+
+// Version handles GET /_synapse/admin/v1/server_version, for tools that ask before they begin.
+func (h *Handlers) Version(*rest.Request) (any, error) {
+	return map[string]string{"server_version": "Chancery"}, nil
+}
+
+// Available handles GET /_synapse/admin/v1/username_available.
+func (h *Handlers) Available(r *rest.Request) (any, error) {
+	name := strings.ToLower(r.Query("username"))
+	user := id.NewUserID(name, h.server)
+	if !rest.ValidUserID(user) {
+		return nil, mautrix.MInvalidUsername.WithMessage("This cannot be a username")
+	}
+	account, err := h.store.Accounts.ByID(r.Context(), user)
+	if err == nil && account != nil {
+		err = mautrix.MUserInUse.WithMessage("This username is taken")
+	}
+	return map[string]bool{"available": true}, err
+}
