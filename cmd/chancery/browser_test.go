@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// kickWithin is how long, in milliseconds, a removed member's media may still be seen: a second, and what a browser needs
-// to notice.
-const kickWithin = 2500
+// kickWithin is how long, in milliseconds, a removed member's media may still be seen by the others' browsers, which
+// encode and decode on a busy processor here. That the focus ends the session within a second is held by
+// TestCallsEndWithMembership.
+const kickWithin = 5000
 
 // TestBrowserCall puts three people of the demo's two ministries into one call in real browsers: each sees moving frames of
 // the two others, and one who is removed from the room is gone.
