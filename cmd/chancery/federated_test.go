@@ -27,7 +27,6 @@ type ministries struct {
 	interior, finance           *testHouse
 	anna, jonas, claire, tomasz *mautrix.Client
 	hears                       map[*mautrix.Client]*listener
-	rooms                       int
 }
 
 // openMinistriesOf starts both servers on the given kind of database, and registers the people.
