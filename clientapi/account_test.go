@@ -449,6 +449,8 @@ func TestAccountData(t *testing.T) {
 	alice.do("PUT", v3+"/user/"+string(alice.ID)+"/rooms/nonsense/account_data/a.type", `{}`).fails(400, "M_INVALID_PARAM")
 	alice.do("DELETE", "/_matrix/client/unstable/org.matrix.msc3391/user/"+string(alice.ID)+"/account_data/a.type", nil).ok()
 	alice.do("GET", base+"/account_data/a.type", nil).fails(404, "M_NOT_FOUND")
+	alice.do("PUT", room+"/account_data/a.type", ` { } `).ok() // deletes too
+	alice.do("GET", room+"/account_data/a.type", nil).fails(404, "M_NOT_FOUND")
 
 	alice.do("PUT", room+"/tags/u.work", `{"order":0.5}`).ok()
 	alice.do("PUT", room+"/tags/m.favourite", `{}`).ok()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
@@ -54,7 +55,7 @@ func (h *Handlers) AccountData(r *rest.Request) (any, error) {
 }
 
 // PutAccountData handles PUT /_matrix/client/v3/user/{userId}/account_data/{type},
-// and the same under /rooms/{roomId}.
+// and the same under /rooms/{roomId}. An empty object deletes, as MSC3391 says.
 // Spec: client-server-api/#put_matrixclientv3useruseridaccount_datatype
 func (h *Handlers) PutAccountData(r *rest.Request) (any, error) {
 	user, room, typ, err := note(r)
@@ -68,8 +69,9 @@ func (h *Handlers) PutAccountData(r *rest.Request) (any, error) {
 	if serverOwned[typ] {
 		return nil, mautrix.MBadJSON.WithStatus(http.StatusMethodNotAllowed).WithMessage("%s cannot be set here", typ)
 	}
+	empty := len(gjson.ParseBytes(content).Map()) == 0
 	return rest.Empty, h.store.Do(r.Context(), func(ctx context.Context) error {
-		return h.store.AccountData.Put(ctx, storage.AccountData{UserID: user, RoomID: room, Type: typ, Content: content})
+		return h.store.AccountData.Put(ctx, storage.AccountData{UserID: user, RoomID: room, Type: typ, Content: content, Deleted: empty})
 	})
 }
 
