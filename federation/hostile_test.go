@@ -1,6 +1,7 @@
 package federation_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"chancery/federation/remote"
 	"chancery/roomserver/pdu"
+	"chancery/storage"
 )
 
 func TestForgedXMatrix(t *testing.T) {
@@ -241,6 +243,23 @@ func TestInviteThatIsNoneGetsNoSignature(t *testing.T) {
 	if status, code, _ := send("99", good, room); status != 400 || code != "M_INCOMPATIBLE_ROOM_VERSION" {
 		t.Errorf("unknown version: got %d %s", status, code)
 	}
+	wish := func(wishes string) {
+		t.Helper()
+		err := interior.store.Do(t.Context(), func(ctx context.Context) error {
+			return interior.store.AccountData.Put(ctx, storage.AccountData{UserID: alice, Type: "org.matrix.msc4155.invite_permission_config", Content: json.RawMessage(wishes)})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wish(`{"blocked_servers":["evil.example"]}`)
+	if status, code, body := send("11", good, room); status != 403 || code != "M_INVITE_BLOCKED" {
+		t.Errorf("blocked: got %d %s, want 403 and M_INVITE_BLOCKED", status, body)
+	}
+	if m, err := interior.store.Memberships.Of(t.Context(), room, alice); err != nil || m != nil {
+		t.Errorf("blocked: got %+v and error %v, want no membership", m, err)
+	}
+	wish(`{"ignored_servers":["evil.example"]}`) // is taken in without a word
 	status, _, body := send("11", good, room, `[]`, `"x"`, `{"type":"m.room.name"}`, `{"type":"m.room.name","state_key":"","sender":"@mallory:evil.example","content":{"name":"there"}}`)
 	if status != 200 || !gjson.GetBytes(body, `event.signatures.interior\.example`).Exists() {
 		t.Errorf("good: got %d %s, want our signature", status, body)

@@ -11,7 +11,9 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/push/rules"
+	"chancery/clientapi/rest"
 	"chancery/roomserver/pdu"
+	"chancery/roomserver/policy"
 	"chancery/storage"
 )
 
@@ -66,6 +68,7 @@ type audience struct {
 type owner struct {
 	set     *rules.Set
 	ignored map[id.UserID]bool
+	invites *policy.Invites
 }
 
 func (f *follower) handle(ctx context.Context, news []storage.Change, _ storage.Position) error {
@@ -134,8 +137,10 @@ func (f *follower) judge(ctx context.Context, e *storage.Event) error {
 		return err
 	}
 	people := who.people
+	var invited id.UserID
 	if e.Type == "m.room.member" && e.StateKey != nil && f.users[id.UserID(*e.StateKey)] && gjson.GetBytes(e.JSON, "content.membership").Str == "invite" {
-		people = append(people[:len(people):len(people)], rules.Person{ID: id.UserID(*e.StateKey)})
+		invited = id.UserID(*e.StateKey)
+		people = append(people[:len(people):len(people)], rules.Person{ID: invited})
 	}
 	judged := &rules.Event{
 		Type: e.Type, Sender: e.Sender, RoomID: e.RoomID, EventID: e.ID, StateKey: e.StateKey, JSON: e.JSON,
@@ -151,7 +156,7 @@ func (f *follower) judge(ctx context.Context, e *storage.Event) error {
 		if err != nil {
 			return err
 		}
-		if o.ignored[e.Sender] {
+		if o.ignored[e.Sender] || invited == person.ID && o.unwelcome(invited, e.Sender) {
 			continue
 		}
 		if v := o.set.Judge(judged, person); v.Notify {
@@ -248,11 +253,20 @@ func (f *follower) owner(ctx context.Context, user id.UserID) (*owner, error) {
 			return true
 		})
 	}
+	if o.invites, err = f.view.Invites(ctx, user); err != nil {
+		return nil, err
+	}
 	if len(f.owners) >= maxAudiences {
 		clear(f.owners)
 	}
 	f.owners[user] = o
 	return o, nil
+}
+
+// unwelcome says whether the owner does not hear of invites by sender. The server's own notices are always told.
+// Spec: client-server-api/#invite-permission
+func (o *owner) unwelcome(user, sender id.UserID) bool {
+	return sender != rest.ServerUser(user.Homeserver()) && o.invites.Judge(sender) != policy.InviteAllowed
 }
 
 // carryOver gives somebody who joins the successor of a room the rules that they had for its predecessor.

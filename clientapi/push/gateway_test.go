@@ -273,3 +273,37 @@ func TestNotificationsAreListed(t *testing.T) {
 		t.Errorf("bad token: %d", code)
 	}
 }
+
+func TestUnwelcomeInviteRingsNobody(t *testing.T) {
+	s := newStreet(t)
+	s.push("whole", `{"url":"URL"}`)
+	room, other := s.room(`{}`, id.RoomV11), s.room(`{}`, id.RoomV11)
+	invite := func() {
+		t.Helper()
+		for _, p := range []bus.Proposal{
+			{Sender: bob, Type: "m.room.member", StateKey: key(string(bob)), Content: json.RawMessage(`{"membership":"leave"}`)},
+			{Sender: alice, Type: "m.room.member", StateKey: key(string(bob)), Content: json.RawMessage(`{"membership":"invite"}`)},
+		} {
+			answer, err := bus.Ask[bus.RoomQuestion, bus.RoomAnswer](t.Context(), s.bus, bus.RoomDo(room), bus.RoomQuestion{Propose: &p})
+			if err != nil || answer.Outcomes[0].Verdict != bus.Accepted {
+				t.Fatalf("%s: got %+v and error %v", p.Content, answer, err)
+			}
+		}
+	}
+	invite()
+	if n := s.next(); n.Get("type").Str != "m.room.member" {
+		t.Errorf("got %s, want the invite", n.Raw)
+	}
+	err := s.store.Do(t.Context(), func(ctx context.Context) error {
+		return s.store.AccountData.Put(ctx, storage.AccountData{UserID: bob, Type: "org.matrix.msc4155.invite_permission_config", Content: json.RawMessage(`{"ignored_users":["@alice:*"]}`)})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	invite()
+	// Invites alone are unwelcome.
+	event := s.say(other, alice, "hello")
+	if n := s.next(); n.Get("event_id").Str != string(event) {
+		t.Errorf("got %s, want the message and not the invite", n.Raw)
+	}
+}

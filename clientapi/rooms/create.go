@@ -191,6 +191,9 @@ func (h *Handlers) creation(ctx context.Context, creator id.UserID, version id.R
 			if p.Content, err = h.withProfile(ctx, user, p.Content); err != nil {
 				return nil, err
 			}
+			if err := h.welcome(ctx, p); err != nil {
+				return nil, err
+			}
 			q.Events = append(q.Events, p)
 		}
 	}

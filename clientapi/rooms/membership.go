@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/roomserver/policy"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -330,6 +331,23 @@ func (h *Handlers) invitation(sender, target id.UserID, reason string, direct bo
 		content["is_direct"] = true
 	}
 	return member(sender, target, object(content))
+}
+
+// welcome refuses an invite that its target, one of our users, blocks. Every invite of them passes here, but for the server's notices.
+// Spec: client-server-api/#invite-permission
+func (h *Handlers) welcome(ctx context.Context, p bus.Proposal) error {
+	if p.Type != event.StateMember.Type || p.StateKey == nil || gjson.GetBytes(p.Content, "membership").Str != string(event.MembershipInvite) {
+		return nil
+	}
+	target := id.UserID(*p.StateKey)
+	if !h.local(target) {
+		return nil // their server's to say
+	}
+	wishes, err := h.view.Invites(ctx, target)
+	if err != nil || wishes.Judge(p.Sender) != policy.InviteBlocked {
+		return err
+	}
+	return mautrix.RespError{ErrCode: "M_INVITE_BLOCKED", StatusCode: http.StatusForbidden, Err: string(target) + " does not accept this invite"}
 }
 
 func memberContentOf(membership event.Membership, reason string) json.RawMessage {

@@ -23,6 +23,28 @@ func (s *server) federation(answer func(bus.FederationQuestion) (bus.FederationA
 	s.t.Cleanup(stop)
 }
 
+func TestUnwelcomeInvites(t *testing.T) {
+	s := start(t)
+	alice, bob := s.register("alice"), s.register("bob")
+	room := alice.create(m{})
+	wish := func(typ string, wishes m) { t.Helper(); bob.put("/v3/user/"+bob.id+"/account_data/"+typ, wishes).ok() }
+	refused := func() {
+		t.Helper()
+		alice.to(room, "invite", m{"user_id": bob.id}).fails(403, "M_INVITE_BLOCKED")
+		alice.put("/v3/rooms/"+room+"/state/m.room.member/"+bob.id, m{"membership": "invite"}).fails(403, "M_INVITE_BLOCKED")
+		alice.post("/v3/createRoom", m{"invite": []string{bob.id}}).fails(403, "M_INVITE_BLOCKED")
+		alice.in(room, "state/m.room.member/"+bob.id).fails(404, "M_NOT_FOUND")
+	}
+	wish("m.invite_permission_config", m{"default_action": "block"})
+	refused()
+	wish("m.invite_permission_config", m{})
+	wish("org.matrix.msc4155.invite_permission_config", m{"blocked_users": []string{"@al*:*"}})
+	refused()
+	wish("org.matrix.msc4155.invite_permission_config", m{"ignored_users": []string{"@al*:*"}})
+	alice.to(room, "invite", m{"user_id": bob.id}).ok()
+	alice.in(room, "state/m.room.member/"+bob.id).ok().has("membership", "invite")
+}
+
 func TestMembership(t *testing.T) {
 	s := start(t)
 	alice, bob, eve := s.register("alice"), s.register("bob"), s.register("eve")

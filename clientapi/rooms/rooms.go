@@ -74,6 +74,9 @@ func (h *Handlers) ask(ctx context.Context, room id.RoomID, q bus.RoomQuestion) 
 
 // propose has the room make an event, and gives its ID.
 func (h *Handlers) propose(ctx context.Context, room id.RoomID, p bus.Proposal) (id.EventID, error) {
+	if err := h.welcome(ctx, p); err != nil {
+		return "", err
+	}
 	outcomes, err := h.ask(ctx, room, bus.RoomQuestion{Propose: &p})
 	if err != nil {
 		return "", err

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"chancery/roomserver/policy"
 	"chancery/storage"
 )
 
@@ -39,6 +40,10 @@ type answer struct {
 	changesOnce sync.Once
 	changes     map[id.RoomID][]storage.StateChange
 	changesErr  error
+
+	invitesOnce sync.Once
+	invites     *policy.Invites
+	invitesErr  error
 }
 
 // roomPlan is what an answer takes from the memory for one room.
@@ -241,6 +246,9 @@ func (a *answer) section(ctx context.Context, p *roomPlan, into *sections) error
 	case event.MembershipInvite:
 		if a.ignored[p.stay.sender] || (p.stay.position <= a.since && !a.q.fullState) {
 			return nil
+		}
+		if hidden, err := a.unwelcome(ctx, p.stay.sender); err != nil || hidden {
+			return err
 		}
 		b, err := a.offered(ctx, p, "invite_state")
 		into.add(&into.invite, p.id, b)

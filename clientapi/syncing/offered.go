@@ -6,8 +6,11 @@ import (
 	"slices"
 
 	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/id"
 
+	"chancery/clientapi/rest"
 	"chancery/roomserver/pdu"
+	"chancery/roomserver/policy"
 	"chancery/roomserver/view"
 	"chancery/storage"
 )
@@ -35,6 +38,16 @@ func (a *answer) offered(ctx context.Context, p *roomPlan, name string) ([]byte,
 		b = append(b, raw...)
 	}
 	return append(b, `]}}`...), nil
+}
+
+// unwelcome says whether the user does not want to see invites by sender. The server's own notices are always shown.
+// Spec: client-server-api/#invite-permission
+func (a *answer) unwelcome(ctx context.Context, sender id.UserID) (bool, error) {
+	if sender == rest.ServerUser(a.u.id.Homeserver()) {
+		return false, nil
+	}
+	a.invitesOnce.Do(func() { a.invites, a.invitesErr = a.s.view.Invites(ctx, a.u.id) })
+	return a.invites.Judge(sender) != policy.InviteAllowed, a.invitesErr
 }
 
 // sane drops from foreign stripped state what would break a client.

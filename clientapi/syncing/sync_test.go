@@ -422,6 +422,37 @@ func TestIgnoredUsers(t *testing.T) {
 	same(t, "invite by an ignored user", in(h.answerTo(alice, since), "invite", private).Exists(), false)
 }
 
+// What the user ignores, and what was there before the user blocked it, is not shown; it is when they change their mind.
+func TestUnwelcomeInvites(t *testing.T) {
+	h := newHouse(t)
+	wish := func(typ, wishes string) {
+		t.Helper()
+		err := h.store.Do(t.Context(), func(ctx context.Context) error {
+			return h.store.AccountData.Put(ctx, storage.AccountData{UserID: alice, Type: typ, Content: json.RawMessage(wishes)})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	since := next(h.answerTo(alice, ""))
+	room := h.create(bob, "invite")
+	h.member(room, bob, alice, "invite")
+	for _, c := range []struct {
+		name, typ, wishes string
+		want              bool
+	}{
+		{"ignored", "org.matrix.msc4155.invite_permission_config", `{"ignored_users":["@b*"]}`, false},
+		{"blocked", "org.matrix.msc4155.invite_permission_config", `{"blocked_servers":["*"]}`, false},
+		{"neither", "org.matrix.msc4155.invite_permission_config", `{"blocked_servers":["other.example"]}`, true},
+		{"all blocked", "m.invite_permission_config", `{"default_action":"block"}`, false},
+		{"no longer", "m.invite_permission_config", `{}`, true},
+	} {
+		wish(c.typ, c.wishes)
+		same(t, c.name+", at first", in(h.answerTo(alice, ""), "invite", room).Exists(), c.want)
+		same(t, c.name+", since", in(h.answerTo(alice, since), "invite", room).Exists(), c.want)
+	}
+}
+
 func TestRedactionAndRelationsInTheRing(t *testing.T) {
 	h := newHouse(t)
 	room := h.create(alice, "public")

@@ -16,6 +16,7 @@ import (
 
 	"chancery/federation/remote"
 	"chancery/roomserver/pdu"
+	"chancery/roomserver/policy"
 	"chancery/storage/bus"
 )
 
@@ -212,6 +213,14 @@ func (m *Membership) isInvite(ctx context.Context, origin string, room id.RoomID
 	}
 	if account == nil || account.Deactivated {
 		return mautrix.MForbidden.WithMessage("There is no such user")
+	}
+	// Spec: client-server-api/#invite-permission
+	wishes, err := m.view.Invites(ctx, user)
+	if err != nil {
+		return err
+	}
+	if wishes.Judge(pdu.Sender(ev)) == policy.InviteBlocked {
+		return mautrix.RespError{ErrCode: "M_INVITE_BLOCKED", StatusCode: http.StatusForbidden, Err: string(user) + " does not accept this invite"}
 	}
 	acl, err := m.view.ACL(ctx, room)
 	if err != nil {
