@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
@@ -120,6 +122,22 @@ func (h *Handlers) ResetPassword(ctx context.Context, user id.UserID, password s
 		}
 		return h.endOtherDevices(ctx, user, "")
 	})
+}
+
+// ReplacePassword is ResetPassword for cmd: it takes a localpart or a whole user ID of this server, and ends all sessions.
+func (h *Handlers) ReplacePassword(ctx context.Context, name, password string) (id.UserID, error) {
+	user := id.UserID(name)
+	if !strings.HasPrefix(name, "@") {
+		user = id.NewUserID(strings.ToLower(name), h.cfg.ServerName)
+	}
+	account, err := h.store.Accounts.ByID(ctx, user)
+	switch {
+	case err != nil:
+		return "", err
+	case account == nil || account.Deactivated:
+		return "", mautrix.MNotFound.WithMessage("There is no such account")
+	}
+	return user, h.ResetPassword(ctx, user, password, true)
 }
 
 // leaveRooms has users of closed accounts leave the rooms in which they still are. What fails is tried again later.

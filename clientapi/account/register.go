@@ -369,6 +369,24 @@ func (h *Handlers) Create(ctx context.Context, a NewAccount) (id.UserID, error) 
 	return user, err
 }
 
+// NewRegistrationToken makes a token with which so many people may register, for so long; 0 is no bound.
+func (h *Handlers) NewRegistrationToken(ctx context.Context, uses int64, lifetime time.Duration) (string, error) {
+	switch {
+	case !h.cfg.RegistrationTokens:
+		return "", mautrix.MForbidden.WithMessage("The configuration lets nobody register with a token")
+	case uses < 0 || lifetime < 0:
+		return "", mautrix.MInvalidParam.WithMessage("A token's uses and lifetime cannot be negative")
+	}
+	token := storage.RegistrationToken{Token: rand.Text(), Allowed: uses}
+	if uses == 0 {
+		token.Allowed = -1
+	}
+	if lifetime > 0 {
+		token.Expires = h.now().Add(lifetime)
+	}
+	return token.Token, h.store.Do(ctx, func(ctx context.Context) error { return h.store.RegistrationTokens.Put(ctx, token) })
+}
+
 // Make is Create for the admin API.
 func (h *Handlers) Make(ctx context.Context, name, password, displayName string, admin bool) (id.UserID, error) {
 	return h.Create(ctx, NewAccount{Username: name, Password: password, DisplayName: displayName, Admin: admin})

@@ -16,54 +16,96 @@ import (
 	"syscall"
 	"time"
 
-	"maunium.net/go/mautrix/id"
+	"chancery/clientapi"
 )
 
-// newAccount is what an administrator asks for, on the command line and at the admin listener.
-type newAccount struct {
-	Name     string `json:"name"`
-	Password string `json:"password"`
-	Admin    bool   `json:"admin"`
+// accountWish is what an administrator asks for, on the command line and at the admin listener.
+type accountWish struct {
+	// Do is create, password or token.
+	Do       string `json:"do"`
+	Name     string `json:"name,omitempty"`
+	Password string `json:"password,omitempty"`
+	Admin    bool   `json:"admin,omitempty"`
+	// Uses and Lifetime bound a registration token; 0 is no bound.
+	Uses     int64         `json:"uses,omitempty"`
+	Lifetime time.Duration `json:"lifetime,omitempty"`
 }
 
-// createAccount makes an account in a running client API.
-type createAccount func(ctx context.Context, want newAccount) (id.UserID, error)
+// keepAccounts does what is wished in a running client API. It returns what the administrator wants to see: the user, or
+// the token.
+type keepAccounts func(ctx context.Context, wish accountWish) (string, error)
 
-// accountCommand makes an account: at the admin listener of the running server, or in the database when none runs.
+// keeper is the keepAccounts of this client API.
+func keeper(client *clientapi.Server) keepAccounts {
+	return func(ctx context.Context, wish accountWish) (string, error) {
+		switch wish.Do {
+		case "create":
+			user, err := client.Accounts().Create(ctx, clientapi.NewAccount{Username: wish.Name, Password: wish.Password, Admin: wish.Admin})
+			return user.String(), err
+		case "password":
+			user, err := client.Accounts().ReplacePassword(ctx, wish.Name, wish.Password)
+			return user.String(), err
+		case "token":
+			return client.Accounts().NewRegistrationToken(ctx, wish.Uses, wish.Lifetime)
+		}
+		return "", fmt.Errorf("accounts: want create, password or token, not %q", wish.Do)
+	}
+}
+
+const accountUsage = `chancery account [flags] create NAME      make an account
+chancery account [flags] password NAME    give it a new password, and end all its sessions
+chancery account [flags] token            make a token with which people register themselves
+
+Flags stand before the verb.
+
+`
+
+// accountCommand keeps accounts: at the admin listener of the running server, or in the database when none runs.
 func accountCommand(ctx context.Context, args []string) error {
+	wish, path, err := readWish(args)
+	if err != nil {
+		return err
+	}
+	config, err := readConfig(path)
+	if err != nil {
+		return err
+	}
+	said, err := askAdmin(ctx, config.Listen.Admin, wish)
+	if errors.Is(err, syscall.ECONNREFUSED) || config.Listen.Admin == "" {
+		said, err = keepAlone(ctx, config, wish)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println(said)
+	return nil
+}
+
+// readWish reads the command line, and the password where one is needed.
+func readWish(args []string) (wish accountWish, config string, err error) {
 	flags := flag.NewFlagSet("account", flag.ContinueOnError)
 	path := configFlag(flags)
-	admin := flags.Bool("admin", false, "make an administrator")
-	secret := flags.String("password-file", "-", "the `file` whose first line is the password; - is standard input")
+	flags.BoolVar(&wish.Admin, "admin", false, "create: make an administrator")
+	secret := flags.String("password-file", "-", "create, password: the `file` whose first line is the password; - is standard input")
+	flags.Int64Var(&wish.Uses, "uses", 1, "token: how many people may register with it; 0 is any number")
+	flags.DurationVar(&wish.Lifetime, "lifetime", 7*24*time.Hour, "token: how long it is good; 0 is for ever")
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "chancery account [flags] create NAME\n\n")
+		fmt.Fprint(flags.Output(), accountUsage)
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
-		return err
+		return wish, "", err
 	}
-	if flags.NArg() != 2 || flags.Arg(0) != "create" {
-		flags.Usage()
-		return errors.New("want: account [flags] create NAME")
+	wish.Do, wish.Name = flags.Arg(0), flags.Arg(1)
+	switch {
+	case wish.Do == "token" && flags.NArg() == 1:
+		return wish, *path, nil
+	case (wish.Do == "create" || wish.Do == "password") && flags.NArg() == 2:
+		wish.Password, err = readPassword(*secret)
+		return wish, *path, err
 	}
-	config, err := readConfig(*path)
-	if err != nil {
-		return err
-	}
-	password, err := readPassword(*secret)
-	if err != nil {
-		return err
-	}
-	want := newAccount{Name: flags.Arg(1), Password: password, Admin: *admin}
-	user, err := askAdmin(ctx, config.Listen.Admin, want)
-	if errors.Is(err, syscall.ECONNREFUSED) || config.Listen.Admin == "" {
-		user, err = createAlone(ctx, config, want)
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Println(user)
-	return nil
+	flags.Usage()
+	return wish, "", errors.New("want: account [flags] create NAME, password NAME, or token")
 }
 
 // readPassword reads the first line of a file or of standard input.
@@ -89,12 +131,12 @@ func readPassword(path string) (string, error) {
 	return line, nil
 }
 
-// askAdmin has the running server make the account.
-func askAdmin(ctx context.Context, address string, want newAccount) (id.UserID, error) {
+// askAdmin has the running server do it.
+func askAdmin(ctx context.Context, address string, wish accountWish) (string, error) {
 	if strings.HasPrefix(address, ":") {
 		address = net.JoinHostPort("localhost", address[1:])
 	}
-	body, err := json.Marshal(want)
+	body, err := json.Marshal(wish)
 	if err != nil {
 		return "", err
 	}
@@ -118,12 +160,12 @@ func askAdmin(ctx context.Context, address string, want newAccount) (id.UserID, 
 	if answer.StatusCode != http.StatusOK {
 		return "", errors.New(text)
 	}
-	return id.UserID(text), nil
+	return text, nil
 }
 
-// createAlone opens the database, makes the account, and closes it again. With SQLite the folder's lock keeps it from
+// keepAlone opens the database, does what is wished, and closes it again. With SQLite the folder's lock keeps it from
 // doing so behind a running server's back.
-func createAlone(ctx context.Context, config Config, want newAccount) (id.UserID, error) {
+func keepAlone(ctx context.Context, config Config, wish accountWish) (string, error) {
 	log := config.logger(os.Stderr)
 	ctx = log.WithContext(ctx)
 	s := newStack(ctx)
@@ -132,27 +174,27 @@ func createAlone(ctx context.Context, config Config, want newAccount) (id.UserID
 	if err != nil {
 		return "", err
 	}
-	return behind.createAccount(ctx, want)
+	return behind.keepAccounts(ctx, wish)
 }
 
 // serveAccounts handles POST /accounts of the admin listener. It wants the content type that a foreign page in the
 // administrator's browser cannot send without being asked first.
-func serveAccounts(create createAccount) http.HandlerFunc {
+func serveAccounts(keep keepAccounts) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Content-Type") != "application/json" {
 			http.Error(w, "want application/json", http.StatusUnsupportedMediaType)
 			return
 		}
-		var want newAccount
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&want); err != nil {
+		var wish accountWish
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&wish); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		user, err := create(r.Context(), want)
+		said, err := keep(r.Context(), wish)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		fmt.Fprintln(w, user)
+		fmt.Fprintln(w, said)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"github.com/rs/zerolog"
-	"maunium.net/go/mautrix/id"
 
 	"chancery/calls"
 	"chancery/clientapi"
@@ -91,9 +90,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		}
 		s.run("client API", client.Run)
 		behind.client = beside(config.Calls.Path, focus, client)
-		behind.createAccount = func(ctx context.Context, want newAccount) (id.UserID, error) {
-			return client.Accounts().Create(ctx, clientapi.NewAccount{Username: want.Name, Password: want.Password, Admin: want.Admin})
-		}
+		behind.keepAccounts = keeper(client)
 	}
 	return behind, nil
 }

@@ -122,12 +122,12 @@ func (c *certificate) current(now time.Time) (*tls.Certificate, error) {
 	return c.pair, nil
 }
 
-// adminHandler serves those who watch and measure: metrics, health, profiles; and whoever may make accounts without asking.
+// adminHandler serves those who watch and measure: metrics, health, profiles; and whoever may keep accounts without asking.
 // Never to be reached from outside.
-func adminHandler(health func(ctx context.Context) error, create createAccount) http.Handler {
+func adminHandler(health func(ctx context.Context) error, keep keepAccounts) http.Handler {
 	mux := http.NewServeMux()
-	if create != nil {
-		mux.HandleFunc("POST /accounts", serveAccounts(create))
+	if keep != nil {
+		mux.HandleFunc("POST /accounts", serveAccounts(keep))
 	}
 	mux.Handle("GET /metrics", promhttp.Handler())
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {

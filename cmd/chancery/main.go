@@ -29,7 +29,7 @@ func subcommands() []subcommand {
 	return []subcommand{
 		{"serve", "run the homeserver, or with --only some of its components", serveCommand},
 		{"check", "read the configuration, say what is wrong with it, start nothing", checkCommand},
-		{"account", "make an account, an administrator's too", accountCommand},
+		{"account", "make an account, reset a password, make a registration token", accountCommand},
 		{"keygen", "make a signing key", keygenCommand},
 		{"demo", "two ministries on this machine, to try things out", demoCommand},
 	}

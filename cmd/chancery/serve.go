@@ -92,8 +92,8 @@ type handlers struct {
 	client, federation http.Handler
 	// health says whether the process can do its work.
 	health func(ctx context.Context) error
-	// createAccount makes accounts for administrators; nil where there is no client API.
-	createAccount createAccount
+	// keepAccounts keeps accounts for administrators; nil where there is no client API.
+	keepAccounts keepAccounts
 }
 
 // both is the client API and, where it is in this process, the federation API beside it, for proxies that have one address for
@@ -126,7 +126,7 @@ func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) e
 		handler       http.Handler
 		secure        *tls.Config
 	}{
-		{"admin", listen.Admin, adminHandler(behind.health, behind.createAccount), nil},
+		{"admin", listen.Admin, adminHandler(behind.health, behind.keepAccounts), nil},
 		{"federation", listen.Federation, behind.federation, secure},
 		{"client", listen.Client, behind.both(), nil},
 	} {

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix"
+)
+
+// TestAccountCommand makes an account, replaces its password, and makes a registration token: at the admin listener of a
+// running server, and in the database of one that is down.
+func TestAccountCommand(t *testing.T) {
+	config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	config.Listen.Admin = loopback("tcp", 0)
+	config.Client.HTTP.Limits.Enabled = false
+	house := &testHouse{t: t, config: config, url: config.Client.PublicURL}
+	t.Cleanup(house.close)
+
+	asks := map[string]func(accountWish) (string, error){
+		"running": func(w accountWish) (string, error) { return askAdmin(t.Context(), config.Listen.Admin, w) },
+		"alone": func(w accountWish) (string, error) {
+			house.close()
+			defer house.open()
+			return keepAlone(t.Context(), config, w)
+		},
+	}
+	house.open()
+	for name, ask := range asks {
+		t.Run(name, func(t *testing.T) {
+			user := must(ask(accountWish{Do: "create", Name: name, Password: "the first password"}))(t, "create")
+			if want := "@" + name + ":interior.test"; user != want {
+				t.Fatalf("created %s, want %s", user, want)
+			}
+			before := logIn(t, house.url, name, "the first password")
+			if before == nil {
+				t.Fatal("the first password is refused")
+			}
+			must(ask(accountWish{Do: "password", Name: name, Password: "the second password"}))(t, "new password")
+			if _, err := before.Whoami(t.Context()); err == nil {
+				t.Error("the session goes on after the new password, want it ended")
+			}
+			if logIn(t, house.url, name, "the first password") != nil {
+				t.Error("the first password is still good")
+			}
+			if logIn(t, house.url, user, "the second password") == nil {
+				t.Error("the second password is refused")
+			}
+			token := must(ask(accountWish{Do: "token", Uses: 1, Lifetime: time.Hour}))(t, "token")
+			if got := register(t, house.url, name+"-guest", token); got != nil {
+				t.Errorf("register with the token: %v", got)
+			}
+			if got := register(t, house.url, name+"-second", token); got == nil {
+				t.Error("the token is good for a second one, want one only")
+			}
+			for wish, want := range map[accountWish]string{
+				{Do: "create", Name: name, Password: "long enough"}:       "M_USER_IN_USE",
+				{Do: "password", Name: "nobody", Password: "long enough"}: "M_NOT_FOUND",
+				{Do: "password", Name: name, Password: "short"}:           "M_WEAK_PASSWORD",
+				{Do: "token", Uses: -1}:                                   "M_INVALID_PARAM",
+				{Do: "forget", Name: name}:                                "not \"forget\"",
+			} {
+				if said, err := ask(wish); err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%+v: got %q, %v; want an error with %s", wish, said, err, want)
+				}
+			}
+		})
+	}
+}
+
+// logIn is a session of this user, or nil if the password is wrong.
+func logIn(t *testing.T, url, user, password string) *mautrix.Client {
+	t.Helper()
+	client := must(mautrix.NewClient(url, "", ""))(t, "client")
+	if _, err := client.Login(t.Context(), &mautrix.ReqLogin{
+		Type: mautrix.AuthTypePassword, Password: password, StoreCredentials: true,
+		Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: user},
+	}); err != nil {
+		if !strings.Contains(err.Error(), "M_FORBIDDEN") {
+			t.Fatalf("log in %s: %v", user, err)
+		}
+		return nil
+	}
+	return client
+}
+
+// register has somebody register with a token, as a client does.
+func register(t *testing.T, url, name, token string) error {
+	t.Helper()
+	client := must(mautrix.NewClient(url, "", ""))(t, "client")
+	ask := &mautrix.ReqRegister[any]{Username: name, Password: "long enough"}
+	_, uia, err := client.Register(t.Context(), ask)
+	if uia == nil {
+		return err
+	}
+	ask.Auth = map[string]string{"type": "m.login.registration_token", "token": token, "session": uia.Session}
+	_, uia, err = client.Register(t.Context(), ask)
+	return err
+}
