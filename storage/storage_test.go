@@ -430,6 +430,31 @@ func TestALeaseHasOneHolder(t *testing.T) {
 	})
 }
 
+// TestManyOpenAnEmptyDatabaseAtOnce opens one new PostgreSQL database as processes do that start together.
+func TestManyOpenAnEmptyDatabaseAtOnce(t *testing.T) {
+	cfg := Config{Database: postgresDatabase(t), Readers: 4}
+	b, err := bus.Open(t.Context(), bus.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	opened := make(chan error, 6)
+	for range cap(opened) {
+		go func() {
+			s, err := Open(t.Context(), cfg, b)
+			if err == nil {
+				err = errors.Join(s.Healthy(t.Context()), s.Close())
+			}
+			opened <- err
+		}()
+	}
+	for range cap(opened) {
+		if err := <-opened; err != nil {
+			t.Errorf("open: %v", err)
+		}
+	}
+}
+
 func TestTokens(t *testing.T) {
 	token := Token{Incarnation: "abc123", Position: 7, ToDevice: 5, Ephemeral: 9, Process: "p1"}
 	got, err := ParseToken(token.String())

@@ -108,22 +108,56 @@ func Open(ctx context.Context, cfg Config, b *bus.Bus) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	s.db.Owner = "chancery"
-	s.db.UpgradeTable = schema.Table()
-	if err := s.db.Upgrade(ctx); err != nil {
-		_ = s.closeDB()
-		return nil, fmt.Errorf("upgrade database: %w", err)
-	}
 	s.nouns()
-	if err := s.openSearch(ctx); err != nil {
+	if err := s.alone(ctx, s.makeTables); err != nil {
 		_ = s.closeDB()
-		return nil, fmt.Errorf("open search index: %w", err)
+		return nil, err
 	}
 	if err := s.begin(ctx, cfg); err != nil {
 		_ = s.closeDB()
 		return nil, err
 	}
 	return s, nil
+}
+
+// makeTables makes what a new database lacks, or carries an old one forward.
+func (s *Store) makeTables(ctx context.Context) error {
+	s.db.Owner = "chancery"
+	s.db.UpgradeTable = schema.Table()
+	if err := s.db.Upgrade(ctx); err != nil {
+		return fmt.Errorf("upgrade database: %w", err)
+	}
+	if err := s.openSearch(ctx); err != nil {
+		return fmt.Errorf("open search index: %w", err)
+	}
+	return nil
+}
+
+// alone runs fn while no other process does so: several may start at once upon one empty PostgreSQL.
+// (SQLite is one process, which has locked its data folder.)
+func (s *Store) alone(ctx context.Context, fn func(context.Context) error) error {
+	if !s.Postgres() {
+		return fn(ctx)
+	}
+	const lock = 0x6368616e // any number will do that all our processes share
+	conn, err := s.reader.RawDB.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("lock database: %w", err)
+	}
+	// The lock goes with the connection, should the unlocking fail.
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", lock); err != nil {
+		return fmt.Errorf("lock database: %w", err)
+	}
+	err = fn(ctx)
+	_, unlockErr := conn.ExecContext(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", lock)
+	return errors.Join(err, unlockErr)
+}
+
+// Healthy asks the database for a word, within the patience of ctx.
+func (s *Store) Healthy(ctx context.Context) error {
+	_, err := s.counterPosition(ctx)
+	return err
 }
 
 // nouns gives each noun its way to the database.

@@ -55,6 +55,8 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	if err != nil {
 		return behind, err
 	}
+	behind.health = store.Healthy
+
 	keys, err := federation.LoadKeys(config.ServerName, config.inData(config.SigningKey))
 	if err != nil {
 		return behind, err
