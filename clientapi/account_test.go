@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
@@ -511,4 +512,21 @@ func TestDiscovery(t *testing.T) {
 	none := start(t, testConfig())
 	none.register("alice").do("GET", transports, nil).fails(404, "M_UNRECOGNIZED")
 	none.do("", "GET", "/.well-known/matrix/server", nil).fails(404, "M_NOT_FOUND")
+}
+
+// TestDefaultRoomVersion makes a room whose creator names no version.
+func TestDefaultRoomVersion(t *testing.T) {
+	cfg := testConfig()
+	cfg.DefaultRoomVersion = "12"
+	s := start(t, cfg)
+	alice := s.register("alice")
+	room := alice.do("POST", v3+"/createRoom", map[string]any{}).ok().str("room_id")
+	stored, err := s.store.Rooms.ByID(t.Context(), id.RoomID(room))
+	if err != nil || stored == nil || stored.Version != "12" {
+		t.Errorf("the room is stored as %+v (%v), want version 12", stored, err)
+	}
+	cfg.DefaultRoomVersion = "99"
+	if _, err := New(cfg, nil, nil, nil, zerolog.Nop()); err == nil {
+		t.Error("a room version that does not exist was taken as the default")
+	}
 }

@@ -8,6 +8,7 @@ package clientapi
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"chancery/clientapi/rest"
 	"chancery/clientapi/rooms"
 	"chancery/clientapi/syncing"
+	"chancery/roomserver/pdu"
 	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/blobs"
@@ -41,8 +43,9 @@ type Config struct {
 	// FederationAddress is the "host:port" that .well-known tells other servers. Default none: they find the server by
 	// its name, on port 8448.
 	FederationAddress string `yaml:"federation_address"`
-	// DefaultRoomVersion is the version of rooms whose creator names none. cmd fills it in.
-	DefaultRoomVersion id.RoomVersion `yaml:"-"`
+	// DefaultRoomVersion is the version of rooms whose creator names none. Default "11"; "12" where all the servers that
+	// you speak with know it.
+	DefaultRoomVersion id.RoomVersion `yaml:"default_room_version"`
 	// Foci are the LiveKit service URLs of this server's call focus. cmd fills them in.
 	Foci []string `yaml:"-"`
 	// Support is what .well-known/matrix/support says. Default nothing: the document is then not served.
@@ -90,6 +93,9 @@ type Server struct {
 func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus, log zerolog.Logger) (*Server, error) {
 	if err := cfg.HTTP.Limits.Validate(); err != nil {
 		return nil, err
+	}
+	if !pdu.Known(cfg.DefaultRoomVersion) {
+		return nil, fmt.Errorf("client.default_room_version: there is no room version %q", cfg.DefaultRoomVersion)
 	}
 	if err := cfg.Account.Validate(); err != nil {
 		return nil, err
