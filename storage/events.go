@@ -52,6 +52,9 @@ type Event struct {
 
 	// Rule by which it was rejected.
 	Rule string
+	// StickyUntil is the end of a sticky event's stickiness, in ms since 1970 by our clock; 0 where it never was sticky.
+	// Spec: MSC4354
+	StickyUntil int64
 	// JSON of the PDU in federation format. Shared: read only.
 	JSON []byte
 
@@ -64,20 +67,20 @@ type Event struct {
 type Events struct{ s *Store }
 
 const eventColumns = `number, event_id, room_id, position, place, standing, type, state_key, sender, depth, timestamp,
-	chain, sequence, after_chain, after_sequence, redacted_by, relates_to, rel_type, device_id, path, transaction_id, rule, json`
+	chain, sequence, after_chain, after_sequence, redacted_by, relates_to, rel_type, device_id, path, transaction_id, rule, json, sticky_until`
 
 func scanEvent(row dbutil.Scannable) (*Event, error) {
 	e := &Event{}
-	var position, place, chain, sequence, afterChain, afterSequence sql.NullInt64
+	var position, place, chain, sequence, afterChain, afterSequence, sticky sql.NullInt64
 	var stateKey, redactedBy, relatesTo, relType, device, path, txn, rule sql.NullString
 	err := row.Scan(&e.Number, &e.ID, &e.RoomID, &position, &place, &e.Standing, &e.Type, &stateKey, &e.Sender, &e.Depth, &e.Timestamp,
-		&chain, &sequence, &afterChain, &afterSequence, &redactedBy, &relatesTo, &relType, &device, &path, &txn, &rule, &e.JSON)
+		&chain, &sequence, &afterChain, &afterSequence, &redactedBy, &relatesTo, &relType, &device, &path, &txn, &rule, &e.JSON, &sticky)
 	if err != nil {
 		return nil, err
 	}
 	e.Position, e.Place = Position(position.Int64), Place(place.Int64)
 	e.Before = Snapshot{chain.Int64, sequence.Int64}
-	e.After = e.Before
+	e.After, e.StickyUntil = e.Before, sticky.Int64
 	if afterChain.Valid {
 		e.After = Snapshot{afterChain.Int64, afterSequence.Int64}
 	}
@@ -114,7 +117,7 @@ func (e *Event) row() []any {
 	}
 	return []any{e.Number, e.ID, e.RoomID, nullable(e.Position), nullable(e.Place), e.Standing, escape(e.Type), stateKey, e.Sender, e.Depth, e.Timestamp,
 		chain, sequence, afterChain, afterSequence, nullable(e.RedactedBy), nullable(e.RelatesTo), nullable(escape(e.RelType)),
-		device, path, nullable(e.TransactionID), nullable(e.Rule), e.JSON}
+		device, path, nullable(e.TransactionID), nullable(e.Rule), e.JSON, nullable(e.StickyUntil)}
 }
 
 // ByID gives one event, or nil.

@@ -287,8 +287,8 @@ func (s *Store) writeRest(ctx context.Context, r *RoomRows) error {
 	for _, e := range r.Risen {
 		row := e.row()
 		errs = append(errs, do(`UPDATE events SET position = $2, place = $3, standing = $4, chain = $5, sequence = $6, after_chain = $7,
-			after_sequence = $8, rule = $9, relates_to = $10, rel_type = $11 WHERE number = $1`,
-			e.Number, row[3], row[4], row[5], row[11], row[12], row[13], row[14], row[21], row[16], row[17]))
+			after_sequence = $8, rule = $9, relates_to = $10, rel_type = $11, sticky_until = $12 WHERE number = $1`,
+			e.Number, row[3], row[4], row[5], row[11], row[12], row[13], row[14], row[21], row[16], row[17], row[23]))
 	}
 	for _, chain := range r.Attach {
 		errs = append(errs, do("UPDATE state_chains SET unattached = false WHERE chain = $1", chain))

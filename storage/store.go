@@ -66,8 +66,9 @@ type Store struct {
 	ToDevice    *ToDevice
 	Backups     *Backups
 
-	Receipts *Receipts
-	Pushers  *Pushers
+	Receipts            *Receipts
+	ThreadSubscriptions *ThreadSubscriptions
+	Pushers             *Pushers
 
 	DelayedEvents *DelayedEvents
 	Secrets       *Secrets
@@ -183,6 +184,7 @@ func (s *Store) nouns() {
 	s.Backups = &Backups{s}
 
 	s.Receipts = &Receipts{s}
+	s.ThreadSubscriptions = &ThreadSubscriptions{s}
 	s.Pushers = &Pushers{s}
 	s.Media = &Media{s}
 
@@ -199,7 +201,7 @@ func (s *Store) nouns() {
 
 // sources lists the nouns whose rows have positions, for tails and followers that lag.
 func (s *Store) sources() []source {
-	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice, s.Outbound, s.Receipts}
+	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice, s.Outbound, s.Receipts, s.ThreadSubscriptions}
 }
 
 func (s *Store) begin(ctx context.Context, cfg Config) error {

@@ -35,6 +35,8 @@ const (
 	DeviceEndedNews
 	// ProfileNews: a user's profile changed (Change.UserID).
 	ProfileNews
+	// ThreadNews: a user subscribed to a thread, or left it (Change.RoomID, UserID, Row *ThreadSubscription).
+	ThreadNews
 	// OutboundNews: an EDU waits for another server (Change.Row).
 	OutboundNews
 )

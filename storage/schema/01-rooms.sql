@@ -51,12 +51,15 @@ CREATE TABLE events (
     transaction_id   TEXT,
     -- why it was rejected
     rule             TEXT,
-    json             bytea    NOT NULL
+    json             bytea    NOT NULL,
+    -- of a sticky event (MSC4354): until when it is, in ms since 1970 by our clock
+    sticky_until     BIGINT
 );
 CREATE INDEX events_position ON events (position) WHERE position IS NOT NULL;
 CREATE INDEX events_place ON events (room_id, place, number) WHERE place IS NOT NULL;
 -- wide enough to count and to choose without reading the events
 CREATE INDEX events_relations ON events (relates_to, rel_type, place, number, sender, standing, redacted_by) WHERE relates_to IS NOT NULL;
+CREATE INDEX events_sticky ON events (room_id, sticky_until) WHERE sticky_until IS NOT NULL;
 CREATE UNIQUE INDEX events_transaction ON events (sender, device_id, transaction_id, room_id, path) WHERE transaction_id IS NOT NULL;
 
 -- A redaction whose target we do not have yet, or who was not yet proved entitled.

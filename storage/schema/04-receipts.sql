@@ -1,4 +1,4 @@
--- v4: Receipts, notifications, delayed events, reports
+-- v4: Receipts, thread subscriptions, delayed events, pushers, reports
 
 -- How far users have read: one per room, user, type and thread.
 CREATE TABLE receipts (
@@ -18,6 +18,20 @@ CREATE TABLE receipts (
 CREATE INDEX receipts_position ON receipts (position);
 CREATE INDEX receipts_user ON receipts (user_id);
 CREATE INDEX receipts_room ON receipts (room_id, position);
+
+-- Threads to which users have subscribed (MSC4306). One that a user has left stays, so that sync can tell, and so that it
+-- is known what came before.
+CREATE TABLE thread_subscriptions (
+    user_id    TEXT    NOT NULL,
+    room_id    TEXT    NOT NULL,
+    root_id    TEXT    NOT NULL,
+    subscribed BOOLEAN NOT NULL,
+    automatic  BOOLEAN NOT NULL,
+    position   BIGINT  NOT NULL,
+    PRIMARY KEY (user_id, room_id, root_id)
+);
+CREATE INDEX thread_subscriptions_position ON thread_subscriptions (position);
+CREATE INDEX thread_subscriptions_user ON thread_subscriptions (user_id, position);
 
 -- Events that are to be sent later (MSC4140). Those that were sent or cancelled stay for a while, to be asked about.
 CREATE TABLE delayed_events (
