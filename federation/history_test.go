@@ -62,7 +62,7 @@ func TestMediaAcrossServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = interior.store.Media.Add(t.Context(), &storage.File{
+	_, err = interior.store.Media.Add(t.Context(), &storage.File{
 		Server: interior.name, MediaID: "abc", User: interior.user("alice"), ContentType: "text/plain", Name: "Élysée \"1\".txt", Size: size, Hash: hash,
 	})
 	if err != nil {

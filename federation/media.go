@@ -79,7 +79,7 @@ func (f *Federation) ownFile(r *request) (*storage.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if file == nil || file.Quarantined || file.Hash == "" && file.Expires < time.Now().UnixMilli() {
+	if file == nil || file.Quarantined() || file.Hash == "" && file.Expires < time.Now().UnixMilli() {
 		return nil, mautrix.MNotFound.WithMessage("No such file")
 	}
 	if file.Hash == "" {
@@ -238,9 +238,14 @@ func (f *Federation) keepFile(ctx context.Context, q *bus.FetchMedia, header tex
 	if _, params, err := mime.ParseMediaType(header.Get("Content-Disposition")); err == nil {
 		name = cleanName(params["filename"])
 	}
-	return f.store.Media.Add(ctx, &storage.File{
+	added, err := f.store.Media.Add(ctx, &storage.File{
 		Server: q.Server, MediaID: q.MediaID, ContentType: kind, Name: name, Size: size, Hash: hash, Created: time.Now().UnixMilli(),
+		Authenticated: q.Authenticated,
 	})
+	if err == nil && !added {
+		err = f.store.Media.Discard(ctx, hash)
+	}
+	return err
 }
 
 // cleanName takes what cannot be in a file name, or in a header, out of it.

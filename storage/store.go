@@ -58,6 +58,7 @@ type Store struct {
 	AccountData        *AccountDatas
 	Filters            *Filters
 	Media              *Media
+	Previews           *Previews
 	RegistrationTokens *RegistrationTokens
 	Confirmations      *Confirmations
 
@@ -187,6 +188,7 @@ func (s *Store) nouns() {
 	s.ThreadSubscriptions = &ThreadSubscriptions{s}
 	s.Pushers = &Pushers{s}
 	s.Media = &Media{s}
+	s.Previews = &Previews{s}
 
 	s.DelayedEvents = &DelayedEvents{s}
 	s.Secrets = &Secrets{s}

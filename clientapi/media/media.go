@@ -91,7 +91,7 @@ func (h *Handlers) Upload(r *rest.Request) (any, error) {
 		return nil, err
 	}
 	f.MediaID = rand.Text()
-	if err := h.store.Media.Add(r.Context(), f); err != nil {
+	if _, err := h.store.Media.Add(r.Context(), f); err != nil {
 		return nil, err
 	}
 	return uploaded{ContentURI: h.uri(f.MediaID)}, nil
@@ -112,7 +112,7 @@ func (h *Handlers) take(r *rest.Request) (*storage.File, error) {
 	}
 	return &storage.File{
 		Server: h.cfg.ServerName, User: r.By.User, ContentType: cleanType(r.HTTP.Header.Get("Content-Type")), Name: cleanName(r.Query("filename")),
-		Size: size, Hash: hash, Created: time.Now().UnixMilli(),
+		Size: size, Hash: hash, Created: time.Now().UnixMilli(), Authenticated: !h.cfg.Unauthenticated,
 	}, nil
 }
 
@@ -134,7 +134,7 @@ func (h *Handlers) Create(r *rest.Request) (any, error) {
 		Server: h.cfg.ServerName, MediaID: rand.Text(), User: r.By.User, ContentType: "application/octet-stream",
 		Created: now.UnixMilli(), Expires: now.Add(reservation).UnixMilli(),
 	}
-	if err := h.store.Media.Add(r.Context(), f); err != nil {
+	if _, err := h.store.Media.Add(r.Context(), f); err != nil {
 		return nil, err
 	}
 	return uploaded{ContentURI: h.uri(f.MediaID), Unused: f.Expires}, nil
@@ -223,7 +223,7 @@ func (h *Handlers) file(r *rest.Request) (*storage.File, error) {
 			return nil, err
 		}
 	}
-	if f == nil || f.Hash == "" || f.Quarantined {
+	if f == nil || f.Hash == "" || f.Quarantined() {
 		return nil, mautrix.MNotFound.WithMessage("No such file")
 	}
 	return f, nil
@@ -232,7 +232,7 @@ func (h *Handlers) file(r *rest.Request) (*storage.File, error) {
 // fetch has federation bring another server's file.
 func (h *Handlers) fetch(r *rest.Request, server, media string, patience int) (*storage.File, error) {
 	_, err := bus.Ask[bus.FederationQuestion, bus.FederationAnswer](r.Context(), h.bus, bus.FederationDo,
-		bus.FederationQuestion{FetchMedia: &bus.FetchMedia{Server: server, MediaID: media, Timeout: int64(patience)}})
+		bus.FederationQuestion{FetchMedia: &bus.FetchMedia{Server: server, MediaID: media, Timeout: int64(patience), Authenticated: !h.cfg.Unauthenticated}})
 	if err != nil {
 		return nil, err
 	}

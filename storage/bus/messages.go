@@ -298,6 +298,8 @@ type FetchMedia struct {
 	MediaID string `json:"media_id"`
 	// Timeout in ms that the other server may wait for an upload to end.
 	Timeout int64 `json:"timeout,omitempty"`
+	// Authenticated: the copy is for those with a token only.
+	Authenticated bool `json:"authenticated,omitempty"`
 }
 
 // QueryProfile asks for a user's profile, or one field of it.
