@@ -11,7 +11,7 @@ TEST_TIMEOUT ?= 15m
 # The packages with browser tests.
 BROWSERS := ./calls ./cmd/chancery
 # How long each fuzz target and the soak run.
-FUZZ_TIME ?= 30s
+FUZZ_TIME ?= 10m
 SOAK_TIME ?= 10m
 
 # Everything that goes into the binary: a target older than one of these is built again.
@@ -57,7 +57,7 @@ test-go: ## the Go tests on the databases that are there, then the browsers
 	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) -skip '^TestBrowser' ./...
 	$(GO) test -tags $(TAGS) -timeout $(TEST_TIMEOUT) -p 1 -count 1 -run '^TestBrowser' $(BROWSERS)
 
-fuzz: ## each fuzz target in turn, FUZZ_TIME each
+fuzz: ## every fuzz target side by side, FUZZ_TIME each (10m)
 	.ci/fuzz $(FUZZ_TIME)
 
 soak: build ## the long test: two ministries under mixed traffic for SOAK_TIME
