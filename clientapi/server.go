@@ -21,6 +21,7 @@ import (
 	"chancery/clientapi/admin"
 	"chancery/clientapi/appservice"
 	"chancery/clientapi/keys"
+	"chancery/clientapi/mail"
 	"chancery/clientapi/media"
 	"chancery/clientapi/push"
 	"chancery/clientapi/rest"
@@ -54,6 +55,8 @@ type Config struct {
 	HTTP rest.Config `yaml:"http"`
 	// Account is who may register, and how passwords and tokens are kept.
 	Account account.Config `yaml:"account"`
+	// Mail is the way to users' e-mail addresses: to confirm them, to reset passwords, to tell of missed messages.
+	Mail mail.Config `yaml:"mail"`
 	// Rooms bounds what users may ask of rooms.
 	Rooms rooms.Config `yaml:"rooms"`
 	// Media is the content repository.
@@ -69,7 +72,7 @@ type Config struct {
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
 	return Config{
-		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(),
+		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), Mail: mail.DefaultConfig(),
 		Rooms: rooms.DefaultConfig(), Media: media.DefaultConfig(), Sync: syncing.DefaultConfig(),
 		AppService: appservice.DefaultConfig(),
 	}
@@ -79,6 +82,7 @@ func DefaultConfig() Config {
 type Server struct {
 	cfg      Config
 	account  *account.Handlers
+	mailer   *mail.Mailer
 	keys     *keys.Handlers
 	rooms    *rooms.Handlers
 	media    *media.Handlers
@@ -107,6 +111,13 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	cfg.Rooms.ServerName, cfg.Rooms.DefaultVersion = cfg.ServerName, cfg.DefaultRoomVersion
 	reader := view.New(store)
 	cfg.Media.ServerName = cfg.ServerName
+	if cfg.Mail.AppName == "" {
+		cfg.Mail.AppName = cfg.ServerName
+	}
+	mailer, err := mail.New(cfg.Mail)
+	if err != nil {
+		return nil, err
+	}
 	passwords := account.NewPasswords(cfg.Account, store)
 	uia := rest.NewUIA(store, map[string]rest.Stage{
 		rest.StagePassword:          passwords.Stage,
@@ -129,7 +140,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg,
+		cfg: cfg, mailer: mailer,
 		account: account.New(cfg.Account, account.Deps{
 			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Exclusive: func(user id.UserID) bool {
 				return services.ExclusiveUser(user) || user == rest.ServerUser(cfg.ServerName)
@@ -153,6 +164,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.account.Run(ctx) })
+	group.Go(func() error { return s.mailer.Run(ctx) })
 	group.Go(func() error { return s.rooms.Run(ctx) })
 	group.Go(func() error { return s.sync.Run(ctx) })
 	group.Go(func() error { return s.push.Run(ctx) })
