@@ -129,6 +129,10 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 		"DELETE FROM backup_keys WHERE user_id = $1",
 		"UPDATE backup_versions SET deleted = true WHERE user_id = $1",
 		"DELETE FROM account_data WHERE user_id = $1",
+		"DELETE FROM threepids WHERE user_id = $1",
+		"DELETE FROM validations WHERE user_id = $1",
+		"DELETE FROM pushers WHERE user_id = $1",
+		"DELETE FROM filters WHERE user_id = $1",
 	} {
 		if _, err := a.s.exec(ctx, q, user); err != nil {
 			return err

@@ -61,6 +61,8 @@ type Store struct {
 	Previews           *Previews
 	RegistrationTokens *RegistrationTokens
 	Confirmations      *Confirmations
+	ThreePIDs          *ThreePIDs
+	Validations        *Validations
 
 	Keys        *Keys
 	DeviceLists *DeviceLists
@@ -178,6 +180,8 @@ func (s *Store) nouns() {
 	s.Filters = &Filters{s}
 	s.RegistrationTokens = &RegistrationTokens{s}
 	s.Confirmations = &Confirmations{s}
+	s.ThreePIDs = &ThreePIDs{s}
+	s.Validations = &Validations{s}
 
 	s.Keys = &Keys{s: s}
 	s.DeviceLists = &DeviceLists{s}

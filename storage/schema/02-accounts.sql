@@ -121,3 +121,33 @@ CREATE TABLE filters (
     json      bytea NOT NULL,
     PRIMARY KEY (user_id, filter_id)
 );
+
+-- E-mail addresses and telephone numbers of this server's users.
+CREATE TABLE threepids (
+    medium    TEXT   NOT NULL,
+    address   TEXT   NOT NULL,
+    user_id   TEXT   NOT NULL,
+    validated BIGINT NOT NULL,
+    added     BIGINT NOT NULL,
+    PRIMARY KEY (medium, address)
+);
+CREATE INDEX threepids_user ON threepids (user_id);
+
+-- Proofs, under way or done, that somebody reads what is sent to an address. Secrets and tokens are kept as SHA-256 only.
+CREATE TABLE validations (
+    sid         TEXT   PRIMARY KEY,
+    -- register, add, password
+    purpose     TEXT   NOT NULL,
+    medium      TEXT   NOT NULL,
+    address     TEXT   NOT NULL,
+    -- who asked; empty where nobody is logged in
+    user_id     TEXT   NOT NULL,
+    next_link   TEXT   NOT NULL,
+    begun       BIGINT NOT NULL,
+    validated   BIGINT,
+    secret_hash bytea  NOT NULL,
+    token_hash  bytea  NOT NULL,
+    attempt     BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX validations_same ON validations (secret_hash, purpose, medium, address, user_id);
+CREATE INDEX validations_begun ON validations (begun);
