@@ -59,3 +59,28 @@ func (t *Events) Edits(ctx context.Context, events []id.EventID, few int) ([]*Ev
 		) AS ranked JOIN events ON number = chosen WHERE nth <= $1 ORDER BY relates_to, nth`, args...)
 	})
 }
+
+// RelatedBy gives those of the events to which another relates in one of the ways, sent by one of the senders; an empty list stands for
+// any. Redacted events do not count.
+func (t *Events) RelatedBy(ctx context.Context, events []id.EventID, relTypes []string, senders []id.UserID) (map[id.EventID]bool, error) {
+	found, err := chunked(events, func(part []id.EventID) ([]id.EventID, error) {
+		args := anys(part)
+		q := "SELECT DISTINCT e.relates_to FROM events e WHERE e.relates_to IN " + list(1, len(part)) + " AND " + relating
+		if len(relTypes) > 0 {
+			q += " AND e.rel_type IN " + list(len(args)+1, len(relTypes))
+			for _, relType := range relTypes {
+				args = append(args, escape(relType))
+			}
+		}
+		if len(senders) > 0 {
+			q += " AND e.sender IN " + list(len(args)+1, len(senders))
+			args = append(args, anys(senders)...)
+		}
+		return all(ctx, t.s, column[id.EventID], q, args...)
+	})
+	related := make(map[id.EventID]bool, len(found))
+	for _, event := range found {
+		related[event] = true
+	}
+	return related, err
+}

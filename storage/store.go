@@ -86,6 +86,8 @@ type Store struct {
 
 	db     *dbutil.Database // the writing side: the committer alone uses it
 	reader *dbutil.Database
+	writes *counted
+	reads  *counted
 	bus    *bus.Bus
 	now    func() time.Time
 
@@ -112,6 +114,7 @@ func Open(ctx context.Context, cfg Config, b *bus.Bus) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
+	s.writes, s.reads = count(s.db, "commit"), count(s.reader, "read")
 	s.nouns()
 	if err := s.alone(ctx, s.makeTables); err != nil {
 		_ = s.closeDB()

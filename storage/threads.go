@@ -52,3 +52,10 @@ func (t *Events) NearTime(ctx context.Context, room id.RoomID, ms int64, forward
 	return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events
 		WHERE room_id = $1 AND place IS NOT NULL AND standing = 1 AND `+order+" LIMIT $3", room, ms, limit)
 }
+
+// InThreads gives up to limit events of the room's history that belong to threads and stand before the page, newest first.
+func (t *Events) InThreads(ctx context.Context, room id.RoomID, before Page, limit int) ([]*Event, error) {
+	return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events
+		WHERE room_id = $1 AND place IS NOT NULL AND rel_type = 'm.thread' AND (place < $2 OR (place = $2 AND number < $3))
+		ORDER BY place DESC, number DESC LIMIT $4`, room, before.Place, before.Number, limit)
+}

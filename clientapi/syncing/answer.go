@@ -59,7 +59,7 @@ type roomPlan struct {
 	members                               storage.Position
 	room                                  *room
 	typing                                []id.UserID
-	typed                                 bool
+	typed, counted                        bool
 	account                               []*storage.AccountData
 }
 
@@ -165,13 +165,16 @@ func (a *answer) plan(touched map[id.RoomID]bool) {
 		if typedSince < 0 && s.typing[roomID].busy() {
 			typed = true
 		}
-		if !happened && !typed {
+		counted := u.counted[roomID] > typedSince && typedSince >= 0
+		if !happened && !typed && !counted {
 			continue
 		}
 		if st.membership != event.MembershipJoin && st.position <= a.since && !everything {
 			continue
 		}
-		a.rooms = append(a.rooms, s.planRoom(u, roomID, st, typed))
+		plan := s.planRoom(u, roomID, st, typed)
+		plan.counted = counted
+		a.rooms = append(a.rooms, plan)
 	}
 	slices.SortFunc(a.rooms, func(x, y *roomPlan) int {
 		if x.id < y.id {
@@ -267,6 +270,9 @@ func (a *answer) section(ctx context.Context, p *roomPlan, into *sections) error
 		if err != nil || now == nil || now.Forgotten {
 			return err
 		}
+	}
+	if hidden, err := a.neverShown(ctx, p); err != nil || hidden {
+		return err
 	}
 	b, err := a.departed(ctx, p)
 	into.add(&into.leave, p.id, b)

@@ -16,15 +16,47 @@ import (
 // mainThread is the thread of what belongs to none.
 const mainThread = "main"
 
-// maxUnread bounds how far back unread events are counted where nothing of the count is at hand.
-const maxUnread = 1000
-
-// count is what a user has not read in a room. Guarded by Syncing.mu; what threads holds is replaced, never changed.
+// count is what a user has not read in a room. Guarded by Syncing.mu; its maps are replaced, never changed.
 type count struct {
-	ready    bool
-	outdated bool // a receipt or the rules changed: count anew
-	upTo     storage.Position
-	threads  map[string]unread
+	ready bool
+	// upTo is the position up to which it was counted.
+	upTo    storage.Position
+	threads map[string]unread
+	// read is up to where the user has read, by thread; "" is for all threads.
+	read map[string]storage.Place
+	// stale are the threads that must be counted again, since a receipt moved; "" stands for all.
+	stale map[string]bool
+	// version rises with each reason to count again: what was counted meanwhile does not hold.
+	version int
+}
+
+// again notes that the thread must be counted again. mu is held.
+func (c *count) again(thread string) {
+	stale := maps.Clone(c.stale)
+	if stale == nil {
+		stale = map[string]bool{}
+	}
+	stale[thread] = true
+	c.stale, c.version = stale, c.version+1
+}
+
+// takeReceipt notes how far the user has read. mu is held.
+func (c *count) takeReceipt(r *storage.Receipt) {
+	if r.Place == 0 || r.Place <= c.read[r.Thread] {
+		return
+	}
+	c.read = raised(c.read, r.Thread, r.Place)
+	c.again(r.Thread)
+}
+
+// raised gives the places with one of them raised.
+func raised(read map[string]storage.Place, thread string, to storage.Place) map[string]storage.Place {
+	read = maps.Clone(read)
+	if read == nil {
+		read = map[string]storage.Place{}
+	}
+	read[thread] = max(read[thread], to)
+	return read
 }
 
 type unread struct{ notify, highlight int }
@@ -80,101 +112,96 @@ func appendUnread(b []byte, n unread) []byte {
 	return append(b, '}')
 }
 
-// unread gives what the user has not read in the room, by thread: what was counted before and what came since, or all of it anew.
+// unread gives what the user has not read in the room, by thread: what was counted before and what came since, with the
+// threads counted again whose receipts moved.
 func (a *answer) unread(ctx context.Context, p *roomPlan) (map[string]unread, error) {
 	a.s.mu.Lock()
-	c := *a.u.count(p.id)
+	known := *a.u.count(p.id)
 	a.s.mu.Unlock()
+	c := known
+	if c.ready && c.stale == nil && c.upTo >= a.to {
+		return c.threads, nil
+	}
 	j, err := a.judge(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	threads := c.threads
+	var rest *walk
 	switch {
-	case c.ready && !c.outdated && c.upTo >= a.to:
-		return threads, nil
-	case c.ready && !c.outdated && p.live && p.eventsFrom <= c.upTo:
-		threads = maps.Clone(threads)
-		for _, x := range within(p.events, c.upTo, a.to, entryPosition) {
-			if err := j.add(ctx, threads, x); err != nil {
-				return nil, err
-			}
-		}
+	case c.ready && !c.stale[""] && (c.upTo == a.to || c.upTo < a.to && p.live && p.eventsFrom <= c.upTo):
+		err = j.goOn(ctx, &c, within(p.events, c.upTo, a.to, entryPosition))
 	default:
-		if threads, err = a.countAnew(ctx, p, j); err != nil {
-			return nil, err
+		c.upTo = a.to
+		if err = a.readSoFar(ctx, p, &c); err == nil {
+			c.threads, c.stale = nil, map[string]bool{"": true}
 		}
 	}
-	a.s.mu.Lock()
-	defer a.s.mu.Unlock()
-	// A receipt that came meanwhile has outdated it again; that one wins.
-	if now := a.u.count(p.id); now.upTo == c.upTo && (!now.outdated || c.outdated) {
-		*now = count{ready: true, upTo: a.to, threads: threads, outdated: a.newerReceipt(p)}
+	if err == nil && c.stale != nil {
+		rest, err = a.countAgain(ctx, p, j, &c)
 	}
-	return threads, nil
-}
-
-// newerReceipt tells whether the user's own receipt has moved beyond this answer. mu is held.
-func (a *answer) newerReceipt(p *roomPlan) bool {
-	r := a.s.rooms[p.id]
-	if r == nil {
-		return false
-	}
-	for _, receipt := range within(r.receipts, a.to, 1<<62, receiptPosition) {
-		if receipt.UserID == a.u.id {
-			return true
-		}
-	}
-	return false
-}
-
-// countAnew walks back from the newest event to what the user has read.
-func (a *answer) countAnew(ctx context.Context, p *roomPlan, j *judge) (map[string]unread, error) {
-	receipts, err := a.s.store.Receipts.Of(ctx, p.id, a.u.id)
 	if err != nil {
 		return nil, err
 	}
-	read := map[string]storage.Place{} // by thread; "" for all of them
+	c.ready, c.stale, c.upTo = true, nil, a.to
+	a.s.mu.Lock()
+	now := a.u.count(p.id)
+	if now.version == known.version && now.upTo == known.upTo {
+		*now = c
+	}
+	a.s.mu.Unlock()
+	if rest != nil {
+		a.s.countLater(&later{user: a.u, room: p.id, version: c.version, walk: rest})
+	}
+	return c.threads, nil
+}
+
+// goOn adds what came after what was counted.
+func (j *judge) goOn(ctx context.Context, c *count, news []*entry) error {
+	c.threads = maps.Clone(c.threads)
+	if c.threads == nil {
+		c.threads = map[string]unread{}
+	}
+	for _, x := range news {
+		e, err := x.now(ctx, j.s)
+		if err != nil {
+			return err
+		}
+		if e.Sender == j.person.ID { // who speaks has read
+			thread := threadOf(e)
+			delete(c.threads, thread)
+			c.read = raised(c.read, thread, e.Place)
+			c.version++
+			continue
+		}
+		if err := j.add(ctx, c.threads, x, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readSoFar reads from the tables up to where the user has read: by receipts, and by coming in.
+func (a *answer) readSoFar(ctx context.Context, p *roomPlan, c *count) error {
+	receipts, err := a.s.store.Receipts.Of(ctx, p.id, a.u.id)
+	if err != nil {
+		return err
+	}
+	read := maps.Clone(c.read)
+	if read == nil {
+		read = map[string]storage.Place{}
+	}
 	for _, r := range receipts {
 		read[r.Thread] = max(read[r.Thread], r.Place)
 	}
 	found, err := a.s.byNumbers(ctx, []int64{p.stay.event})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if own := found[p.stay.event]; own != nil {
 		read[""] = max(read[""], own.row().Place)
 	}
-	threads := map[string]unread{}
-	page := a.to.End()
-	for seen := 0; seen < maxUnread; {
-		events, err := a.s.store.Events.Backwards(ctx, p.id, page, 100)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range events {
-			if e.Place <= read[""] {
-				return threads, nil
-			}
-			page = e.PageOf()
-			thread := threadOf(e)
-			if e.Position == 0 || e.Place <= read[thread] {
-				continue
-			}
-			if e.Sender == a.u.id {
-				read[thread] = e.Place // who speaks has read
-				continue
-			}
-			if err := j.add(ctx, threads, a.s.rendered.hold(e)); err != nil {
-				return nil, err
-			}
-		}
-		seen += len(events)
-		if len(events) < 100 {
-			break
-		}
-	}
-	return threads, nil
+	c.read = read
+	return nil
 }
 
 // judge judges a room's events for one user.
@@ -194,11 +221,7 @@ func (a *answer) judge(ctx context.Context, p *roomPlan) (*judge, error) {
 	if err != nil {
 		return nil, err
 	}
-	threads, err := a.s.threadsOf(ctx, a.u)
-	if err != nil {
-		return nil, err
-	}
-	j := &judge{s: a.s, room: p.id, set: set, person: rules.Person{ID: a.u.id, Subscribed: threads.In(p.id)}, ignored: a.ignored}
+	j := &judge{s: a.s, room: p.id, set: set, person: rules.Person{ID: a.u.id}, ignored: a.ignored}
 	found, err := a.s.byNumbers(ctx, []int64{p.stay.event})
 	if err != nil {
 		return nil, err
@@ -217,14 +240,9 @@ func (a *answer) judge(ctx context.Context, p *roomPlan) (*judge, error) {
 	return j, nil
 }
 
-// add counts one event that came after what was counted.
-func (j *judge) add(ctx context.Context, threads map[string]unread, x *entry) error {
-	e := x.row()
+// add counts another's event that the user has not read.
+func (j *judge) add(ctx context.Context, threads map[string]unread, x *entry, e *storage.Event) error {
 	thread := threadOf(e)
-	if e.Sender == j.person.ID {
-		delete(threads, thread) // who speaks has read
-		return nil
-	}
 	if e.RedactedBy != "" || j.ignored[e.Sender] {
 		return nil
 	}
@@ -294,28 +312,6 @@ func (s *Syncing) rulesOf(ctx context.Context, u *user) (*rules.Set, error) {
 	return u.rules, nil
 }
 
-// threadsOf gives the threads that the user follows.
-func (s *Syncing) threadsOf(ctx context.Context, u *user) (storage.Followed, error) {
-	s.mu.RLock()
-	known := u.threads
-	s.mu.RUnlock()
-	if known != nil {
-		return *known, nil
-	}
-	head := s.store.Head()
-	threads, err := s.store.ThreadSubscriptions.Followed(ctx, u.id)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// What came meanwhile may be missing here.
-	if storage.Position(s.applied.Load()) <= head {
-		u.threads = &threads
-	}
-	return threads, nil
-}
-
 // takeRules takes in rules that changed: what is counted is counted anew. mu is held.
 func (u *user) takeRules(content json.RawMessage) {
 	u.rules = nil
@@ -323,6 +319,6 @@ func (u *user) takeRules(content json.RawMessage) {
 		u.rules = own
 	}
 	for _, c := range u.counts {
-		c.outdated = true
+		c.again("")
 	}
 }

@@ -60,6 +60,15 @@ type Part struct {
 	NotRooms    []id.RoomID  `json:"not_rooms"`
 	ContainsURL *bool        `json:"contains_url"`
 
+	// RelTypes: the event relates to another in one of these ways; a list that holds "" lets through what relates to nothing.
+	// Spec: MSC3874
+	RelTypes    *[]string `json:"org.matrix.msc3874.rel_types"`
+	NotRelTypes []string  `json:"org.matrix.msc3874.not_rel_types"`
+	// RelatedByRelTypes and RelatedBySenders: another event relates to this one in one of these ways, sent by one of these.
+	// Spec: MSC3440
+	RelatedByRelTypes *[]string    `json:"related_by_rel_types"`
+	RelatedBySenders  *[]id.UserID `json:"related_by_senders"`
+
 	LazyLoadMembers           bool `json:"lazy_load_members"`
 	IncludeRedundantMembers   bool `json:"include_redundant_members"`
 	UnreadThreadNotifications bool `json:"unread_thread_notifications"`
@@ -111,6 +120,9 @@ func (p *Part) check() error {
 	if p.Senders != nil {
 		senders = slices.Concat(senders, *p.Senders)
 	}
+	if p.RelatedBySenders != nil {
+		senders = slices.Concat(senders, *p.RelatedBySenders)
+	}
 	if len(senders) > 2*maxFilterItems {
 		return mautrix.MBadJSON.WithMessage("A list of senders is too long")
 	}
@@ -119,11 +131,20 @@ func (p *Part) check() error {
 			return mautrix.MBadJSON.WithMessage("A list of senders holds what is no user ID")
 		}
 	}
-	if len(p.NotTypes) > maxFilterItems || (p.Types != nil && len(*p.Types) > maxFilterItems) {
-		return mautrix.MBadJSON.WithMessage("A list of types is too long")
+	types := len(p.NotTypes) + len(p.NotRelTypes)
+	for _, list := range []*[]string{p.Types, p.RelTypes, p.RelatedByRelTypes} {
+		if list != nil {
+			types += len(*list)
+		}
+	}
+	if types > maxFilterItems {
+		return mautrix.MBadJSON.WithMessage("The lists of types are too long")
 	}
 	return nil
 }
+
+// related tells whether the part asks what relates to events.
+func (p *Part) related() bool { return p.RelatedByRelTypes != nil || p.RelatedBySenders != nil }
 
 func validRooms(some *[]id.RoomID, not []id.RoomID) bool {
 	rooms := not
@@ -163,12 +184,10 @@ func (p *Part) event(e *storage.Event) bool {
 	if !p.kind(e.Type, e.Sender) || !p.room(e.RoomID) {
 		return false
 	}
-	return p.ContainsURL == nil || *p.ContainsURL == gjson.GetBytes(e.JSON, "content.url").Exists()
-}
-
-// all tells whether the part lets every event of the room through.
-func (p *Part) all() bool {
-	return p.Types == nil && p.NotTypes == nil && p.Senders == nil && p.NotSenders == nil && p.Rooms == nil && p.NotRooms == nil && p.ContainsURL == nil
+	if e.RelType != "" && slices.Contains(p.NotRelTypes, e.RelType) || p.RelTypes != nil && !slices.Contains(*p.RelTypes, e.RelType) {
+		return false
+	}
+	return p.ContainsURL == nil || *p.ContainsURL == (gjson.GetBytes(e.JSON, "content.url").Type == gjson.String)
 }
 
 // limit of a timeline.

@@ -42,7 +42,7 @@ func (a *answer) joined(ctx context.Context, p *roomPlan) ([]byte, error) {
 		return nil, err
 	}
 	private := a.appendAccountData(nil, p)
-	if !full && len(t.entries) == 0 && !t.limited && len(state) == 0 && len(ephemeral) == 0 && len(private) == 0 && !ownReceipt {
+	if !full && len(t.entries) == 0 && !t.limited && len(state) == 0 && len(ephemeral) == 0 && len(private) == 0 && !ownReceipt && !p.counted {
 		return nil, nil
 	}
 	b := make([]byte, 0, 600*len(t.entries)+500*len(state)+len(ephemeral)+len(private)+400)

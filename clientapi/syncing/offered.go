@@ -50,6 +50,36 @@ func (a *answer) unwelcome(ctx context.Context, sender id.UserID) (bool, error) 
 	return a.invites.Judge(sender) != policy.InviteAllowed, a.invitesErr
 }
 
+// neverShown says whether the user left a room of which they were shown nothing but an invite, and not even that: its end is no news.
+func (a *answer) neverShown(ctx context.Context, p *roomPlan) (bool, error) {
+	found, err := a.s.byNumbers(ctx, []int64{p.stay.event})
+	if err != nil || found[p.stay.event] == nil {
+		return false, err
+	}
+	// An event names in its auth events what was before it, also in rooms whose state we do not hold.
+	var names []id.EventID
+	gjson.GetBytes(found[p.stay.event].row().JSON, "auth_events").ForEach(func(_, v gjson.Result) bool {
+		if v.IsArray() { // in the first room versions with its hash
+			v = v.Get("0")
+		}
+		names = append(names, id.EventID(v.Str))
+		return len(names) < 20
+	})
+	events, err := a.s.store.Events.ByIDs(ctx, names)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range events {
+		if e.Type == "m.room.member" && e.StateKey != nil && *e.StateKey == string(a.u.id) && membershipOf(e) == "invite" {
+			if a.ignored[e.Sender] {
+				return true, nil
+			}
+			return a.unwelcome(ctx, e.Sender)
+		}
+	}
+	return false, nil
+}
+
 // sane drops from foreign stripped state what would break a client.
 func sane(list []json.RawMessage) []json.RawMessage {
 	kept, size := make([]json.RawMessage, 0, len(list)), 0

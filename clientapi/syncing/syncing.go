@@ -69,6 +69,7 @@ type Syncing struct {
 	rendered *rendered
 	states   *states
 	sent     *sentMembers
+	later    chan *later // counts to be finished
 
 	applied atomic.Int64 // the position up to which the memory below is filled
 
@@ -102,6 +103,7 @@ func New(cfg Config, store *storage.Store, b *bus.Bus, reader *view.Reader) *Syn
 		rendered: newRendered(cfg.CacheBytes / 2),
 		states:   newStates(cfg.CacheBytes / 2),
 		sent:     newSentMembers(),
+		later:    make(chan *later, maxLater),
 		reached:  make(chan struct{}),
 		users:    map[id.UserID]*user{},
 		rooms:    map[id.RoomID]*room{},
@@ -126,6 +128,7 @@ func (s *Syncing) Run(ctx context.Context) error {
 	defer stopPresence()
 	var tidying sync.WaitGroup
 	tidying.Go(func() { s.tidy(ctx) })
+	tidying.Go(func() { s.finishCounts(ctx) })
 	defer tidying.Wait()
 	return s.watch(ctx)
 }

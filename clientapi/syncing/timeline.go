@@ -44,11 +44,11 @@ func (a *answer) fromRing(ctx context.Context, p *roomPlan, t *timeline, from, t
 			t.entries = append(t.entries, x)
 		}
 	}
-	if err := a.visible(ctx, p, &t.entries); err != nil {
+	if err := a.keep(ctx, p, &t.entries); err != nil {
 		return err
 	}
 	t.prev = from.End()
-	t.cut(a.q.filter.Room.Timeline.limit())
+	t.cut(a.q.filter.Room.Timeline.limit(), to)
 	t.begin(func(x *entry) bool { return x.afterGap() })
 	return nil
 }
@@ -59,6 +59,7 @@ func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from,
 	var found []*entry // newest first
 	whole := false     // nothing is left before what was found
 	for range maxPages {
+		var more []*entry
 		events, err := a.s.store.Events.Backwards(ctx, p.id, page, limit+1)
 		if err != nil {
 			return err
@@ -70,12 +71,13 @@ func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from,
 			}
 			page = e.PageOf()
 			if e.Standing == storage.Accepted && (from == 0 || e.Position > from) && a.lets(e) {
-				found = append(found, a.s.rendered.hold(e))
+				more = append(more, a.s.rendered.hold(e))
 			}
 		}
-		if err := a.visible(ctx, p, &found); err != nil {
+		if err := a.keep(ctx, p, &more); err != nil {
 			return err
 		}
+		found = append(found, more...)
 		if whole = whole || len(events) <= limit; whole || len(found) > limit {
 			break
 		}
@@ -87,7 +89,7 @@ func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from,
 		t.prev = from.End()
 	}
 	t.limited = !whole
-	t.cut(limit)
+	t.cut(limit, to)
 	for _, x := range t.entries {
 		if x.row().Sender.Homeserver() != a.u.id.Homeserver() || from == 0 {
 			gaps, err := a.s.store.Rooms.Gaps(ctx, []id.RoomID{p.id})
@@ -120,12 +122,13 @@ func (a *answer) lets(e *storage.Event) bool {
 	return a.q.filter.Room.Timeline.event(e)
 }
 
-// cut keeps the newest events.
-func (t *timeline) cut(limit int) {
+// cut keeps the newest events of those that reach to the position.
+func (t *timeline) cut(limit int, to storage.Position) {
 	if n := len(t.entries); n > limit {
 		t.limited = true
 		t.entries = t.entries[n-limit:]
 		if limit == 0 {
+			t.prev = to.End()
 			return
 		}
 	}
@@ -154,6 +157,32 @@ func (t *timeline) senders() []id.UserID {
 		users[i] = x.row().Sender
 	}
 	return users
+}
+
+// keep takes out what the user may not see, and what the filter leaves out for what relates to it.
+func (a *answer) keep(ctx context.Context, p *roomPlan, entries *[]*entry) error {
+	if err := a.visible(ctx, p, entries); err != nil {
+		return err
+	}
+	part := &a.q.filter.Room.Timeline
+	if !part.related() || len(*entries) == 0 {
+		return nil
+	}
+	events := make([]id.EventID, len(*entries))
+	for i, x := range *entries {
+		events[i] = x.id
+	}
+	var relTypes []string
+	if part.RelatedByRelTypes != nil {
+		relTypes = *part.RelatedByRelTypes
+	}
+	var senders []id.UserID
+	if part.RelatedBySenders != nil {
+		senders = *part.RelatedBySenders
+	}
+	related, err := a.s.store.Events.RelatedBy(ctx, events, relTypes, senders)
+	*entries = slices.DeleteFunc(*entries, func(x *entry) bool { return !related[x.id] })
+	return err
 }
 
 // visible takes out what the user may not see. What came while the user is joined needs no question.

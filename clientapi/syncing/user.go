@@ -32,6 +32,8 @@ type user struct {
 	// typed and shown are the marks of the newest typing in a room, and of another user's presence.
 	typed map[id.RoomID]int64
 	shown map[id.UserID]int64
+	// counted are the marks of rooms whose counts were finished after their answer.
+	counted map[id.RoomID]int64
 
 	// account data since accountFrom, ascending, each key once.
 	accountFrom storage.Position
@@ -44,8 +46,6 @@ type user struct {
 
 	counts map[id.RoomID]*count
 	rules  *rules.Set
-	// threads that the user follows; nil until they are needed, and again when they change.
-	threads *storage.Followed
 }
 
 // stay is how a user stands to a room. It is never changed once it is in the memory.
@@ -84,7 +84,7 @@ func newUser(name id.UserID, from storage.Position) *user {
 		id: name, from: from, ready: make(chan struct{}), waiters: map[*waiter]struct{}{},
 		stays: map[id.RoomID]*stay{}, touched: map[id.RoomID]storage.Position{}, typed: map[id.RoomID]int64{}, shown: map[id.UserID]int64{},
 		accountFrom: from, devices: map[id.DeviceID]*device{}, changed: map[id.UserID]storage.Position{}, left: map[id.UserID]storage.Position{},
-		counts: map[id.RoomID]*count{},
+		counts: map[id.RoomID]*count{}, counted: map[id.RoomID]int64{},
 	}
 }
 

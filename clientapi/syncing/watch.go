@@ -195,10 +195,6 @@ func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 		s.takeMembership(c, around, woken)
 	case storage.ReceiptNews:
 		s.takeReceipt(c, woken)
-	case storage.ThreadNews:
-		if u := s.users[c.UserID]; u != nil {
-			u.threads = nil
-		}
 	case storage.AccountDataNews:
 		if u := s.users[c.UserID]; u != nil {
 			if d, ok := c.Row.(*storage.AccountData); ok {
@@ -230,6 +226,7 @@ func (s *Syncing) takeEvent(c *storage.Change, around surroundings, woken wake) 
 		for _, path := range []string{"redacts", "content.redacts"} {
 			if target := gjson.GetBytes(e.JSON, path); target.Type == gjson.String {
 				s.outdate(c.RoomID, id.EventID(target.Str))
+				s.uncount(c.RoomID)
 			}
 		}
 	}
@@ -258,6 +255,19 @@ func (s *Syncing) outdate(room id.RoomID, target id.EventID) {
 			if x.id == target {
 				x.outdate()
 			}
+		}
+	}
+}
+
+// uncount lets those count again in whose counts an event may be that was redacted. mu is held.
+func (s *Syncing) uncount(room id.RoomID) {
+	r := s.rooms[room]
+	if r == nil {
+		return
+	}
+	for u := range r.users {
+		if c := u.counts[room]; c != nil && len(c.threads) > 0 {
+			c.again("")
 		}
 	}
 }
@@ -330,7 +340,7 @@ func (s *Syncing) takeReceipt(c *storage.Change, woken wake) {
 		return
 	}
 	if u := s.users[c.UserID]; u != nil {
-		u.count(c.RoomID).outdated = true
+		u.count(c.RoomID).takeReceipt(receipt)
 		u.touched[c.RoomID] = max(u.touched[c.RoomID], c.Position)
 		woken.all(u)
 	}

@@ -10,7 +10,7 @@ import (
 
 const (
 	// linksAtOnce is how many events' links are asked for in one question.
-	linksAtOnce = 10_000
+	linksAtOnce = 1000
 	// maxGraph bounds how many events a room's auth chains may hold.
 	maxGraph = 1 << 20
 )
@@ -68,9 +68,7 @@ func (g *graph) load(ctx context.Context, events Source, ids []id.EventID) error
 		}
 	}
 	for _, ev := range ids {
-		if _, known := g.nodes[ev]; !known {
-			want(ev)
-		}
+		want(ev)
 	}
 	for len(wanted) > 0 {
 		batch := wanted[:min(len(wanted), linksAtOnce)]

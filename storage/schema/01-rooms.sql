@@ -57,6 +57,7 @@ CREATE TABLE events (
 );
 CREATE INDEX events_position ON events (position) WHERE position IS NOT NULL;
 CREATE INDEX events_place ON events (room_id, place, number) WHERE place IS NOT NULL;
+CREATE INDEX events_threads ON events (room_id, place, number) WHERE place IS NOT NULL AND rel_type = 'm.thread';
 -- wide enough to count and to choose without reading the events
 CREATE INDEX events_relations ON events (relates_to, rel_type, place, number, sender, standing, redacted_by) WHERE relates_to IS NOT NULL;
 CREATE INDEX events_sticky ON events (room_id, sticky_until) WHERE sticky_until IS NOT NULL;
@@ -103,13 +104,8 @@ CREATE TABLE state_entries (
     event     BIGINT,
     position  BIGINT,
     old_event BIGINT,
-    PRIMARY KEY (chain, sequence)
--- only: postgres
+    PRIMARY KEY (chain, type, state_key, sequence)
 );
--- only: sqlite
-) WITHOUT ROWID;
--- one key of a snapshot is read from the index alone
-CREATE UNIQUE INDEX state_entries_key ON state_entries (chain, type, state_key, sequence, event);
 CREATE INDEX state_entries_position ON state_entries (position) WHERE position IS NOT NULL;
 
 -- Membership, asked by room and by user; also invites to rooms that we are not in.

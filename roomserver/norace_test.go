@@ -1,5 +1,0 @@
-//go:build !race
-
-package roomserver
-
-const slow = 1

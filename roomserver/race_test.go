@@ -1,6 +1,0 @@
-//go:build race
-
-package roomserver
-
-// slow is by how much the race detector stretches times.
-const slow = 10
