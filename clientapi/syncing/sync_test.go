@@ -453,6 +453,37 @@ func TestUnwelcomeInvites(t *testing.T) {
 	}
 }
 
+// An invite that was never shown, and is taken back, is no room that was left.
+func TestUnwelcomeInviteTakenBack(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		for typ, wishes := range map[string]string{
+			"m.ignored_user_list": `{"ignored_users":{"@bob:interior":{}}}`, "m.invite_permission_config": `{"default_action":"block"}`, "x": `{}`,
+		} {
+			t.Run(fmt.Sprint(typ, ", restarted ", restarted), func(t *testing.T) {
+				h := newHouse(t)
+				err := h.store.Do(t.Context(), func(ctx context.Context) error {
+					return h.store.AccountData.Put(ctx, storage.AccountData{UserID: alice, Type: typ, Content: json.RawMessage(wishes)})
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				since := next(h.answerTo(alice, ""))
+				room := h.create(bob, "invite")
+				h.member(room, bob, alice, "invite")
+				welcome := typ == "x"
+				r := h.answerTo(alice, since)
+				same(t, "invited", in(r, "invite", room).Exists(), welcome)
+				h.member(room, bob, alice, "leave")
+				if restarted {
+					h.again()
+				}
+				same(t, "left", in(h.answerTo(alice, next(r)), "leave", room).Exists(), welcome)
+				same(t, "left, in one answer", in(h.answerTo(alice, since), "leave", room).Exists(), welcome)
+			})
+		}
+	}
+}
+
 func TestRedactionAndRelationsInTheRing(t *testing.T) {
 	h := newHouse(t)
 	room := h.create(alice, "public")
