@@ -58,7 +58,15 @@ func (f *Federation) getState(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lists("pdus", bodies(state), "auth_chain", bodies(chain)), nil
+	pdus, err := f.bodies(r.Context(), state)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := f.bodies(r.Context(), chain)
+	if err != nil {
+		return nil, err
+	}
+	return lists("pdus", pdus, "auth_chain", auth), nil
 }
 
 // getStateIDs handles GET /_matrix/federation/v1/state_ids/{roomId}.
@@ -105,7 +113,11 @@ func (f *Federation) getEventAuth(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lists("auth_chain", bodies(chain)), nil
+	auth, err := f.bodies(r.Context(), chain)
+	if err != nil {
+		return nil, err
+	}
+	return lists("auth_chain", auth), nil
 }
 
 // getBackfill handles GET /_matrix/federation/v1/backfill/{roomId}.

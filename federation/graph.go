@@ -95,13 +95,17 @@ func ids(events []*storage.Event) []id.EventID {
 	return out
 }
 
-// bodies lists the events' PDUs as they are stored.
-func bodies(events []*storage.Event) []json.RawMessage {
+// bodies lists the events' PDUs as other servers get them, redacted ones pruned.
+func (f *Federation) bodies(ctx context.Context, events []*storage.Event) ([]json.RawMessage, error) {
 	out := make([]json.RawMessage, len(events))
 	for i, e := range events {
-		out[i] = e.JSON
+		raw, err := f.view.Federation(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = raw
 	}
-	return out
+	return out, nil
 }
 
 // array writes PDUs as a JSON array, without looking into them again.

@@ -7,13 +7,13 @@ func (f *Federation) makeJoin(r *request) (any, error) {
 }
 
 func (f *Federation) sendJoin(r *request) (any, error) {
-	return f.membership.SendJoin(r.Context(), r.origin, r.roomID(), r.eventID(), r.body)
+	return f.membership.SendJoin(r.Context(), r.origin, r.roomID(), r.eventID(), r.body, r.query.Get("omit_members") == "true")
 }
 
 // sendJoinV1 handles PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}.
 // Spec: server-server-api/#put_matrixfederationv1send_joinroomideventid
 func (f *Federation) sendJoinV1(r *request) (any, error) {
-	room, err := f.membership.SendJoin(r.Context(), r.origin, r.roomID(), r.eventID(), r.body)
+	room, err := f.membership.SendJoin(r.Context(), r.origin, r.roomID(), r.eventID(), r.body, false)
 	return []any{200, room}, err
 }
 

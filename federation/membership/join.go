@@ -1,13 +1,11 @@
 package membership
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -20,7 +18,6 @@ import (
 
 	"chancery/federation/remote"
 	"chancery/roomserver/pdu"
-	"chancery/storage"
 	"chancery/storage/bus"
 )
 
@@ -180,9 +177,10 @@ func (m *Membership) MakeJoin(ctx context.Context, origin string, room id.RoomID
 	return m.draft(ctx, origin, room, user, event.MembershipJoin)
 }
 
-// SendJoin answers PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}.
+// SendJoin answers PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}. The members are left out of the state where the joining
+// server wishes it.
 // Spec: server-server-api/#put_matrixfederationv2send_joinroomideventid
-func (m *Membership) SendJoin(ctx context.Context, origin string, room id.RoomID, eventID id.EventID, raw json.RawMessage) (json.RawMessage, error) {
+func (m *Membership) SendJoin(ctx context.Context, origin string, room id.RoomID, eventID id.EventID, raw json.RawMessage, omitMembers bool) (json.RawMessage, error) {
 	a, err := m.check(ctx, origin, room, eventID, raw, event.MembershipJoin)
 	if err != nil {
 		return nil, err
@@ -192,6 +190,10 @@ func (m *Membership) SendJoin(ctx context.Context, origin string, room id.RoomID
 		if signed, err = m.authorise(ctx, origin, a); err != nil {
 			return nil, err
 		}
+	}
+	servers, err := m.store.Rooms.ServersNow(ctx, room) // those before the join
+	if err != nil {
+		return nil, err
 	}
 	if err := m.take(ctx, origin, a, signed); err != nil {
 		return nil, err
@@ -203,7 +205,7 @@ func (m *Membership) SendJoin(ctx context.Context, origin string, room id.RoomID
 	if stored == nil {
 		return nil, mautrix.MNotFound.WithMessage("The event is gone")
 	}
-	return m.roomFor(ctx, a.version, stored, signed)
+	return m.roomFor(ctx, a.version, stored, signed, servers, omitMembers)
 }
 
 // authorise signs a restricted join that one of our users lets in, if the room still lets in that way.
@@ -215,54 +217,4 @@ func (m *Membership) authorise(ctx context.Context, origin string, a *arrived) (
 		return nil, err
 	}
 	return pdu.Sign(a.version, a.ev.JSON(), m.client.Keys().Signer())
-}
-
-// roomFor gives a joining server the room: the state before the join, its auth chain, and the servers that are in it.
-func (m *Membership) roomFor(ctx context.Context, version id.RoomVersion, join *storage.Event, signed json.RawMessage) (json.RawMessage, error) {
-	state, err := m.store.State.At(ctx, join.Before)
-	if err != nil {
-		return nil, err
-	}
-	numbers := make([]int64, 0, len(state))
-	for _, n := range state {
-		numbers = append(numbers, n)
-	}
-	events, err := m.store.Events.ByNumbers(ctx, numbers)
-	if err != nil {
-		return nil, err
-	}
-	chain, err := m.view.AuthChain(ctx, version, append(events[:len(events):len(events)], join))
-	if err != nil {
-		return nil, err
-	}
-	servers, err := m.store.Rooms.ServersNow(ctx, join.RoomID)
-	if err != nil {
-		return nil, err
-	}
-	names, err := json.Marshal(servers)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	b.WriteString(`{"state":`)
-	writeEvents(&b, events)
-	b.WriteString(`,"auth_chain":`)
-	writeEvents(&b, chain)
-	b.WriteString(`,"event":`)
-	b.Write(signed)
-	b.WriteString(`,"members_omitted":false,"origin":` + strconv.Quote(m.name) + `,"servers_in_room":`)
-	b.Write(names)
-	b.WriteByte('}')
-	return b.Bytes(), nil
-}
-
-func writeEvents(b *bytes.Buffer, events []*storage.Event) {
-	b.WriteByte('[')
-	for i, e := range events {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.Write(e.JSON)
-	}
-	b.WriteByte(']')
 }

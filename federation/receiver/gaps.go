@@ -2,11 +2,8 @@ package receiver
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -15,20 +12,16 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
-	"chancery/federation/remote"
 	"chancery/roomserver/pdu"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
 
-// The bounds of filling one gap. Beyond them the state at the gap is fetched instead, and beyond that we give up.
 const (
-	missingPerRound = 20
-	maxRounds       = 10
-	asideAtOnce     = 100
-	gapTime         = 5 * time.Minute
-	maxOneByOne     = 50      // missing events of a state that are fetched one by one; more come in one answer
-	maxState        = 200_000 // events of a state that we take
+	asideAtOnce = 100
+	// roomTime bounds one visit to a room, eventTime what one of its events may take of it.
+	roomTime  = 5 * time.Minute
+	eventTime = time.Minute
 )
 
 // gaps fetches what set-aside PDUs lack. Each room has at most one filler at a time.
@@ -38,6 +31,8 @@ type gaps struct {
 
 	mu    sync.Mutex
 	rooms map[id.RoomID]*filling
+	// busy counts the gaps that each origin makes us fill at this moment.
+	busy map[string]int
 }
 
 // filling is a room whose gaps are being filled, or wait for it.
@@ -46,6 +41,9 @@ type filling struct {
 	again bool          // more was set aside meanwhile
 	tries int           // how often in a row the room did not answer
 }
+
+// errBusy says that enough is being filled already for the origin of the room's oldest event that waits.
+var errBusy = errors.New("other gaps of the origin come first")
 
 // errSilent is wrapped where a room did not judge an event: it stays aside, and is offered again.
 var errSilent = errors.New("the room does not answer")
@@ -56,11 +54,15 @@ const (
 	maxFaults = 10
 )
 
-// fillers is how many rooms are filled at the same time.
-const fillers = 16
+// fillers is how many rooms are filled at the same time, and perOrigin how many of them for the same origin: one that drips its
+// answers holds up its own gaps and nobody else's.
+const (
+	fillers   = 16
+	perOrigin = 4
+)
 
 func newGaps(r *Receiver) *gaps {
-	return &gaps{r: r, jobs: make(chan id.RoomID, 10_000), rooms: make(map[id.RoomID]*filling)}
+	return &gaps{r: r, jobs: make(chan id.RoomID, 10_000), rooms: make(map[id.RoomID]*filling), busy: make(map[string]int)}
 }
 
 // fill wants a room's gaps filled; the channel is closed when that is done, or was given up. It does not block: where too many
@@ -116,6 +118,10 @@ func (g *gaps) work(ctx context.Context, room id.RoomID) {
 		f.again = false
 		g.mu.Unlock()
 		err := g.room(log.WithContext(ctx), room, f)
+		if errors.Is(err, errBusy) && ctx.Err() == nil {
+			g.again(ctx, room, firstPause)
+			return
+		}
 		if err != nil && ctx.Err() == nil {
 			log.Warn().Err(err).Int("tries", f.tries).Msg("Gap in the room's history not filled")
 		}
@@ -138,6 +144,10 @@ func (g *gaps) work(ctx context.Context, room id.RoomID) {
 func (g *gaps) later(ctx context.Context, room id.RoomID, f *filling) {
 	pause := min(firstPause<<min(f.tries, 16), longestPause)
 	f.tries++
+	g.again(ctx, room, pause)
+}
+
+func (g *gaps) again(ctx context.Context, room id.RoomID, pause time.Duration) {
 	time.AfterFunc(pause, func() {
 		select {
 		case g.jobs <- room:
@@ -153,7 +163,7 @@ func (g *gaps) room(ctx context.Context, room id.RoomID, f *filling) (err error)
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, gapTime)
+	ctx, cancel := context.WithTimeout(ctx, roomTime)
 	defer cancel()
 	version, err := g.r.roomVersion(ctx, room)
 	if err != nil {
@@ -168,7 +178,13 @@ func (g *gaps) room(ctx context.Context, room id.RoomID, f *filling) (err error)
 			return nil
 		}
 		for _, a := range aside {
-			if err := g.one(ctx, version, a); err != nil {
+			leave, ok := g.enter(a.Origin)
+			if !ok {
+				return errBusy
+			}
+			err := g.one(ctx, version, a)
+			leave()
+			if err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err() // it stays aside
 				}
@@ -185,6 +201,23 @@ func (g *gaps) room(ctx context.Context, room id.RoomID, f *filling) (err error)
 	}
 }
 
+// enter takes one of the origin's places.
+func (g *gaps) enter(origin string) (leave func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.busy[origin] >= perOrigin {
+		return nil, false
+	}
+	g.busy[origin]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.busy[origin]--; g.busy[origin] == 0 {
+			delete(g.busy, origin)
+		}
+	}, true
+}
+
 // one fetches what one event lacks and has the room take it in.
 func (g *gaps) one(ctx context.Context, version id.RoomVersion, a storage.Aside) error {
 	if version == "" {
@@ -194,291 +227,36 @@ func (g *gaps) one(ctx context.Context, version id.RoomVersion, a storage.Aside)
 	if err != nil {
 		return err
 	}
-	missing, err := g.offer(ctx, a.Origin, version, ev, 0)
+	asking, cancel := context.WithTimeout(ctx, eventTime)
+	defer cancel()
+	q, err := g.inquire(ctx, version, a.RoomID, a.Origin)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSilent, err)
+	}
+	missing, err := q.offer(ctx, ev, 0)
 	if err != nil || len(missing) == 0 {
 		return err
 	}
 	if lacksAuthOnly(ev, missing) {
-		if err := g.authChain(ctx, version, a.Origin, ev); err != nil {
+		if err := q.authChain(asking, ev); err != nil {
 			return err
 		}
-		if missing, err = g.offer(ctx, a.Origin, version, ev, 0); err != nil || len(missing) == 0 {
+		if missing, err = q.offer(ctx, ev, 0); err != nil || len(missing) == 0 {
 			return err
 		}
 	}
-	if err := g.events(ctx, version, a, ev); err != nil {
+	lack := q.walkBack(asking, ev)
+	if errors.Is(lack, errSilent) && asking.Err() == nil {
+		return lack
+	}
+	if missing, err = q.offer(ctx, ev, 0); err != nil || len(missing) == 0 {
 		return err
 	}
-	if missing, err = g.offer(ctx, a.Origin, version, ev, 0); err != nil || len(missing) == 0 {
-		return err
-	}
-	// An origin that does not tell what its own event stands on could as well tell any state for it.
-	return fmt.Errorf("%s does not tell the event's parents, %s among them", a.Origin, missing[0])
+	// A server that does not tell what its own event stands on could as well tell any state for it.
+	return errors.Join(fmt.Errorf("the event's parents are not told, %s among them", missing[0]), lack)
 }
 
 // lacksAuthOnly says whether the parents are all there.
 func lacksAuthOnly(ev gomatrixserverlib.PDU, missing []id.EventID) bool {
 	return !slices.ContainsFunc(missing, func(m id.EventID) bool { return slices.Contains(ev.PrevEventIDs(), string(m)) })
-}
-
-// authChain stores the event's auth chain as outliers.
-// Spec: server-server-api/#get_matrixfederationv1event_authroomideventid
-func (g *gaps) authChain(ctx context.Context, version id.RoomVersion, origin string, ev gomatrixserverlib.PDU) error {
-	room := pdu.RoomIDOf(ev)
-	var answer struct {
-		Chain []json.RawMessage `json:"auth_chain"`
-	}
-	err := g.r.client.Ask(ctx, remote.Request{
-		Server: origin, Method: http.MethodGet, Path: []string{"v1", "event_auth", string(room), ev.EventID()}, Limit: remote.LargeAnswer,
-	}, &answer)
-	if err != nil {
-		return err
-	}
-	events, _ := g.r.ring.Believe(ctx, version, room, answer.Chain)
-	_, err = remote.StoreOutliers(ctx, g.r.store, events)
-	return err
-}
-
-// offer asks the room to take one event in, and gives what it still lacks. A rejection is an end like any other. The error of a
-// room that did not judge the event wraps errSilent.
-func (g *gaps) offer(ctx context.Context, origin string, version id.RoomVersion, ev gomatrixserverlib.PDU, snapshot int64) ([]id.EventID, error) {
-	outcomes, err := g.r.receive(ctx, origin, version, pdu.RoomIDOf(ev), []gomatrixserverlib.PDU{ev}, snapshot)
-	var refusal *bus.Refusal
-	if errors.As(err, &refusal) && refusal.Status != http.StatusTooManyRequests {
-		return nil, err
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errSilent, err)
-	}
-	if o := outcomes[0]; o.Verdict == bus.Missing {
-		if len(o.Missing) == 0 {
-			return nil, errors.New("the room lacks something that it does not name")
-		}
-		return o.Missing, nil
-	}
-	return nil, nil
-}
-
-// events walks back from the event to what we have, with get_missing_events, and has the room take what it finds, the oldest
-// first. It ends when the gap is closed, or the bounds are reached.
-// Spec: server-server-api/#post_matrixfederationv1get_missing_eventsroomid
-func (g *gaps) events(ctx context.Context, version id.RoomVersion, a storage.Aside, ev gomatrixserverlib.PDU) error {
-	room, err := g.r.store.Rooms.ByID(ctx, a.RoomID)
-	if err != nil || room == nil {
-		return err
-	}
-	found := map[id.EventID]gomatrixserverlib.PDU{}
-	latest := []id.EventID{a.EventID}
-	for range maxRounds {
-		events, err := g.missingEvents(ctx, version, a, room.Extremities, latest)
-		if err != nil {
-			return err
-		}
-		news := 0
-		for _, ev := range events {
-			if ev != nil && found[id.EventID(ev.EventID())] == nil && id.EventID(ev.EventID()) != a.EventID {
-				found[id.EventID(ev.EventID())] = ev
-				news++
-			}
-		}
-		if news == 0 {
-			break
-		}
-		if latest, err = g.edge(ctx, found); err != nil {
-			return err
-		}
-		if len(latest) == 0 {
-			break
-		}
-	}
-	return g.takeFound(ctx, a.Origin, version, found)
-}
-
-// edge gives those of the found events that have parents which we neither have nor found.
-func (g *gaps) edge(ctx context.Context, found map[id.EventID]gomatrixserverlib.PDU) ([]id.EventID, error) {
-	var parents []id.EventID
-	for _, ev := range found {
-		for _, p := range ev.PrevEventIDs() {
-			if found[id.EventID(p)] == nil {
-				parents = append(parents, id.EventID(p))
-			}
-		}
-	}
-	known, err := g.r.store.Events.Known(ctx, parents)
-	if err != nil {
-		return nil, err
-	}
-	var edge []id.EventID
-	for eventID, ev := range found {
-		for _, p := range ev.PrevEventIDs() {
-			standing, have := known[id.EventID(p)]
-			if found[id.EventID(p)] == nil && (!have || standing == storage.Outlier) {
-				edge = append(edge, eventID)
-				break
-			}
-		}
-	}
-	return edge, nil
-}
-
-// takeFound hands found events to the room, the shallowest first. If the oldest still lack their parents, they are taken in with
-// the state before them.
-func (g *gaps) takeFound(ctx context.Context, origin string, version id.RoomVersion, found map[id.EventID]gomatrixserverlib.PDU) error {
-	events := make([]gomatrixserverlib.PDU, 0, len(found))
-	for _, ev := range found {
-		events = append(events, ev)
-	}
-	slices.SortFunc(events, func(x, y gomatrixserverlib.PDU) int { return int(min(max(x.Depth()-y.Depth(), -1), 1)) })
-	for _, ev := range events {
-		missing, err := g.offer(ctx, origin, version, ev, 0)
-		if err != nil {
-			return err
-		}
-		if len(missing) == 0 {
-			continue
-		}
-		if err := g.withState(ctx, version, origin, ev); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (g *gaps) missingEvents(ctx context.Context, version id.RoomVersion, a storage.Aside, earliest, latest []id.EventID) ([]gomatrixserverlib.PDU, error) {
-	body := struct {
-		Earliest []id.EventID `json:"earliest_events"`
-		Latest   []id.EventID `json:"latest_events"`
-		Limit    int          `json:"limit"`
-	}{append([]id.EventID{}, earliest...), latest, missingPerRound}
-	var answer struct {
-		Events []json.RawMessage `json:"events"`
-	}
-	err := g.r.client.Ask(ctx, remote.Request{
-		Server: a.Origin, Method: http.MethodPost, Path: []string{"v1", "get_missing_events", string(a.RoomID)}, Body: body,
-	}, &answer)
-	if err != nil {
-		return nil, err
-	}
-	if len(answer.Events) > 5*missingPerRound {
-		return nil, fmt.Errorf("%d events for a question for %d", len(answer.Events), missingPerRound)
-	}
-	events, _ := g.r.ring.Believe(ctx, version, a.RoomID, answer.Events)
-	return events, nil
-}
-
-// withState takes an event in whose parents cannot be had: with the state before it, as the origin tells it.
-func (g *gaps) withState(ctx context.Context, version id.RoomVersion, origin string, ev gomatrixserverlib.PDU) error {
-	chain, err := g.stateBefore(ctx, version, origin, ev)
-	if err != nil {
-		return err
-	}
-	missing, err := g.offer(ctx, origin, version, ev, chain)
-	if err == nil && len(missing) > 0 {
-		err = fmt.Errorf("%d events are missing still, %s among them", len(missing), missing[0])
-	}
-	return err
-}
-
-// stateBefore fetches the state before an event as the origin tells it, and keeps it as an unattached snapshot; it gives the
-// number of its chain.
-// Spec: server-server-api/#get_matrixfederationv1state_idsroomid
-func (g *gaps) stateBefore(ctx context.Context, version id.RoomVersion, origin string, ev gomatrixserverlib.PDU) (int64, error) {
-	room := pdu.RoomIDOf(ev)
-	var answer struct {
-		State []id.EventID `json:"pdu_ids"`
-		Chain []id.EventID `json:"auth_chain_ids"`
-	}
-	query := url.Values{"event_id": {ev.EventID()}}
-	err := g.r.client.Ask(ctx, remote.Request{
-		Server: origin, Method: http.MethodGet, Path: []string{"v1", "state_ids", string(room)}, Query: query, Limit: remote.LargeAnswer,
-	}, &answer)
-	if err != nil {
-		return 0, err
-	}
-	if len(answer.State)+len(answer.Chain) > maxState {
-		return 0, fmt.Errorf("a state of %d events with a chain of %d", len(answer.State), len(answer.Chain))
-	}
-	wanted := append(append(append([]id.EventID{}, answer.State...), answer.Chain...), pdu.AuthEvents(ev)...)
-	if err := g.fetch(ctx, version, origin, room, ev, wanted); err != nil {
-		return 0, err
-	}
-	rows, err := g.r.store.Events.ByIDs(ctx, answer.State)
-	if err != nil {
-		return 0, err
-	}
-	keys := make(map[pdu.Key]int64, len(rows))
-	for _, row := range rows {
-		if row.RoomID == room && row.StateKey != nil && row.Standing != storage.Rejected {
-			keys[pdu.Key{Type: row.Type, StateKey: *row.StateKey}] = row.Number
-		}
-	}
-	return g.r.store.State.WriteUnattached(ctx, room, keys)
-}
-
-// fetch stores those of the events that we lack as outliers: one by one if they are few, or with the whole state before ev.
-func (g *gaps) fetch(ctx context.Context, version id.RoomVersion, origin string, room id.RoomID, ev gomatrixserverlib.PDU, wanted []id.EventID) error {
-	slices.Sort(wanted)
-	wanted = slices.Compact(wanted)
-	known, err := g.r.store.Events.Known(ctx, wanted)
-	if err != nil {
-		return err
-	}
-	wanted = slices.DeleteFunc(wanted, func(e id.EventID) bool { _, have := known[e]; return have })
-	if len(wanted) == 0 {
-		return nil
-	}
-	var raws []json.RawMessage
-	if len(wanted) > maxOneByOne {
-		if raws, err = g.wholeState(ctx, origin, room, ev); err != nil {
-			return err
-		}
-	} else {
-		raws = g.oneByOne(ctx, origin, wanted)
-	}
-	events, _ := g.r.ring.Believe(ctx, version, room, raws)
-	_, err = remote.StoreOutliers(ctx, g.r.store, events)
-	return err
-}
-
-// wholeState asks for the state before an event and its auth chain, with all events.
-// Spec: server-server-api/#get_matrixfederationv1stateroomid
-func (g *gaps) wholeState(ctx context.Context, origin string, room id.RoomID, ev gomatrixserverlib.PDU) ([]json.RawMessage, error) {
-	var answer struct {
-		PDUs  []json.RawMessage `json:"pdus"`
-		Chain []json.RawMessage `json:"auth_chain"`
-	}
-	err := g.r.client.Ask(ctx, remote.Request{
-		Server: origin, Method: http.MethodGet, Path: []string{"v1", "state", string(room)}, Query: url.Values{"event_id": {ev.EventID()}},
-		Limit: remote.LargeAnswer, Timeout: 2 * time.Minute,
-	}, &answer)
-	return append(answer.Chain, answer.PDUs...), err
-}
-
-// oneByOne asks for single events, a few at a time. What cannot be had is left out.
-// Spec: server-server-api/#get_matrixfederationv1eventeventid
-func (g *gaps) oneByOne(ctx context.Context, origin string, wanted []id.EventID) []json.RawMessage {
-	var mu sync.Mutex
-	var raws []json.RawMessage
-	var wait sync.WaitGroup
-	slots := make(chan struct{}, 8)
-	for _, eventID := range wanted {
-		slots <- struct{}{}
-		wait.Go(func() {
-			defer func() { <-slots }()
-			var answer struct {
-				PDUs []json.RawMessage `json:"pdus"`
-			}
-			err := g.r.client.Ask(ctx, remote.Request{
-				Server: origin, Method: http.MethodGet, Path: []string{"v1", "event", string(eventID)},
-			}, &answer)
-			if err != nil || len(answer.PDUs) != 1 {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			raws = append(raws, answer.PDUs[0])
-		})
-	}
-	wait.Wait()
-	return raws
 }

@@ -95,7 +95,7 @@ func (r *Receiver) takeHistory(ctx context.Context, server string, version id.Ro
 	var snapshot int64
 	if len(events[0].PrevEventIDs()) > 0 {
 		var err error
-		if snapshot, err = r.gaps.stateBefore(ctx, version, server, events[0]); err != nil {
+		if snapshot, err = r.only(server, version, room).stateBefore(ctx, events[0]); err != nil {
 			return 0, fmt.Errorf("state before the history: %w", err)
 		}
 	}
@@ -138,7 +138,7 @@ func (r *Receiver) FetchEvent(ctx context.Context, q *bus.FetchEvent) (int, erro
 		if i >= backfillServers || ctx.Err() != nil {
 			break
 		}
-		raws := r.gaps.oneByOne(ctx, server, []id.EventID{q.EventID})
+		raws := r.only(server, version, q.RoomID).oneByOne(ctx, []id.EventID{q.EventID})
 		events, _ := r.ring.Believe(ctx, version, q.RoomID, raws)
 		if len(events) != 1 || events[0] == nil || id.EventID(events[0].EventID()) != q.EventID {
 			continue
@@ -147,4 +147,9 @@ func (r *Receiver) FetchEvent(ctx context.Context, q *bus.FetchEvent) (int, erro
 		return 1, err
 	}
 	return 0, nil
+}
+
+// only makes an inquiry that asks one server alone.
+func (r *Receiver) only(server string, version id.RoomVersion, room id.RoomID) *inquiry {
+	return &inquiry{r: r, version: version, room: room, origin: server, sources: []string{server}, bytes: gapBytes, states: maxStates}
 }
