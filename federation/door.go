@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/federation/remote"
+	"chancery/roomserver/policy"
 	"chancery/storage/bus"
 )
 
@@ -100,13 +102,16 @@ type door struct {
 	log    zerolog.Logger
 	mux    *http.ServeMux
 	paths  map[string]map[string]route // by pattern, by method
-	guests *guests
+	// allowed are globs of the paths that may be asked; none: all.
+	allowed []string
+	guests  *guests
 }
 
-func newDoor(client *remote.Client, ring gomatrixserverlib.JSONVerifier, perOrigin int, log zerolog.Logger) *door {
+func newDoor(client *remote.Client, ring gomatrixserverlib.JSONVerifier, cfg Config, log zerolog.Logger) *door {
 	return &door{
-		name: client.ServerName(), remote: client, ring: ring, log: log,
-		mux: http.NewServeMux(), paths: make(map[string]map[string]route), guests: newGuests(perOrigin),
+		allowed: cfg.AllowedPaths,
+		name:    client.ServerName(), remote: client, ring: ring, log: log,
+		mux: http.NewServeMux(), paths: make(map[string]map[string]route), guests: newGuests(cfg.RequestsPerOrigin),
 	}
 }
 
@@ -128,11 +133,16 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, mautrix.MUnrecognized.WithMessage("Unrecognized request"))
 		return
 	}
-	if _, pattern := d.mux.Handler(r); pattern == "" {
+	if _, pattern := d.mux.Handler(r); pattern == "" || !d.open(r.URL.Path) {
 		writeError(w, mautrix.MUnrecognized.WithMessage("Unrecognized request"))
 		return
 	}
 	d.mux.ServeHTTP(w, r)
+}
+
+// open says whether the configuration lets other servers ask that path at all.
+func (d *door) open(path string) bool {
+	return len(d.allowed) == 0 || slices.ContainsFunc(d.allowed, func(glob string) bool { return policy.Glob(glob, path) })
 }
 
 func (d *door) choose(w http.ResponseWriter, r *http.Request, methods map[string]route) {

@@ -366,6 +366,8 @@ type stranger struct {
 	keys   *remote.Keys
 	client *remote.Client
 	mux    *http.ServeMux
+	// keyAnswer, if set, answers who asks for its keys.
+	keyAnswer func() (json.RawMessage, int)
 }
 
 func (w *town) stranger(name string) *stranger {
@@ -376,6 +378,12 @@ func (w *town) stranger(name string) *stranger {
 		w.Fatal(err)
 	}
 	s.mux.HandleFunc("GET /_matrix/key/v2/server", func(rw http.ResponseWriter, _ *http.Request) {
+		if s.keyAnswer != nil {
+			raw, status := s.keyAnswer()
+			rw.WriteHeader(status)
+			rw.Write(raw)
+			return
+		}
 		raw, _ := s.keys.Publish(time.Now())
 		rw.Write(raw)
 	})

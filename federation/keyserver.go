@@ -3,18 +3,32 @@ package federation
 import (
 	"context"
 	"encoding/json"
-	"net/http"
+	"errors"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/rs/zerolog"
+	"github.com/tidwall/gjson"
+	"golang.org/x/sync/singleflight"
 	"maunium.net/go/mautrix"
 
-	"chancery/federation/remote"
+	"chancery/storage"
 )
 
-// maxNotaryServers bounds one question to us as a notary.
-const maxNotaryServers = 50
+// Bounds of what we do as a notary.
+const (
+	maxNotaryServers = 50
+	maxNotaryKeys    = 64
+	// notaryAtOnce is how many servers are asked at the same time, for all who ask us.
+	notaryAtOnce = 16
+	// notaryPause is how long a server is not asked again that did not answer, or has just answered.
+	notaryPause = 5 * time.Minute
+	// notaryLongest is the longest lifetime that is believed.
+	notaryLongest = 7 * 24 * time.Hour
+	notaryMemory  = 10_000
+)
 
 // ownKeys handles GET /_matrix/key/v2/server.
 // Spec: server-server-api/#get_matrixkeyv2server
@@ -23,17 +37,35 @@ func (f *Federation) ownKeys(*request) (any, error) {
 	return json.RawMessage(raw), err
 }
 
+// wantedKey is one key that somebody asks us about as a notary.
+type wantedKey struct {
+	// id is empty where any will do.
+	id string
+	// until is when it must still be good, in ms since 1970.
+	until int64
+}
+
 // notaryQuery handles GET /_matrix/key/v2/query/{serverName}.
 // Spec: server-server-api/#get_matrixkeyv2queryservername
 func (f *Federation) notaryQuery(r *request) (any, error) {
-	return f.notaryAnswer(r.Context(), []string{r.PathValue("serverName")})
+	want := wantedKey{id: r.PathValue("keyId"), until: time.Now().UnixMilli()}
+	if given := r.query.Get("minimum_valid_until_ts"); given != "" {
+		until, err := strconv.ParseInt(given, 10, 64)
+		if err != nil {
+			return nil, mautrix.MInvalidParam.WithMessage("minimum_valid_until_ts is no number")
+		}
+		want.until = until
+	}
+	return f.notaryAnswer(r.Context(), map[string][]wantedKey{r.PathValue("serverName"): {want}})
 }
 
 // notaryQueries handles POST /_matrix/key/v2/query.
 // Spec: server-server-api/#post_matrixkeyv2query
 func (f *Federation) notaryQueries(r *request) (any, error) {
 	var q struct {
-		ServerKeys map[string]json.RawMessage `json:"server_keys"`
+		ServerKeys map[string]map[string]struct {
+			Until int64 `json:"minimum_valid_until_ts"`
+		} `json:"server_keys"`
 	}
 	if err := r.decode(&q); err != nil {
 		return nil, err
@@ -41,104 +73,156 @@ func (f *Federation) notaryQueries(r *request) (any, error) {
 	if len(q.ServerKeys) > maxNotaryServers {
 		return nil, mautrix.MInvalidParam.WithMessage("At most %d servers at once", maxNotaryServers)
 	}
-	var servers []string
-	for name := range q.ServerKeys {
-		servers = append(servers, name)
+	now := time.Now().UnixMilli()
+	asked := make(map[string][]wantedKey, len(q.ServerKeys))
+	for server, keys := range q.ServerKeys {
+		if len(keys) > maxNotaryKeys {
+			return nil, mautrix.MInvalidParam.WithMessage("At most %d keys of a server at once", maxNotaryKeys)
+		}
+		for keyID, key := range keys {
+			if key.Until == 0 {
+				key.Until = now
+			}
+			asked[server] = append(asked[server], wantedKey{keyID, key.Until})
+		}
+		if len(keys) == 0 {
+			asked[server] = []wantedKey{{until: now}}
+		}
 	}
-	return f.notaryAnswer(r.Context(), servers)
+	return f.notaryAnswer(r.Context(), asked)
 }
 
 // notaryAnswer gathers the servers' own answers and signs each. A server that cannot be asked, and of which nothing is known,
 // is left out.
-func (f *Federation) notaryAnswer(ctx context.Context, servers []string) (any, error) {
+func (f *Federation) notaryAnswer(ctx context.Context, asked map[string][]wantedKey) (any, error) {
 	answer := struct {
 		ServerKeys []json.RawMessage `json:"server_keys"`
 	}{ServerKeys: []json.RawMessage{}}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	for _, server := range servers {
+	for server, wanted := range asked {
 		wait.Go(func() {
-			raw, err := f.keysOf(ctx, server)
-			if err != nil {
-				return
+			for _, raw := range f.keysOf(ctx, server, wanted) {
+				signed, err := f.remote.Keys().Sign(raw)
+				if err != nil {
+					zerolog.Ctx(ctx).Warn().Err(err).Str("server", server).Msg("Keys not signed as a notary")
+					continue
+				}
+				mu.Lock()
+				answer.ServerKeys = append(answer.ServerKeys, signed)
+				mu.Unlock()
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			answer.ServerKeys = append(answer.ServerKeys, raw)
 		})
 	}
 	wait.Wait()
 	return answer, nil
 }
 
-// keysOf gives a server's own answer, checked, with our signature added.
-func (f *Federation) keysOf(ctx context.Context, server string) (json.RawMessage, error) {
-	now := time.Now()
+// keysOf gives a server's own answers that hold the wanted keys, each once: those that we have, as long as they are good enough,
+// else what the server says now. If it says nothing, what it said last: its own signature tells until when that is valid.
+// Spec: server-server-api/#publishing-keys
+func (f *Federation) keysOf(ctx context.Context, server string, wanted []wantedKey) []json.RawMessage {
 	if server == f.name {
-		return f.remote.Keys().Publish(now)
-	}
-	if known, ok := f.notary.get(server, now); ok {
-		return known, nil
-	}
-	var raw json.RawMessage
-	err := f.remote.Ask(ctx, remote.Request{
-		Server: server, Method: http.MethodGet, Path: []string{"v2", "server"}, Key: true, Unsigned: true, Limit: 256 << 10, Timeout: 10 * time.Second,
-	}, &raw)
-	if err == nil {
-		_, err = remote.CheckServerKeys(server, raw, now)
-	}
-	if err != nil {
-		if old, ok := f.notary.get(server, time.Time{}); ok {
-			return old, nil // its own signature still says until when it is valid
+		raw, err := f.remote.Keys().Publish(time.Now())
+		if err != nil {
+			return nil
 		}
-		return nil, err
+		return []json.RawMessage{raw}
 	}
-	signed, err := f.remote.Keys().Sign(raw)
-	if err != nil {
-		return nil, err
+	known, err := f.store.ServerKeys.Answers(ctx, server)
+	if err == nil && !goodEnough(known, wanted, time.Now()) {
+		if err = f.notary.ask(ctx, f, server); err == nil {
+			known, err = f.store.ServerKeys.Answers(ctx, server)
+		}
 	}
-	f.notary.put(server, signed, now)
-	return signed, nil
+	if err != nil && !errors.Is(err, errAskedLately) {
+		zerolog.Ctx(ctx).Debug().Err(err).Str("server", server).Msg("No news of the keys of a server, as a notary")
+	}
+	var answers []json.RawMessage
+	for _, want := range wanted {
+		if k := holding(known, want.id); k != nil && !slices.ContainsFunc(answers, func(a json.RawMessage) bool { return string(a) == string(k.JSON) }) {
+			answers = append(answers, k.JSON)
+		}
+	}
+	if len(answers) == 0 && len(known) > 0 {
+		answers = append(answers, known[0].JSON)
+	}
+	return answers
 }
 
-// notarised remembers what we have signed for others, for an hour, and longer for servers that are away.
-type notarised struct {
-	mu    sync.Mutex
-	known map[string]notarisedKeys
+// holding gives the latest answer that holds the key, nil if there is none.
+func holding(known []storage.KeyAnswer, keyID string) *storage.KeyAnswer {
+	for i := range known {
+		if keyID == "" || known[i].KeyID == keyID {
+			return &known[i]
+		}
+	}
+	return nil
 }
 
-type notarisedKeys struct {
-	raw json.RawMessage
-	at  time.Time
+// goodEnough says whether the answers that we have need not be asked for again. One is kept for half of its lifetime.
+func goodEnough(known []storage.KeyAnswer, wanted []wantedKey, now time.Time) bool {
+	for _, want := range wanted {
+		k := holding(known, want.id)
+		if k == nil {
+			return false
+		}
+		until := min(gjson.GetBytes(k.JSON, "valid_until_ts").Int(), k.Fetched+notaryLongest.Milliseconds())
+		if until < want.until || now.UnixMilli() > k.Fetched+(until-k.Fetched)/2 {
+			return false
+		}
+	}
+	return true
 }
 
-const (
-	notaryMemory  = 2000
-	notaryRefresh = time.Hour
-)
+// notary asks servers for their keys, on behalf of others: each once at a time, not too often, not too many at once.
+type notary struct {
+	flight singleflight.Group
+	slots  chan struct{}
 
-// get gives an answer that is fresh at that time; any that is there for the zero time.
-func (n *notarised) get(server string, now time.Time) (json.RawMessage, bool) {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+var errAskedLately = errors.New("asked just now")
+
+func newNotary() *notary {
+	return &notary{slots: make(chan struct{}, notaryAtOnce), last: make(map[string]time.Time)}
+}
+
+func (n *notary) ask(ctx context.Context, f *Federation, server string) error {
+	answer := n.flight.DoChan(server, func() (any, error) {
+		if !n.due(server) {
+			return nil, errAskedLately
+		}
+		ctx := context.WithoutCancel(ctx)
+		n.slots <- struct{}{}
+		defer func() { <-n.slots }()
+		now := time.Now()
+		raw, keyIDs, err := f.remote.ServerKeys(ctx, server, now)
+		if err != nil {
+			return nil, err
+		}
+		return nil, f.store.ServerKeys.PutAnswer(ctx, server, keyIDs, raw, now.UnixMilli())
+	})
+	select {
+	case res := <-answer:
+		return res.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// due says whether a server may be asked, and notes that it is.
+func (n *notary) due(server string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	k, ok := n.known[server]
-	if !ok || now.Sub(k.at) > notaryRefresh {
-		return nil, false
+	if time.Since(n.last[server]) < notaryPause {
+		return false
 	}
-	var fields struct {
-		ValidUntil spec.Timestamp `json:"valid_until_ts"`
+	if len(n.last) >= notaryMemory {
+		clear(n.last) // rare, and costs only a few questions asked too early
 	}
-	if json.Unmarshal(k.raw, &fields) != nil || !now.IsZero() && fields.ValidUntil < spec.AsTimestamp(now) {
-		return nil, false
-	}
-	return k.raw, true
-}
-
-func (n *notarised) put(server string, raw json.RawMessage, now time.Time) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.known) >= notaryMemory {
-		clear(n.known)
-	}
-	n.known[server] = notarisedKeys{raw, now}
+	n.last[server] = time.Now()
+	return true
 }

@@ -23,6 +23,9 @@ type Config struct {
 	Remote remote.Config `yaml:",inline"`
 	// RequestsPerOrigin bounds what one other server may have under way at once; 0 is no bound. Default: 100.
 	RequestsPerOrigin int `yaml:"requests_per_origin"`
+	// AllowedPaths are the paths that other servers may ask, with * for any run of characters
+	// ("/_matrix/federation/v1/send/*"). Default: none listed, all may be asked.
+	AllowedPaths []string `yaml:"allowed_paths"`
 	// MaxMedia is the largest file, in bytes, that is fetched from another server. Default: 100 MiB.
 	MaxMedia int64 `yaml:"max_media"`
 	// Sender is what goes out, and how failing servers are tried again.
@@ -50,7 +53,7 @@ type Federation struct {
 	bus    *bus.Bus
 	blobs  *blobs.Store
 	media  fetches
-	notary notarised
+	notary *notary
 	door   *door
 
 	receiver   *receiver.Receiver
@@ -68,12 +71,12 @@ func New(cfg Config, keys *Keys, store *storage.Store, files *blobs.Store, b *bu
 		name: keys.ServerName, remote: client, store: store, blobs: files, bus: b, view: view.New(store),
 		ring:   remote.NewRing(client, store.ServerKeys, cfg.Remote.Notaries),
 		media:  fetches{most: cfg.MaxMedia},
-		notary: notarised{known: make(map[string]notarisedKeys)},
+		notary: newNotary(),
 	}
 	f.receiver = receiver.New(client, f.ring, store, b)
 	f.membership = membership.New(client, f.ring, store, b)
 	f.sender = sender.New(cfg.Sender, client, store, b)
-	f.door = newDoor(client, f.ring, cfg.RequestsPerOrigin, log)
+	f.door = newDoor(client, f.ring, cfg, log)
 	f.door.serve(f.routes())
 	return f, nil
 }

@@ -67,3 +67,32 @@ func (t *ServerKeys) StoreKeys(ctx context.Context, results map[gomatrixserverli
 	}
 	return nil
 }
+
+// KeyAnswer is what a server said of its keys, as it said it.
+type KeyAnswer struct {
+	KeyID string
+	JSON  []byte
+	// Fetched in ms since 1970.
+	Fetched int64
+}
+
+// Answers gives the latest answers of a server, by key.
+func (t *ServerKeys) Answers(ctx context.Context, server string) ([]KeyAnswer, error) {
+	const most = 256
+	return all(ctx, t.s, func(row dbutil.Scannable) (a KeyAnswer, err error) {
+		err = row.Scan(&a.KeyID, &a.JSON, &a.Fetched)
+		return a, err
+	}, "SELECT key_id, answer, fetched FROM server_key_answers WHERE server = $1 ORDER BY fetched DESC LIMIT $2", server, most)
+}
+
+// PutAnswer remembers an answer of a server, which holds these keys.
+func (t *ServerKeys) PutAnswer(ctx context.Context, server string, keyIDs []string, answer []byte, fetched int64) error {
+	rows := make([][]any, len(keyIDs))
+	for i, keyID := range keyIDs {
+		rows[i] = []any{server, keyID, answer, fetched}
+	}
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		return t.s.insert(ctx, "INSERT INTO server_key_answers (server, key_id, answer, fetched) VALUES", rows,
+			"ON CONFLICT (server, key_id) DO UPDATE SET answer = excluded.answer, fetched = excluded.fetched")
+	})
+}

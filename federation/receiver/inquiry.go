@@ -24,6 +24,7 @@ import (
 // The bounds of filling one gap.
 const (
 	missingPerRound = 20
+	fullRound       = 10 // an answer with fewer holds all that there is to tell; some give no more at once than these
 	maxRounds       = 10
 	maxFound        = missingPerRound * maxRounds
 	maxStates       = 20       // missing parents that are taken in with the state before them
@@ -166,6 +167,7 @@ func (q *inquiry) walkBack(ctx context.Context, ev gomatrixserverlib.PDU) error 
 		if err != nil {
 			return err
 		}
+		last := len(events) < fullRound
 		news := 0
 		for _, e := range events {
 			if e != nil && found[id.EventID(e.EventID())] == nil && e.EventID() != ev.EventID() && len(found) < maxFound {
@@ -173,7 +175,7 @@ func (q *inquiry) walkBack(ctx context.Context, ev gomatrixserverlib.PDU) error 
 				news++
 			}
 		}
-		if news == 0 {
+		if news == 0 || last {
 			break
 		}
 		if latest, err = q.edge(ctx, found); err != nil {

@@ -168,3 +168,20 @@ func TestHosts(t *testing.T) {
 		t.Errorf("got %+v, %v; want finance.example at 127.0.0.1:8449", got, err)
 	}
 }
+
+// FuzzWellKnown: whatever a host answers, it delegates to a server name or to nobody.
+func FuzzWellKnown(f *testing.F) {
+	f.Add(200, `{"m.server":"there.example:443"}`, "max-age=60")
+	f.Add(200, `{"m.server":"[::1]"}`, "no-store")
+	f.Add(404, `{"m.server":5}`, "max-age=")
+	f.Add(200, `{"m.server":"http://x"}`, `max-age="99999999999999999999"`)
+	f.Fuzz(func(t *testing.T, status int, body, cache string) {
+		d := newDiscovery(&http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: http.Header{"Cache-Control": {cache}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		})}, nil, nil)
+		server, lifetime, _ := d.wellKnown(t.Context(), "a.example")
+		if server != "" && !ValidServerName(server) || lifetime < wellKnownFailed || lifetime > wellKnownMax {
+			t.Errorf("%d %q: got %q for %v", status, body, server, lifetime)
+		}
+	})
+}

@@ -65,6 +65,31 @@ func CheckServerKeys(server string, raw []byte, now time.Time) (map[keyRequest]k
 	return out, nil
 }
 
+// ServerKeys asks a server for its keys, and gives its answer, checked, with the IDs of the keys that can be believed of it.
+func (c *Client) ServerKeys(ctx context.Context, server string, now time.Time) (answer json.RawMessage, keyIDs []string, err error) {
+	if c.Pinned(server) {
+		return nil, nil, fmt.Errorf("keys of %s: they are pinned", server)
+	}
+	err = c.Ask(ctx, Request{
+		Server: server, Method: http.MethodGet, Path: []string{"v2", "server"}, Key: true, Unsigned: true, Limit: maxKeyAnswer, Timeout: keyTimeout,
+	}, &answer)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := CheckServerKeys(server, answer, now)
+	if err != nil {
+		return nil, nil, err
+	}
+	had := len(keys)
+	if c.pins.clean(keys); len(keys) < had {
+		return nil, nil, fmt.Errorf("keys of %s: one among them has leaked", server)
+	}
+	for req := range keys {
+		keyIDs = append(keyIDs, string(req.KeyID))
+	}
+	return answer, keyIDs, nil
+}
+
 // validKeyID takes more than the spec's letters, digits and underscores, since there are servers with more, but nothing that
 // cannot be kept or printed.
 func validKeyID(keyID gomatrixserverlib.KeyID) bool {
@@ -241,7 +266,9 @@ func (f *notaryFetcher) FetchKeys(ctx context.Context, requests map[keyRequest]s
 			continue
 		}
 		for req, res := range keys {
-			all[req] = res
+			if _, asked := requests[req]; asked { // it has no say about keys that we have already
+				all[req] = res
+			}
 		}
 	}
 	return all, nil

@@ -28,10 +28,11 @@ type Ring struct {
 // NewRing makes the ring over the table of known keys. Keys that are missing there are asked from their servers, and, failing
 // that, from the notaries.
 func NewRing(client *Client, db gomatrixserverlib.KeyDatabase, notaries []string) *Ring {
-	cache := &keyCache{own: client.keys, db: db, now: time.Now, known: make(map[keyRequest]keyResult)}
-	fetchers := []gomatrixserverlib.KeyFetcher{&directFetcher{client: client, now: time.Now, last: make(map[string]attempt)}}
+	cache := &keyCache{own: client.keys, db: db, pins: client.pins, now: time.Now, known: make(map[keyRequest]keyResult)}
+	direct := &directFetcher{client: client, now: time.Now, last: make(map[string]attempt)}
+	fetchers := []gomatrixserverlib.KeyFetcher{sieve{direct, client.pins}}
 	for _, name := range notaries {
-		fetchers = append(fetchers, &notaryFetcher{client: client, notary: name, keys: cache, now: time.Now})
+		fetchers = append(fetchers, sieve{&notaryFetcher{client: client, notary: name, keys: cache, now: time.Now}, client.pins})
 	}
 	return &Ring{keyring: gomatrixserverlib.KeyRing{KeyFetchers: fetchers, KeyDatabase: cache}}
 }
@@ -63,9 +64,10 @@ func (r *Ring) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.Ver
 
 // keyCache stands before the table of keys: it answers for our own server, remembers what it has seen, and writes only news.
 type keyCache struct {
-	own *Keys
-	db  gomatrixserverlib.KeyDatabase
-	now func() time.Time
+	own  *Keys
+	db   gomatrixserverlib.KeyDatabase
+	pins pins
+	now  func() time.Time
 
 	mu    sync.Mutex
 	known map[keyRequest]keyResult
@@ -86,6 +88,10 @@ func (c *keyCache) FetchKeys(ctx context.Context, requests map[keyRequest]spec.T
 			if res, ok := c.own.lookup(req.KeyID, c.now()); ok {
 				found[req] = res
 			}
+		} else if c.pins.has(string(req.ServerName)) {
+			if res, ok := c.pins.lookup(req, spec.AsTimestamp(c.now())); ok {
+				found[req] = res
+			}
 		} else if res, ok := c.known[req]; ok {
 			found[req] = res
 		} else {
@@ -100,6 +106,7 @@ func (c *keyCache) FetchKeys(ctx context.Context, requests map[keyRequest]spec.T
 	if err != nil {
 		return nil, err
 	}
+	c.pins.clean(stored)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for req, res := range stored {
@@ -112,11 +119,18 @@ func (c *keyCache) FetchKeys(ctx context.Context, requests map[keyRequest]spec.T
 // StoreKeys is gomatrixserverlib.KeyDatabase's. What is known already is not written again; another key under the ID of one
 // that is still valid is refused.
 func (c *keyCache) StoreKeys(ctx context.Context, results map[keyRequest]keyResult) error {
+	asked := make(map[keyRequest]spec.Timestamp, len(results))
+	for req := range results {
+		asked[req] = 0
+	}
+	if _, err := c.FetchKeys(ctx, asked); err != nil { // so that what the table knows counts too
+		return err
+	}
 	news := make(map[keyRequest]keyResult)
 	now := spec.AsTimestamp(c.now())
 	c.mu.Lock()
 	for req, res := range results {
-		if string(req.ServerName) == c.own.ServerName {
+		if string(req.ServerName) == c.own.ServerName || c.pins.has(string(req.ServerName)) || c.pins.denied[string(res.Key)] {
 			continue
 		}
 		old, ok := c.known[req]

@@ -44,6 +44,11 @@ type Config struct {
 	Hosts map[string]string `yaml:"hosts"`
 	// Notaries are servers asked for the keys of others that do not answer themselves. Default: none.
 	Notaries []string `yaml:"notaries"`
+	// PinnedKeys are the signing keys of servers, as they told them by another road ("finance.example": {"ed25519:a": "base64"}).
+	// Those servers' keys are never asked for, and no others of theirs are believed. Default: none, keys are fetched.
+	PinnedKeys map[string]map[string]string `yaml:"pinned_keys"`
+	// DeniedKeys are signing keys (base64) that have leaked: nothing that they signed is believed. Default: those known to the program.
+	DeniedKeys []string `yaml:"denied_keys"`
 	// Timeout ends a question without an answer. Default: 30s.
 	Timeout time.Duration `yaml:"timeout"`
 }
@@ -59,6 +64,7 @@ type Client struct {
 	keys      *Keys
 	servers   policy.Servers
 	addresses policy.Addresses
+	pins      pins
 	timeout   time.Duration
 	fed       *federation.Client
 	external  *http.Client
@@ -75,7 +81,12 @@ func New(cfg Config, keys *Keys) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	pins, err := newPins(cfg.PinnedKeys, cfg.DeniedKeys)
+	if err != nil {
+		return nil, err
+	}
 	c := &Client{
+		pins:      pins,
 		name:      keys.ServerName,
 		keys:      keys,
 		servers:   policy.NewServers(cfg.AllowedServers),
@@ -112,6 +123,9 @@ func (c *Client) Keys() *Keys { return c.keys }
 func (c *Client) Allows(server string) bool {
 	return server == c.name || c.servers.Allows(server)
 }
+
+// Pinned says whether the server's keys are given by the configuration, so that it is never asked for them.
+func (c *Client) Pinned(server string) bool { return c.pins.has(server) }
 
 // ErrRefusedAddress is what dialling an address gives that policy refuses.
 var ErrRefusedAddress = errors.New("remote: address refused by policy")

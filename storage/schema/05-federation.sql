@@ -12,6 +12,15 @@ CREATE TABLE server_keys (
     PRIMARY KEY (server, key_id)
 );
 
+-- What servers said of their keys, as they said it: for those who ask us as a notary. By key, the latest answer that holds it.
+CREATE TABLE server_key_answers (
+    server  TEXT   NOT NULL,
+    key_id  TEXT   NOT NULL,
+    answer  bytea  NOT NULL,
+    fetched BIGINT NOT NULL,
+    PRIMARY KEY (server, key_id)
+);
+
 -- How it stands with the servers that we send to. Only those that have failed, or were told of devices, have a row.
 CREATE TABLE destinations (
     server      TEXT    PRIMARY KEY,
