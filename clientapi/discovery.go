@@ -26,6 +26,8 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc4143":                      true,
 	"org.matrix.msc4155":                      true,
 	"org.matrix.msc4222":                      true,
+	"org.matrix.msc4306":                      true,
+	"org.matrix.msc4354":                      true,
 	"org.matrix.msc4380.stable":               true,
 	"uk.half-shot.msc2666.query_mutual_rooms": true,
 	"uk.tcpip.msc4133":                        true,

@@ -322,6 +322,10 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", Handler: r.Relations, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}", Handler: r.Relations, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/threads", Handler: r.Threads, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", Handler: r.ThreadSubscription, Auth: rest.User},
+		{Method: "PUT", Path: "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", Handler: r.SubscribeThread, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "DELETE", Path: "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription", Handler: r.UnsubscribeThread, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions", Handler: r.ThreadSubscriptions, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/timestamp_to_event", Handler: r.TimestampToEvent, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Rooms: finding them.

@@ -158,7 +158,7 @@ func (r *room) outline(ctx context.Context, p *bus.Proposal) (pdu.Draft, error) 
 	}
 	draft := pdu.Draft{
 		Type: p.Type, StateKey: p.StateKey, Sender: p.Sender, RoomID: r.id, Content: p.Content, Redacts: p.Redacts,
-		PrevEvents: r.parents(), Depth: r.head.Depth + 1, Timestamp: at,
+		PrevEvents: r.parents(), Depth: r.head.Depth + 1, Timestamp: at, Sticky: p.Sticky,
 	}
 	for _, key := range auth.Needed(r.version, p.Type, p.StateKey, p.Sender, p.Content) {
 		if at, ok := r.current[key]; ok {

@@ -113,6 +113,7 @@ func (r *room) arrive(ctx context.Context, raw []byte, haveState bool) (*arrival
 			return nil, standing(h.row), nil
 		}
 		row := *h.row
+		row.StickyUntil = stickyUntil(h.ev, r.s.now())
 		a.held, a.risen = &held{h.ev, &row}, true
 	} else {
 		taken, err := r.takenElsewhere(ctx, eventID)
@@ -350,6 +351,9 @@ func (r *room) softFail(ctx context.Context, a *arrival, before moment, cause er
 	a.row.Standing, a.row.Rule = storage.SoftFailed, rule.Error()
 	a.row.Before, a.row.After = before.at, after.at
 	r.enter(a, false)
+	if a.row.StickyUntil != 0 && len(r.onTrial) < maxOnTrial {
+		r.onTrial[a.row.ID] = a.row.StickyUntil
+	}
 	return bus.Outcome{EventID: a.row.ID, Verdict: bus.SoftFailed, Rule: rule.Rule, Reason: rule.Reason}, nil
 }
 

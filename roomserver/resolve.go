@@ -3,8 +3,12 @@ package roomserver
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver/pdu"
@@ -41,17 +45,30 @@ func (s source) Links(ctx context.Context, ids []id.EventID) (map[id.EventID]sta
 		key, _ := pdu.KeyOf(h.ev)
 		links[at] = state.Link{Auth: pdu.AuthEvents(h.ev), PowerLevels: key == levelsKey}
 	}
-	stored, err := s.r.s.store.Events.Links(ctx, s.r.id, wanted)
-	if err != nil {
-		return nil, err
+	// A great room's first fork asks for all its members: side by side that is soon read.
+	const slice, atOnce = 500, 4
+	var mu sync.Mutex
+	reads, ctx := errgroup.WithContext(ctx)
+	reads.SetLimit(atOnce)
+	for part := range slices.Chunk(wanted, slice) {
+		reads.Go(func() error {
+			stored, err := s.r.s.store.Events.Links(ctx, s.r.id, part)
+			read := make([]state.Link, len(stored))
+			for i, row := range stored {
+				read[i] = state.Link{
+					Auth:        pdu.AuthEventsOf(row.JSON),
+					PowerLevels: row.StateKey != nil && pdu.Key{Type: row.Type, StateKey: *row.StateKey} == levelsKey,
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i, row := range stored {
+				links[row.ID] = read[i]
+			}
+			return err
+		})
 	}
-	for _, row := range stored {
-		links[row.ID] = state.Link{
-			Auth:        pdu.AuthEventsOf(row.JSON),
-			PowerLevels: row.StateKey != nil && pdu.Key{Type: row.Type, StateKey: *row.StateKey} == levelsKey,
-		}
-	}
-	return links, nil
+	return links, reads.Wait()
 }
 
 // base is the current state, as the common state of a fork.
@@ -68,13 +85,12 @@ func (b base) At(_ context.Context, keys []pdu.Key) (state.Map, error) {
 	return found, nil
 }
 
-// All implements state.Base.
-func (b base) All(context.Context) (state.Map, error) {
-	whole := make(state.Map, len(b.r.current))
+// Each implements state.Base.
+func (b base) Each(_ context.Context, visit func(pdu.Key, id.EventID)) error {
 	for key, at := range b.r.current {
-		whole[key] = at.id
+		visit(key, at.id)
 	}
-	return whole, nil
+	return nil
 }
 
 // over is a state that differs from the current one by a little, as the rules read it.
@@ -161,7 +177,7 @@ func (r *room) before(ctx context.Context, parents []*held) (moment, error) {
 	if len(ats) == 1 {
 		return moment{at: ats[0], diff: fork.States[0]}, nil
 	}
-	diff, err := r.resolver.Resolve(ctx, fork)
+	diff, err := r.resolve(ctx, fork)
 	if err != nil {
 		return moment{}, fmt.Errorf("resolve state: %w", err)
 	}
@@ -329,11 +345,19 @@ func (r *room) reconcile(ctx context.Context, newest *held, after moment) error 
 	}
 	diff := after.diff
 	if len(fork.States) > 1 {
-		if diff, err = r.resolver.Resolve(ctx, fork); err != nil {
+		if diff, err = r.resolve(ctx, fork); err != nil {
 			return fmt.Errorf("resolve current state: %w", err)
 		}
 	}
 	return r.become(ctx, diff)
+}
+
+// resolve resolves a fork whose common state is the current one, and gives what is otherwise than now. Most of what was in conflict
+// mostly stays as it is: nothing of that is written anew, nor news.
+func (r *room) resolve(ctx context.Context, fork state.Fork) (state.Diff, error) {
+	diff, err := r.resolver.Resolve(ctx, fork)
+	maps.DeleteFunc(diff, func(key pdu.Key, event id.EventID) bool { return r.current[key].id == event })
+	return diff, err
 }
 
 // become moves the current state by a difference; each key is news.

@@ -60,6 +60,8 @@ type room struct {
 	edges map[id.EventID][]storage.Edge
 	// judged remembers outliers that passed the rules.
 	judged map[id.EventID]bool
+	// onTrial are soft-failed sticky events, and until when they are sticky.
+	onTrial map[id.EventID]int64
 	// waiting are redactions that came before their target, which is the key.
 	waiting map[id.EventID][]id.EventID
 	events  *memory
@@ -167,6 +169,9 @@ func (r *room) answer(ctx context.Context, q *question) {
 		q.Respond(bus.RoomAnswer{}, err)
 		return
 	}
+	if err := r.reconsider(ctx); err != nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("Soft-failed sticky events are not judged again")
+	}
 	r.turn.replies = append(r.turn.replies, func(err error) { q.Respond(bus.RoomAnswer{Outcomes: outcomes}, err) })
 }
 
@@ -201,7 +206,7 @@ func (r *room) wake(ctx context.Context) error {
 	}
 	r.line, r.sent, r.events = &storage.Line{}, map[transaction]id.EventID{}, newMemory()
 	r.current, r.members, r.joined = map[pdu.Key]ref{}, map[id.UserID]event.Membership{}, map[string]int{}
-	r.waiting = map[id.EventID][]id.EventID{}
+	r.waiting, r.onTrial = map[id.EventID][]id.EventID{}, map[id.EventID]int64{}
 	r.edges, r.judged = map[id.EventID][]storage.Edge{}, map[id.EventID]bool{}
 	stored, err := r.s.store.Rooms.ByID(ctx, r.id)
 	if err != nil {
@@ -215,6 +220,9 @@ func (r *room) wake(ctx context.Context) error {
 	r.head, r.version = *stored, stored.Version
 	r.resolver = state.NewResolver(r.version, source{r})
 	if err := r.readState(ctx); err != nil {
+		return err
+	}
+	if err := r.findOnTrial(ctx); err != nil {
 		return err
 	}
 	if err := r.rebase(ctx); err != nil {
@@ -298,6 +306,9 @@ func (r *room) settleOne(c commit) {
 		return
 	}
 	for _, e := range c.turn.rows.Events {
+		r.events.landed(e.ID)
+	}
+	for _, e := range c.turn.rows.Risen {
 		r.events.landed(e.ID)
 	}
 }

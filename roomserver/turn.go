@@ -63,6 +63,7 @@ func (r *room) stored(ctx context.Context, ev gomatrixserverlib.PDU) (*storage.E
 	}
 	row := Row(ev, number)
 	row.RoomID = r.id
+	row.StickyUntil = stickyUntil(ev, r.s.now())
 	return row, nil
 }
 

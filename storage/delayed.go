@@ -29,6 +29,8 @@ type DelayedEvent struct {
 	// Path and TransactionID of the request that made it; no transaction for state.
 	Path          string
 	TransactionID string
+	// Sticky is for how many ms the event is to be sticky once it is sent.
+	Sticky int64
 
 	Delay int64
 	// Since when the delay runs, and when it ends, as last written.
@@ -46,8 +48,8 @@ type DelayedEvents struct{ s *Store }
 
 const (
 	delayedColumns = `delay_id, user_id, device_id, room_id, type, state_key, content, path, transaction_id, delay, since, due,
-		outcome, finished, event_id, error`
-	delayedInsert        = "INSERT INTO delayed_events (" + delayedColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+		outcome, finished, event_id, error, sticky`
+	delayedInsert        = "INSERT INTO delayed_events (" + delayedColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
 	delayedByID          = "SELECT " + delayedColumns + " FROM delayed_events WHERE delay_id = $1"
 	delayedByTransaction = "SELECT " + delayedColumns + ` FROM delayed_events
 		WHERE user_id = $1 AND device_id = $2 AND room_id = $3 AND path = $4 AND transaction_id = $5`
@@ -65,7 +67,7 @@ func scanDelayed(row dbutil.Scannable) (*DelayedEvent, error) {
 	var finished sql.NullInt64
 	var content, failure []byte
 	err := row.Scan(&d.ID, &d.UserID, &d.DeviceID, &d.RoomID, &d.Type, &stateKey, &content, &d.Path, &txn, &d.Delay, &d.Since, &d.Due,
-		&outcome, &finished, &event, &failure)
+		&outcome, &finished, &event, &failure, &d.Sticky)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func (t *DelayedEvents) Add(ctx context.Context, d *DelayedEvent) error {
 	}
 	return t.s.Do(ctx, func(ctx context.Context) error {
 		_, err := t.s.exec(ctx, delayedInsert, d.ID, d.UserID, d.DeviceID, d.RoomID, escape(d.Type), stateKey, []byte(d.Content), d.Path,
-			nullable(d.TransactionID), d.Delay, d.Since, d.Due, nullable(d.Outcome), nullable(d.Finished), nullable(d.EventID), []byte(d.Error))
+			nullable(d.TransactionID), d.Delay, d.Since, d.Due, nullable(d.Outcome), nullable(d.Finished), nullable(d.EventID), []byte(d.Error), d.Sticky)
 		return err
 	})
 }

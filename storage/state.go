@@ -235,14 +235,17 @@ func (t *State) Touched(ctx context.Context, a, b Snapshot) ([]Key, error) {
 	return keys, nil
 }
 
-// RefsOf gives what the keys hold at the snapshot; absent ones are left out.
+// manyKeys is how many keys are looked up one by one; for more the whole state is read.
+const manyKeys = 2000
+
+// RefsOf gives what the keys hold at the snapshot; absent ones are left out. It costs a query for a few hundred keys.
 func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []Key) (map[Key]Ref, error) {
-	if len(keys) > 64 {
+	found := make(map[Key]Ref, len(keys))
+	if len(keys) > manyKeys {
 		whole, err := t.Refs(ctx, at)
 		if err != nil {
 			return nil, err
 		}
-		found := make(map[Key]Ref, len(keys))
 		for _, key := range keys {
 			if ref, ok := whole[key]; ok {
 				found[key] = ref
@@ -250,22 +253,19 @@ func (t *State) RefsOf(ctx context.Context, at Snapshot, keys []Key) (map[Key]Re
 		}
 		return found, nil
 	}
-	numbers := make(map[Key]int64, len(keys))
-	wanted := make([]int64, 0, len(keys))
-	for _, key := range keys {
-		number, err := t.Key(ctx, at, key)
-		if err != nil {
-			return nil, err
-		}
-		if number != 0 {
-			numbers[key] = number
-			wanted = append(wanted, number)
-		}
+	asked := make([]Lookup, len(keys))
+	for i, key := range keys {
+		asked[i] = Lookup{at, key}
 	}
-	ids, err := t.s.Events.IDs(ctx, wanted)
-	found := make(map[Key]Ref, len(numbers))
-	for key, number := range numbers {
-		found[key] = Ref{number, ids[number]}
+	numbers, err := t.Lookups(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := t.s.Events.IDs(ctx, slices.DeleteFunc(slices.Clone(numbers), func(n int64) bool { return n == 0 }))
+	for i, key := range keys {
+		if numbers[i] != 0 {
+			found[key] = Ref{numbers[i], ids[numbers[i]]}
+		}
 	}
 	return found, err
 }
@@ -311,7 +311,7 @@ func (t *State) OfType(ctx context.Context, at Snapshot, typ string) (map[string
 	state := map[string]int64{}
 	for i := len(links) - 1; i >= 0; i-- {
 		entries, err := all(ctx, t.s, scanKeyed, `SELECT type, state_key, event FROM state_entries
-			WHERE chain = $1 AND type = $2 AND sequence <= $3 ORDER BY sequence`, links[i].Chain, escape(typ), links[i].Sequence)
+			WHERE chain = $1 AND type = $2 AND sequence <= $3 ORDER BY state_key, sequence`, links[i].Chain, escape(typ), links[i].Sequence)
 		if err != nil {
 			return nil, err
 		}
@@ -504,7 +504,7 @@ func (t *State) Lookups(ctx context.Context, asked []Lookup) ([]int64, error) {
 	return numbers, nil
 }
 
-// logs holds what chains say of keys, oldest first.
+// logs holds what chains say of keys, in no order: asked for one, SQLite would rather walk the whole chain than look up keys.
 type logs map[chainKey][]logged
 
 type chainKey struct {
@@ -531,17 +531,20 @@ func (t *State) logs(ctx context.Context, chains []int64, asked []Lookup) (logs,
 		found[ck] = append(found[ck], l)
 		return struct{}{}, err
 	}, `SELECT chain, sequence, type, state_key, COALESCE(event, 0) FROM state_entries WHERE chain IN `+list(1, len(chains))+
-		" AND type IN "+list(len(chains)+1, len(types))+" AND state_key IN "+list(len(chains)+len(types)+1, len(keys))+" ORDER BY chain, sequence", args...)
+		" AND type IN "+list(len(chains)+1, len(types))+" AND state_key IN "+list(len(chains)+len(types)+1, len(keys)), args...)
 	return found, err
 }
 
 func (l logs) held(lineage []Snapshot, key Key) int64 {
 	for _, link := range lineage {
-		entries := l[chainKey{link.Chain, key}]
-		for i := len(entries) - 1; i >= 0; i-- {
-			if entries[i].sequence <= link.Sequence {
-				return entries[i].event
+		newest := logged{}
+		for _, e := range l[chainKey{link.Chain, key}] {
+			if e.sequence <= link.Sequence && e.sequence > newest.sequence {
+				newest = e
 			}
+		}
+		if newest.sequence > 0 {
+			return newest.event
 		}
 	}
 	return 0

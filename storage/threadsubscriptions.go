@@ -2,6 +2,8 @@ package storage
 
 import (
 	"context"
+	"strconv"
+	"strings"
 
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
@@ -75,4 +77,52 @@ func (t *ThreadSubscriptions) changes(ctx context.Context, from, to Position) ([
 		changes[i] = sub.news()
 	}
 	return changes, err
+}
+
+// Followed are the threads of which a user has said something, and whether they are followed.
+type Followed map[id.RoomID]map[id.EventID]bool
+
+// In tells which of the room's threads are followed; nil where the user never said anything of any thread.
+func (f Followed) In(room id.RoomID) func(root id.EventID) bool {
+	if len(f) == 0 {
+		return nil
+	}
+	return func(root id.EventID) bool { return f[room][root] }
+}
+
+// maxFollowed bounds how many threads push rules know of for one user: those of which something was said last.
+const maxFollowed = 10_000
+
+// Followed gives the user's threads, for push rules.
+func (t *ThreadSubscriptions) Followed(ctx context.Context, user id.UserID) (Followed, error) {
+	list, err := t.Between(ctx, user, 0, 1<<62, maxFollowed)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	followed := Followed{}
+	for _, sub := range list {
+		if followed[sub.RoomID] == nil {
+			followed[sub.RoomID] = map[id.EventID]bool{}
+		}
+		followed[sub.RoomID][sub.Root] = sub.Subscribed
+	}
+	return followed, nil
+}
+
+// ThreadToken says that a walk back through the subscriptions goes on with the one that changed at the position. Sliding
+// sync gives it out as prev_batch.
+// Spec: MSC4308
+func ThreadToken(from Position) string { return "t" + strconv.FormatInt(int64(from), 10) }
+
+// ParseThreadToken reads a ThreadToken.
+func ParseThreadToken(text string) (Position, error) {
+	digits, ok := strings.CutPrefix(text, "t")
+	if !ok || len(digits) > maxToken {
+		return 0, ErrBadToken
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < 0 {
+		return 0, ErrBadToken
+	}
+	return Position(n), nil
 }

@@ -37,7 +37,7 @@ func (h *Handlers) Run(ctx context.Context) error {
 		defer f.gateways.wait()
 		return h.store.Follow(ctx, storage.Follower{
 			Name:   "push",
-			Kinds:  []storage.Kind{storage.EventNews, storage.MembershipNews, storage.ReceiptNews, storage.AccountDataNews},
+			Kinds:  []storage.Kind{storage.EventNews, storage.MembershipNews, storage.ReceiptNews, storage.AccountDataNews, storage.ThreadNews},
 			Handle: f.handle,
 		})
 	})
@@ -69,6 +69,7 @@ type owner struct {
 	set     *rules.Set
 	ignored map[id.UserID]bool
 	invites *policy.Invites
+	threads storage.Followed
 }
 
 func (f *follower) handle(ctx context.Context, news []storage.Change, _ storage.Position) error {
@@ -85,7 +86,7 @@ func (f *follower) handle(ctx context.Context, news []storage.Change, _ storage.
 					return err
 				}
 			}
-		case storage.AccountDataNews:
+		case storage.AccountDataNews, storage.ThreadNews:
 			delete(f.owners, c.UserID)
 		case storage.ReceiptNews:
 			f.read(ctx, c.UserID, c.RoomID)
@@ -159,6 +160,7 @@ func (f *follower) judge(ctx context.Context, e *storage.Event) error {
 		if o.ignored[e.Sender] || invited == person.ID && o.unwelcome(invited, e.Sender) {
 			continue
 		}
+		person.Subscribed = o.threads.In(e.RoomID)
 		if v := o.set.Judge(judged, person); v.Notify {
 			if err := f.notify(ctx, person.ID, e, v); err != nil {
 				return err
@@ -254,6 +256,9 @@ func (f *follower) owner(ctx context.Context, user id.UserID) (*owner, error) {
 		})
 	}
 	if o.invites, err = f.view.Invites(ctx, user); err != nil {
+		return nil, err
+	}
+	if o.threads, err = f.store.ThreadSubscriptions.Followed(ctx, user); err != nil {
 		return nil, err
 	}
 	if len(f.owners) >= maxAudiences {

@@ -54,6 +54,9 @@ func (h *Handlers) Notifications(r *rest.Request) (any, error) {
 	if s.set, err = h.set(r.Context(), r.By.User); err != nil {
 		return nil, err
 	}
+	if s.threads, err = h.store.ThreadSubscriptions.Followed(r.Context(), r.By.User); err != nil {
+		return nil, err
+	}
 	next, err := s.look(r.Context(), before)
 	if err != nil {
 		return nil, err
@@ -78,6 +81,7 @@ type search struct {
 	set        *rules.Set
 	limit      int
 	highlights bool
+	threads    storage.Followed
 	rooms      map[id.RoomID]*searched
 	found      []listed
 }
@@ -149,7 +153,7 @@ func (s *search) room(ctx context.Context, roomID id.RoomID) (*searched, error) 
 	if room := s.rooms[roomID]; room != nil {
 		return room, nil
 	}
-	room := &searched{person: rules.Person{ID: s.by.User}, read: map[string]storage.Place{}}
+	room := &searched{person: rules.Person{ID: s.by.User, Subscribed: s.threads.In(roomID)}, read: map[string]storage.Place{}}
 	var err error
 	if room.members, _, err = s.store.Memberships.Counts(ctx, roomID); err != nil {
 		return nil, err

@@ -74,7 +74,7 @@ func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, d
 	now := h.now().UnixMilli()
 	d := &storage.DelayedEvent{
 		ID: "d" + strings.ToLower(rand.Text()), UserID: p.Sender, DeviceID: p.Device, RoomID: roomID, Type: p.Type, StateKey: p.StateKey, Content: p.Content,
-		Path: p.Path, TransactionID: p.TransactionID, Delay: delay.Milliseconds(), Since: now, Due: now + delay.Milliseconds(),
+		Path: p.Path, TransactionID: p.TransactionID, Sticky: p.Sticky, Delay: delay.Milliseconds(), Since: now, Due: now + delay.Milliseconds(),
 	}
 	if err := h.store.DelayedEvents.Add(ctx, d); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"strconv"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix"
@@ -10,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/roomserver/pdu"
 	"chancery/storage/bus"
 )
 
@@ -21,6 +23,9 @@ const maxName = 255
 func (h *Handlers) Send(r *rest.Request) (any, error) {
 	roomID, p, err := h.proposal(r, "PUT "+r.Path("eventType"))
 	if err != nil {
+		return nil, err
+	}
+	if p.Sticky, err = stickyOf(r); err != nil {
 		return nil, err
 	}
 	if delay, ok, err := h.delayOf(r); err != nil {
@@ -59,6 +64,20 @@ func (h *Handlers) proposal(r *rest.Request, path string) (id.RoomID, bus.Propos
 	}
 	p.Timestamp, err = h.timestampOf(r)
 	return roomID, p, err
+}
+
+// stickyOf is for how many milliseconds the event is to be sticky; what is longer than an hour is cut.
+// Spec: MSC4354
+func stickyOf(r *rest.Request) (int64, error) {
+	text := r.Query("org.matrix.msc4354.sticky_duration_ms")
+	if text == "" {
+		return 0, nil
+	}
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 {
+		return 0, mautrix.MInvalidParam.WithMessage("org.matrix.msc4354.sticky_duration_ms is no number of milliseconds")
+	}
+	return min(ms, pdu.MaxSticky), nil
 }
 
 // timestampOf is the time that an application service gives an event.

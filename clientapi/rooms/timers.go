@@ -169,7 +169,7 @@ func (t *timers) fire(ctx context.Context, due []*timer) {
 // send has the room make the event, and notes what came of it. The event's delay ID is its transaction ID: sent
 // twice, it is one event.
 func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent) error {
-	p := bus.Proposal{Sender: d.UserID, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Device: d.DeviceID, Path: "delayed", TransactionID: d.ID}
+	p := bus.Proposal{Sender: d.UserID, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Device: d.DeviceID, Path: "delayed", TransactionID: d.ID, Sticky: d.Sticky}
 	if d.Type == event.EventRedaction.Type {
 		p.Redacts = id.EventID(gjson.GetBytes(d.Content, "redacts").Str)
 	}

@@ -221,7 +221,11 @@ func (a *answer) judge(ctx context.Context, p *roomPlan) (*judge, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &judge{s: a.s, room: p.id, set: set, person: rules.Person{ID: a.u.id}, ignored: a.ignored}
+	threads, err := a.s.threadsOf(ctx, a.u)
+	if err != nil {
+		return nil, err
+	}
+	j := &judge{s: a.s, room: p.id, set: set, person: rules.Person{ID: a.u.id, Subscribed: threads.In(p.id)}, ignored: a.ignored}
 	found, err := a.s.byNumbers(ctx, []int64{p.stay.event})
 	if err != nil {
 		return nil, err
@@ -310,6 +314,28 @@ func (s *Syncing) rulesOf(ctx context.Context, u *user) (*rules.Set, error) {
 		u.rules = set
 	}
 	return u.rules, nil
+}
+
+// threadsOf gives the threads that the user follows.
+func (s *Syncing) threadsOf(ctx context.Context, u *user) (storage.Followed, error) {
+	s.mu.RLock()
+	known := u.threads
+	s.mu.RUnlock()
+	if known != nil {
+		return *known, nil
+	}
+	head := s.store.Head()
+	threads, err := s.store.ThreadSubscriptions.Followed(ctx, u.id)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// What came meanwhile may be missing here.
+	if storage.Position(s.applied.Load()) <= head {
+		u.threads = &threads
+	}
+	return threads, nil
 }
 
 // takeRules takes in rules that changed: what is counted is counted anew. mu is held.

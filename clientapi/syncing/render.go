@@ -164,7 +164,7 @@ func split(raw []byte) (head, extra []byte) {
 			return true
 		}
 		value.ForEach(func(key, value gjson.Result) bool {
-			if key.Str != "age" && key.Str != "membership" && key.Str != "transaction_id" {
+			if key.Str != "age" && key.Str != "membership" && key.Str != "transaction_id" && key.Str != view.StickyFor {
 				extra = append(extra, ',')
 				extra = append(append(append(extra, key.Raw...), ':'), value.Raw...)
 			}
@@ -234,6 +234,9 @@ func (l *look) show(ctx context.Context, s *Syncing, b []byte, x *entry, members
 	if e.TransactionID != "" && e.Sender == l.user && e.DeviceID == l.device {
 		b = append(b, `,"transaction_id":`...)
 		b = appendText(b, e.TransactionID)
+	}
+	if e.StickyUntil > l.now && e.RedactedBy == "" {
+		b = strconv.AppendInt(append(b, `,"`+view.StickyFor+`":`...), e.StickyUntil-l.now, 10)
 	}
 	b = append(append(b, extra...), '}', '}')
 	if len(l.filter.EventFields) > 0 {

@@ -46,6 +46,8 @@ type user struct {
 
 	counts map[id.RoomID]*count
 	rules  *rules.Set
+	// threads that the user follows; nil until they are needed, and again when they change.
+	threads *storage.Followed
 }
 
 // stay is how a user stands to a room. It is never changed once it is in the memory.

@@ -195,6 +195,10 @@ func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 		s.takeMembership(c, around, woken)
 	case storage.ReceiptNews:
 		s.takeReceipt(c, woken)
+	case storage.ThreadNews:
+		if u := s.users[c.UserID]; u != nil {
+			u.threads = nil
+		}
 	case storage.AccountDataNews:
 		if u := s.users[c.UserID]; u != nil {
 			if d, ok := c.Row.(*storage.AccountData); ok {

@@ -12,6 +12,10 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
+// MaxSticky is the longest time, in milliseconds, for which an event may be sticky.
+// Spec: MSC4354
+const MaxSticky = 3_600_000
+
 // Draft is an event before it has hashes and a signature.
 type Draft struct {
 	Type string
@@ -33,6 +37,9 @@ type Draft struct {
 	Timestamp time.Time
 	// Unsigned is a JSON object, or empty.
 	Unsigned json.RawMessage
+	// Sticky is for how many milliseconds the event is to be sticky; 0: not at all.
+	// Spec: MSC4354
+	Sticky int64
 }
 
 // Build makes an event of a draft: canonical, hashed, signed. The error is ErrTooLarge,
@@ -126,6 +133,9 @@ func (f *format) draftMembers(d *Draft) ([]member, error) {
 	add("auth_events", f.appendReferences(d.AuthEvents, d.Hashes))
 	add("content", content)
 	add("depth", strconv.AppendInt(nil, min(max(d.Depth, 0), MaxDepth), 10))
+	if d.Sticky > 0 {
+		add("msc4354_sticky", append(strconv.AppendInt([]byte(`{"duration_ms":`), min(d.Sticky, MaxSticky), 10), '}'))
+	}
 	add("origin_server_ts", strconv.AppendInt(nil, d.Timestamp.UnixMilli(), 10))
 	add("prev_events", f.appendReferences(d.PrevEvents, d.Hashes))
 	if d.Redacts != "" && !f.redactsInContent {

@@ -10,7 +10,7 @@ import (
 
 const (
 	// linksAtOnce is how many events' links are asked for in one question.
-	linksAtOnce = 1000
+	linksAtOnce = 10_000
 	// maxGraph bounds how many events a room's auth chains may hold.
 	maxGraph = 1 << 20
 )
@@ -68,7 +68,9 @@ func (g *graph) load(ctx context.Context, events Source, ids []id.EventID) error
 		}
 	}
 	for _, ev := range ids {
-		want(ev)
+		if _, known := g.nodes[ev]; !known {
+			want(ev)
+		}
 	}
 	for len(wanted) > 0 {
 		batch := wanted[:min(len(wanted), linksAtOnce)]

@@ -124,18 +124,17 @@ func (s *states) unconflictedAt(ctx context.Context, keys []pdu.Key) (Map, error
 
 // unconflicted lists the events of the whole unconflicted state map.
 func (s *states) unconflicted(ctx context.Context) ([]id.EventID, error) {
-	all, err := s.common.All(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("common state: %w", err)
-	}
-	ids := make([]id.EventID, 0, len(all))
-	for key, ev := range all {
+	var ids []id.EventID
+	err := s.common.Each(ctx, func(key pdu.Key, ev id.EventID) {
 		if _, ok := s.conflicted[key]; ok {
-			continue
+			return
 		}
 		if _, ok := s.agreed[key]; !ok {
 			ids = append(ids, ev)
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("common state: %w", err)
 	}
 	for _, ev := range s.agreed {
 		if ev != "" {

@@ -34,9 +34,9 @@ type Diff map[pdu.Key]id.EventID
 type Base interface {
 	// At answers the events at the given keys; absent keys are absent from the answer.
 	At(ctx context.Context, keys []pdu.Key) (Map, error)
-	// All answers the whole state. It is asked only when an event was cited on
-	// one side of the fork alone. The caller does not change the answer.
-	All(ctx context.Context) (Map, error)
+	// Each visits the whole state. It is asked only when an event was cited on
+	// one side of the fork alone.
+	Each(ctx context.Context, visit func(pdu.Key, id.EventID)) error
 }
 
 // At implements Base.
@@ -50,8 +50,13 @@ func (m Map) At(_ context.Context, keys []pdu.Key) (Map, error) {
 	return found, nil
 }
 
-// All implements Base.
-func (m Map) All(context.Context) (Map, error) { return m, nil }
+// Each implements Base.
+func (m Map) Each(_ context.Context, visit func(pdu.Key, id.EventID)) error {
+	for key, ev := range m {
+		visit(key, ev)
+	}
+	return nil
+}
 
 // Fork is the states that meet at an event, one for each of its previous
 // events: a common state, and for each of them what differs from it. A state
@@ -143,8 +148,8 @@ func Resolve(ctx context.Context, version id.RoomVersion, states []map[pdu.Key]i
 	if err != nil {
 		return nil, err
 	}
-	common, err := fork.Common.All(ctx)
-	if err != nil {
+	common := Map{}
+	if err := fork.Common.Each(ctx, func(key pdu.Key, ev id.EventID) { common[key] = ev }); err != nil {
 		return nil, fmt.Errorf("common state: %w", err)
 	}
 	return changes.Over(common), nil

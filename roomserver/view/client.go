@@ -212,6 +212,9 @@ func (p *page) unsigned(ctx context.Context, dst []byte, e *storage.Event) ([]by
 	if e.TransactionID != "" && e.Sender == p.viewer.User && e.DeviceID == p.viewer.Device {
 		dst = appendText(append(dst, `,"transaction_id":`...), e.TransactionID)
 	}
+	if e.StickyUntil > p.now && e.RedactedBy == "" {
+		dst = strconv.AppendInt(append(dst, `,"`+StickyFor+`":`...), e.StickyUntil-p.now, 10)
+	}
 	q, _ := replaces(e)
 	if old := p.before[p.held[q]]; old != nil && old.ID != e.ID {
 		raw, err := p.Federation(ctx, old)
@@ -262,6 +265,9 @@ func redaction(e *storage.Event, raw []byte) (content, redacts string, err error
 	}
 	return content, "", nil
 }
+
+// StickyFor is the member of unsigned that says for how many milliseconds the event still is sticky. Spec: MSC4354
+const StickyFor = "msc4354_sticky_duration_ttl_ms"
 
 // stickiness is an event's msc4354_sticky, which clients need to see. Spec: MSC4354
 func stickiness(raw []byte) string {

@@ -35,6 +35,10 @@ func (r *Reader) Visible(ctx context.Context, user id.UserID, events []*storage.
 	if err != nil {
 		return nil, err
 	}
+	sticks, err := r.stickTo(ctx, user, events)
+	if err != nil {
+		return nil, err
+	}
 	untils := map[id.RoomID]storage.Place{}
 	visible := make([]*storage.Event, 0, len(events))
 	for _, e := range events {
@@ -58,11 +62,36 @@ func (r *Reader) Visible(ctx context.Context, user id.UserID, events []*storage.
 				verdict = allowed
 			}
 		}
-		if verdict == allowed {
+		if verdict == allowed || sticks[e.ID] {
 			visible = append(visible, e)
 		}
 	}
 	return visible, nil
+}
+
+// stickTo gives those of the events that the user may see because they are sticky: whoever is joined may, whatever the history
+// visibility says.
+// Spec: MSC4354
+func (r *Reader) stickTo(ctx context.Context, user id.UserID, events []*storage.Event) (map[id.EventID]bool, error) {
+	var sticks map[id.EventID]bool
+	now, joined := r.now().UnixMilli(), map[id.RoomID]bool{}
+	for _, e := range events {
+		if e.StickyUntil <= now || e.RedactedBy != "" {
+			continue
+		}
+		in, asked := joined[e.RoomID]
+		if !asked {
+			var err error
+			if in, err = r.store.Memberships.Joined(ctx, e.RoomID, user); err != nil {
+				return nil, err
+			}
+			joined[e.RoomID], sticks = in, map[id.EventID]bool{}
+		}
+		if in {
+			sticks[e.ID] = true
+		}
+	}
+	return sticks, nil
 }
 
 func shown(e *storage.Event) bool { return e.Standing == storage.Accepted && e.Place != 0 }

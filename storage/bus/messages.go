@@ -107,6 +107,8 @@ type Proposal struct {
 	TransactionID string      `json:"transaction_id,omitempty"`
 	// Timestamp in ms since 1970; zero: now. (Application services may set it.)
 	Timestamp int64 `json:"timestamp,omitempty"`
+	// Sticky is for how many milliseconds the event is to be sticky (MSC4354); 0: not at all.
+	Sticky int64 `json:"sticky,omitempty"`
 	// Always makes an event even if the state is already so.
 	Always bool `json:"always,omitempty"`
 	// Unsigned (Draft only) asks for a template: no hashes, no signature (make_join and its kin).

@@ -104,8 +104,13 @@ CREATE TABLE state_entries (
     event     BIGINT,
     position  BIGINT,
     old_event BIGINT,
-    PRIMARY KEY (chain, type, state_key, sequence)
+    PRIMARY KEY (chain, sequence)
+-- only: postgres
 );
+-- only: sqlite
+) WITHOUT ROWID;
+-- one key of a snapshot is read from the index alone
+CREATE UNIQUE INDEX state_entries_key ON state_entries (chain, type, state_key, sequence, event);
 CREATE INDEX state_entries_position ON state_entries (position) WHERE position IS NOT NULL;
 
 -- Membership, asked by room and by user; also invites to rooms that we are not in.

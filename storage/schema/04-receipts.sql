@@ -45,6 +45,8 @@ CREATE TABLE delayed_events (
     -- of the request that made it; none for state
     path           TEXT   NOT NULL,
     transaction_id TEXT,
+    -- for how many ms it is to be sticky once it is sent (MSC4354)
+    sticky         BIGINT NOT NULL DEFAULT 0,
     delay          BIGINT NOT NULL,
     -- since when the delay runs, as last written
     since          BIGINT NOT NULL,

@@ -42,6 +42,8 @@ func equals(key, value string) Condition {
 	return Condition{Kind: "event_property_is", Key: key, Value: json.RawMessage(value)}
 }
 
+func subscribed(is bool) Condition { return Condition{Kind: threadSubscription, Subscribed: &is} }
+
 var (
 	mayNotifyRoom = Condition{Kind: "sender_notification_permission", Key: "room"}
 	oneToOne      = Condition{Kind: "room_member_count", Is: "2"}
@@ -52,7 +54,8 @@ var (
 //
 // The three rules by display name, localpart and "@room" in the text were taken out of the spec with intentional
 // mentions (v1.17), but clients that send no m.mentions still need them; they never match an event that has m.mentions.
-// The rules for polls are MSC3930's, that for calls MSC3914's.
+// The rules for polls are MSC3930's, that for calls MSC3914's,
+// those for threads MSC4306's.
 var table = []line{
 	{kind: Override, id: master, off: true},
 	{kind: Override, id: ".m.rule.suppress_notices", conditions: []Condition{is("content.msgtype", "m.notice")}, actions: quietly},
@@ -73,6 +76,9 @@ var table = []line{
 	{kind: Override, id: ".org.matrix.msc3930.rule.poll_response", conditions: []Condition{is("type", "org.matrix.msc3381.poll.response")}, actions: quietly},
 
 	{kind: Content, id: ".m.rule.contains_user_name", pattern: localpart, actions: loud},
+
+	{kind: Postcontent, id: ".io.element.msc4306.rule.unsubscribed_thread", conditions: []Condition{subscribed(false)}, actions: quietly},
+	{kind: Postcontent, id: ".io.element.msc4306.rule.subscribed_thread", conditions: []Condition{subscribed(true)}, actions: sound},
 
 	{kind: Underride, id: ".m.rule.call", conditions: []Condition{is("type", "m.call.invite")}, actions: ring},
 	{kind: Underride, id: ".m.rule.encrypted_room_one_to_one", conditions: []Condition{oneToOne, is("type", "m.room.encrypted")}, actions: sound},

@@ -46,6 +46,7 @@ type Event struct {
 	SenderMayNotify func() bool
 
 	read      bool
+	thread    id.EventID // the root of the thread that it is in
 	content   gjson.Result
 	body      string // lower case
 	hasBody   bool
@@ -60,6 +61,9 @@ type Person struct {
 	ID id.UserID
 	// DisplayName in the room, may be empty.
 	DisplayName string
+	// Subscribed tells whether the owner follows a thread of the room. It is nil for who never said anything of threads: their
+	// clients know nothing of subscriptions, and the rules about them are not for them.
+	Subscribed func(root id.EventID) bool
 }
 
 func (e *Event) prepare() {
@@ -70,6 +74,9 @@ func (e *Event) prepare() {
 	e.content = gjson.GetBytes(e.JSON, "content")
 	if body := e.content.Get("body"); body.Type == gjson.String {
 		e.body, e.hasBody = strings.ToLower(body.Str), true
+	}
+	if relates := e.content.Get(`m\.relates_to`); relates.Get("rel_type").Str == "m.thread" {
+		e.thread = id.EventID(relates.Get("event_id").Str)
 	}
 	if m := e.content.Get(`m\.mentions`); m.Exists() {
 		e.mentions = true
@@ -84,7 +91,7 @@ func (e *Event) prepare() {
 // Concerns tells whether the event may be judged for this person otherwise than for others with the same class of rules.
 func (e *Event) Concerns(p Person) bool {
 	e.prepare()
-	if e.mentioned[p.ID] || (e.StateKey != nil && *e.StateKey == string(p.ID)) {
+	if e.thread != "" && p.Subscribed != nil || e.mentioned[p.ID] || (e.StateKey != nil && *e.StateKey == string(p.ID)) {
 		return true
 	}
 	if !e.hasBody || e.mentions {
@@ -199,6 +206,9 @@ func (r *Rule) matches(e *Event, p Person) bool {
 	return true
 }
 
+// threadSubscription is the kind of the conditions about threads. Spec: MSC4306
+const threadSubscription = "io.element.msc4306.thread_subscription"
+
 // Spec: client-server-api/#conditions-1
 func (c *Condition) holds(e *Event, p Person) bool {
 	switch c.Kind {
@@ -231,6 +241,10 @@ func (c *Condition) holds(e *Event, p Person) bool {
 			e.mayNotify = &may
 		}
 		return *e.mayNotify
+	case "thread_subscription", threadSubscription:
+		// Who never subscribed to a thread nor left one keeps the notifications of clients that know nothing of it:
+		// there the proposal would have them hear of no thread at all.
+		return e.thread != "" && c.Subscribed != nil && p.Subscribed != nil && p.Subscribed(e.thread) == *c.Subscribed
 	case "call_started", "org.matrix.msc3914.call_started":
 		// MSC3914: the call has an intent and has not been ended.
 		return e.content.Get(`m\.intent`).Exists() && !e.content.Get(`m\.terminated`).Exists()

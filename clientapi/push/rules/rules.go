@@ -27,15 +27,18 @@ type Kind string
 
 // The kinds of rules.
 const (
-	Override  Kind = "override"
-	Content   Kind = "content"
+	Override Kind = "override"
+	Content  Kind = "content"
+	// Postcontent is for default rules alone. Spec: MSC4306
+	Postcontent Kind = "postcontent"
+
 	Room      Kind = "room"
 	Sender    Kind = "sender"
 	Underride Kind = "underride"
 )
 
 // Kinds in the order in which they are asked.
-var Kinds = []Kind{Override, Content, Room, Sender, Underride}
+var Kinds = []Kind{Override, Content, Postcontent, Room, Sender, Underride}
 
 // Rule is one push rule.
 // Spec: client-server-api/#push-rules
@@ -52,13 +55,15 @@ type Rule struct {
 	verdict Verdict
 }
 
-// Condition of an override or underride rule.
+// Condition of an override, postcontent or underride rule.
 type Condition struct {
 	Kind    string          `json:"kind"`
 	Key     string          `json:"key,omitempty"`
 	Pattern *string         `json:"pattern,omitempty"`
 	Value   json.RawMessage `json:"value,omitempty"`
 	Is      string          `json:"is,omitempty"`
+	// Subscribed is what a condition about threads asks.
+	Subscribed *bool `json:"subscribed,omitempty"`
 
 	path []string
 	glob *pattern
@@ -171,7 +176,7 @@ func (s *Set) Rule(kind Kind, ruleID string) *Rule {
 // Put makes a rule of the user's own, or rewrites it; before and after name rules of the same kind next to which it goes.
 func (s *Set) Put(kind Kind, rule Rule, before, after string) error {
 	switch {
-	case !slices.Contains(Kinds, kind):
+	case !slices.Contains(Kinds, kind) || kind == Postcontent:
 		return fmt.Errorf("%w: no such kind", ErrBadRule)
 	case strings.HasPrefix(rule.ID, "."):
 		return ErrDefault
@@ -326,7 +331,7 @@ func (r *Rule) MarshalJSON() ([]byte, error) {
 	if actions == nil {
 		actions = []json.RawMessage{}
 	}
-	if r.kind == Override || r.kind == Underride {
+	if r.kind == Override || r.kind == Postcontent || r.kind == Underride {
 		conditions := r.Conditions
 		if conditions == nil {
 			conditions = []Condition{}

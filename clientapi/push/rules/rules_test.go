@@ -72,6 +72,41 @@ func TestDefaultsJudge(t *testing.T) {
 	}
 }
 
+func TestThreads(t *testing.T) {
+	set := Default(bob)
+	const inThread = `{"content":{"body":"hi","m.relates_to":{"rel_type":"m.thread","event_id":"$root"}}}`
+	follows := func(is bool) func(id.EventID) bool {
+		return func(root id.EventID) bool { return is && root == "$root" }
+	}
+	for _, c := range []struct {
+		name     string
+		json     string
+		follows  func(id.EventID) bool
+		rule     string
+		notify   bool
+		concerns bool
+	}{
+		{"of one who knows no subscriptions", inThread, nil, ".m.rule.message", true, false},
+		{"followed", inThread, follows(true), ".io.element.msc4306.rule.subscribed_thread", true, true},
+		{"not followed", inThread, follows(false), ".io.element.msc4306.rule.unsubscribed_thread", false, true},
+		{"not followed, but mentioned", `{"content":{"body":"hi bob","m.relates_to":{"rel_type":"m.thread","event_id":"$root"}}}`, follows(false),
+			".m.rule.contains_user_name", true, true},
+		{"in no thread", `{"content":{"body":"hi"}}`, follows(false), ".m.rule.message", true, false},
+		{"another relation", `{"content":{"body":"hi","m.relates_to":{"rel_type":"m.reference","event_id":"$root"}}}`, follows(false), ".m.rule.message", true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := Event{Type: "m.room.message", JSON: []byte(c.json), Members: func() int { return 3 }}
+			me := Person{ID: bob, Subscribed: c.follows}
+			if v := set.Judge(&e, me); v.Rule != c.rule || v.Notify != c.notify {
+				t.Errorf("got rule %q notify %t, want %q %t", v.Rule, v.Notify, c.rule, c.notify)
+			}
+			if got := e.Concerns(me); got != c.concerns {
+				t.Errorf("concerns Bob: got %t, want %t", got, c.concerns)
+			}
+		})
+	}
+}
+
 func TestOwnRules(t *testing.T) {
 	set := Default(bob)
 	class := set.Class()
@@ -132,6 +167,7 @@ func TestOwnRules(t *testing.T) {
 		{"a slash", set.Put(Override, Rule{ID: "a/b"}, "", ""), ErrBadRule},
 		{"no pattern", set.Put(Content, Rule{ID: "a"}, "", ""), ErrBadRule},
 		{"no anchor", set.Put(Override, Rule{ID: "a"}, "nothing", ""), ErrNoAnchor},
+		{"a kind of the server's", set.Put(Postcontent, Rule{ID: "a"}, "", ""), ErrBadRule},
 		{"no kind", set.Put("other", Rule{ID: "a"}, "", ""), ErrBadRule},
 		{"a bad action", set.Put(Override, Rule{ID: "a", Actions: []json.RawMessage{json.RawMessage(`5`)}}, "", ""), ErrBadRule},
 		{"unknown deleted", set.Delete(Override, "a"), ErrNoRule},
