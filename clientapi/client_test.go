@@ -70,6 +70,26 @@ func start(t *testing.T, cfg Config) *testServer {
 	return &testServer{t: t, url: web.URL, store: store, bus: messages}
 }
 
+// newForTest makes a server for its route table alone: nothing of it runs.
+func newForTest(t *testing.T) (*Server, error) {
+	t.Helper()
+	messages, err := bus.Open(t.Context(), bus.DefaultConfig())
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(messages.Close)
+	store, err := storage.Open(t.Context(), storage.Config{Database: filepath.Join(t.TempDir(), "test.db")}, messages)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { store.Close() })
+	files, err := blobs.Open(t.TempDir())
+	if err != nil {
+		return nil, err
+	}
+	return New(testConfig(), store, files, messages, zerolog.Nop())
+}
+
 // run runs a component until the test ends.
 func run(t *testing.T, component func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())

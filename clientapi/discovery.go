@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"maps"
+
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
@@ -13,25 +15,33 @@ import (
 var specVersions = []string{
 	"r0.5.0", "r0.6.0", "r0.6.1",
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
-	"v1.13", "v1.14", "v1.15", "v1.16",
+	"v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 }
 
 // unstableFeatures are what clients ask for by name, and find.
 var unstableFeatures = map[string]bool{
-	"fi.mau.msc2659.stable":                   true,
-	"org.matrix.e2e_cross_signing":            true,
-	"org.matrix.msc2285.stable":               true,
-	"org.matrix.msc3916.stable":               true,
-	"org.matrix.msc4140":                      true,
-	"org.matrix.msc4143":                      true,
-	"org.matrix.msc4155":                      true,
-	"org.matrix.msc4222":                      true,
-	"org.matrix.msc4306":                      true,
-	"org.matrix.msc4354":                      true,
-	"org.matrix.msc4380.stable":               true,
-	"uk.half-shot.msc2666.query_mutual_rooms": true,
-	"uk.tcpip.msc4133":                        true,
-	"uk.tcpip.msc4133.stable":                 true,
+	"fi.mau.msc2246.stable":                          true,
+	"fi.mau.msc2659.stable":                          true,
+	"org.matrix.e2e_cross_signing":                   true,
+	"org.matrix.msc2946":                             true,
+	"org.matrix.msc3391":                             true,
+	"org.matrix.msc3440.stable":                      true,
+	"org.matrix.msc3827.stable":                      true,
+	"org.matrix.msc3881":                             true,
+	"org.matrix.msc3912":                             true,
+	"org.matrix.msc2285.stable":                      true,
+	"org.matrix.msc3916.stable":                      true,
+	"org.matrix.msc4140":                             true,
+	"org.matrix.msc4143":                             true,
+	"org.matrix.msc4155":                             true,
+	"org.matrix.msc4222":                             true,
+	"org.matrix.msc4306":                             true,
+	"org.matrix.msc4354":                             true,
+	"org.matrix.msc4380.stable":                      true,
+	"uk.half-shot.msc2666.query_mutual_rooms":        true,
+	"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
+	"uk.tcpip.msc4133":                               true,
+	"uk.tcpip.msc4133.stable":                        true,
 }
 
 // versions handles GET /_matrix/client/versions.
@@ -40,7 +50,14 @@ func (s *Server) versions(*rest.Request) (any, error) {
 	return struct {
 		Versions []string        `json:"versions"`
 		Unstable map[string]bool `json:"unstable_features"`
-	}{specVersions, unstableFeatures}, nil
+	}{specVersions, s.features()}, nil
+}
+
+// features are the unstable features, those that depend on the configuration only where they are.
+func (s *Server) features() map[string]bool {
+	features := maps.Clone(unstableFeatures)
+	features["org.matrix.msc4143"] = len(s.cfg.Foci) > 0
+	return features
 }
 
 type enabled struct {
@@ -106,6 +123,15 @@ func (s *Server) wellKnownServer(*rest.Request) (any, error) {
 		return nil, mautrix.MNotFound.WithMessage("Other servers find this one by its name")
 	}
 	return map[string]string{"m.server": s.cfg.FederationAddress}, nil
+}
+
+// wellKnownPolicyServer handles GET /.well-known/matrix/policy_server.
+// Spec: client-server-api/#getwell-knownmatrixpolicy_server
+func (s *Server) wellKnownPolicyServer(*rest.Request) (any, error) {
+	if s.cfg.PolicyServerKey == "" {
+		return nil, mautrix.MNotFound.WithMessage("No policy server is configured")
+	}
+	return map[string]any{"public_keys": map[string]string{"ed25519": s.cfg.PolicyServerKey}}, nil
 }
 
 // Contact is somebody to turn to.

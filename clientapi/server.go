@@ -51,6 +51,9 @@ type Config struct {
 	Foci []string `yaml:"-"`
 	// Support is what .well-known/matrix/support says. Default nothing: the document is then not served.
 	Support SupportConfig `yaml:"support"`
+	// PolicyServerKey is the public key (ed25519, unpadded base64) of this domain's policy server, as
+	// .well-known/matrix/policy_server tells it to those who set up rooms. Default none: the document is then not served.
+	PolicyServerKey string `yaml:"policy_server_key"`
 	// HTTP is the plumbing: tokens, addresses, rate limits.
 	HTTP rest.Config `yaml:"http"`
 	// Account is who may register, and how passwords and tokens are kept.
@@ -187,6 +190,7 @@ func (s *Server) routes() []rest.Route {
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
 		{Method: "GET", Path: "/.well-known/matrix/server", Handler: s.wellKnownServer},
+		{Method: "GET", Path: "/.well-known/matrix/policy_server", Handler: s.wellKnownPolicyServer},
 		{Method: "GET", Path: "/.well-known/matrix/support", Handler: s.wellKnownSupport},
 		{Method: "GET", Path: "/_matrix/client/versions", Handler: s.versions, Auth: rest.Optional},
 		{Method: "GET", Path: "/_matrix/client/v3/capabilities", Handler: s.capabilities, Auth: rest.User},
@@ -328,6 +332,8 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions", Handler: r.ThreadSubscriptions, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/timestamp_to_event", Handler: r.TimestampToEvent, Auth: rest.User, Limit: rest.LimitGeneral},
 
+		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc1763/retention/configuration", Handler: r.Retention, Auth: rest.User},
+
 		// Rooms: finding them.
 		{Method: "GET", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.Alias},
 		{Method: "PUT", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.PutAlias, Auth: rest.User, Limit: rest.LimitGeneral},
@@ -337,6 +343,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v3/publicRooms", Handler: r.PublicRooms, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/publicRooms", Handler: r.SearchPublicRooms, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/hierarchy", Handler: r.Hierarchy, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc2946/rooms/{roomId}/hierarchy", Handler: r.Hierarchy, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v1/room_summary/{roomIdOrAlias}", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary", Handler: r.RoomSummary, Auth: rest.Optional, Limit: rest.LimitGeneral},

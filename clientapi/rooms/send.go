@@ -3,9 +3,13 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -144,10 +148,60 @@ func (h *Handlers) Redact(r *rest.Request) (any, error) {
 	if e != nil && e.RoomID != roomID {
 		return nil, noSuchEvent
 	}
+	related, content, err := withRelations(content)
+	if err != nil {
+		return nil, err
+	}
 	p.Type, p.Content, p.Redacts = event.EventRedaction.Type, content, target
 	eventID, err := h.propose(r.Context(), roomID, p)
 	if err != nil {
 		return nil, err
 	}
+	if len(related) > 0 && e != nil {
+		if err := h.redactRelated(r.Context(), roomID, p, related); err != nil {
+			return nil, err
+		}
+	}
 	return eventAnswer{eventID}, nil
+}
+
+// withRelations takes out of a redaction which related events are to be redacted with it. Spec: MSC3912
+func withRelations(content json.RawMessage) (types []string, kept json.RawMessage, err error) {
+	for _, name := range []string{"org.matrix.msc3912.with_relations", "with_rel_types"} {
+		list := gjson.GetBytes(content, strings.ReplaceAll(name, ".", `\.`))
+		if !list.Exists() {
+			continue
+		}
+		if !list.IsArray() {
+			return nil, nil, mautrix.MInvalidParam.WithMessage("%s is not a list", name)
+		}
+		for _, v := range list.Array() {
+			types = append(types, v.String())
+		}
+		if content, err = sjson.DeleteBytes(content, strings.ReplaceAll(name, ".", `\.`)); err != nil {
+			return nil, nil, err
+		}
+	}
+	return types, content, nil
+}
+
+// redactRelated redacts what relates to the target in one of the ways ("*": in any), as far as the sender may. Each event's
+// ID is its redaction's transaction, so that a request that comes again redacts once.
+// Spec: MSC3912
+func (h *Handlers) redactRelated(ctx context.Context, roomID id.RoomID, p bus.Proposal, types []string) error {
+	children, err := h.store.Events.Children(ctx, roomID, []id.EventID{p.Redacts}, maxRelated)
+	if err != nil {
+		return err
+	}
+	for _, e := range children {
+		if e.RedactedBy != "" || !slices.Contains(types, e.RelType) && !slices.Contains(types, "*") {
+			continue
+		}
+		p.Redacts, p.Path, p.TransactionID = e.ID, "redact related", string(e.ID)
+		_, err := h.propose(ctx, roomID, p)
+		if refusal := (*bus.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
+			return err
+		}
+	}
+	return nil
 }
