@@ -41,6 +41,10 @@ type answer struct {
 	changes     map[id.RoomID][]storage.StateChange
 	changesErr  error
 
+	stickOnce sync.Once
+	sticking  map[id.RoomID]bool
+	stickErr  error
+
 	invitesOnce sync.Once
 	invites     *policy.Invites
 	invitesErr  error

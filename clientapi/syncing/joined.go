@@ -41,8 +41,12 @@ func (a *answer) joined(ctx context.Context, p *roomPlan) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	sticky, err := a.sticky(ctx, p, t, from)
+	if err != nil {
+		return nil, err
+	}
 	private := a.appendAccountData(nil, p)
-	if !full && len(t.entries) == 0 && !t.limited && len(state) == 0 && len(ephemeral) == 0 && len(private) == 0 && !ownReceipt && !p.counted {
+	if !full && len(t.entries) == 0 && !t.limited && len(state) == 0 && len(ephemeral) == 0 && len(private) == 0 && len(sticky) == 0 && !ownReceipt && !p.counted {
 		return nil, nil
 	}
 	b := make([]byte, 0, 600*len(t.entries)+500*len(state)+len(ephemeral)+len(private)+400)
@@ -57,6 +61,12 @@ func (a *answer) joined(ctx context.Context, p *roomPlan) ([]byte, error) {
 	b = append(b, `]},"ephemeral":{"events":[`...)
 	b = append(append(b, ephemeral...), `]},"account_data":{"events":[`...)
 	b = append(append(b, private...), `]}`...)
+	if len(sticky) > 0 {
+		if b, err = a.appendShown(ctx, append(b, `,"msc4354_sticky":{"events":[`...), sticky, &p.stay); err != nil {
+			return nil, err
+		}
+		b = append(b, `]}`...)
+	}
 	if full || members {
 		if b, err = a.appendSummary(ctx, b, p); err != nil {
 			return nil, err

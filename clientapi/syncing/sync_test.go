@@ -484,6 +484,48 @@ func TestUnwelcomeInviteTakenBack(t *testing.T) {
 	}
 }
 
+// Sticky events come beside a timeline that does not show them, once, and whole to those who come in.
+func TestStickyEvents(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprint("restarted ", restarted), func(t *testing.T) {
+			h := newHouse(t)
+			room := h.create(alice, "public", bus.Proposal{Sender: alice, Type: "m.room.history_visibility", StateKey: key(""), Content: content(`{"history_visibility":"joined"}`)})
+			since := next(h.answerTo(alice, ""))
+			stick := func(text string) {
+				h.propose(room, bus.Proposal{Sender: alice, Type: "x.sticky", Content: content(`{"body":%q}`, text), Sticky: 600_000})
+			}
+			stick("a")
+			stick("b")
+			h.say(room, alice, "c")
+			if restarted {
+				h.again()
+			}
+			sticky := func(r gjson.Result) (list []string) {
+				for _, e := range in(r, "join", room).Get("msc4354_sticky.events").Array() {
+					list = append(list, e.Get("content.body").Str)
+					if ttl := e.Get("unsigned.msc4354_sticky_duration_ttl_ms").Int(); ttl <= 0 || ttl > 600_000 {
+						t.Errorf("%s sticks for another %d ms", e.Get("content.body").Str, ttl)
+					}
+				}
+				return list
+			}
+			r := h.answerTo(alice, since)
+			same(t, "all in the timeline", sticky(r), []string(nil))
+			same(t, "beside a short timeline", sticky(h.answerTo(alice, since, "filter", `{"room":{"timeline":{"limit":2}}}`)), []string{"a"})
+			same(t, "beside a timeline without", sticky(h.answerTo(alice, since, "filter", `{"room":{"timeline":{"not_types":["x.*"]}}}`)), []string{"a", "b"})
+			same(t, "at first", sticky(h.answerTo(alice, "", "filter", `{"room":{"timeline":{"limit":1}}}`)), []string{"a", "b"})
+			same(t, "no more", sticky(h.answerTo(alice, next(r))), []string(nil))
+			since = next(h.answerTo(bob, ""))
+			h.member(room, bob, bob, "join")
+			r = h.answerTo(bob, since)
+			seen := append(sticky(r), bodies(in(r, "join", room))...)
+			if !slices.Contains(seen, "a") || !slices.Contains(seen, "b") || slices.Contains(seen, "c") {
+				t.Errorf("who comes in sees %v, want what sticks and no other history", seen)
+			}
+		})
+	}
+}
+
 func TestRedactionAndRelationsInTheRing(t *testing.T) {
 	h := newHouse(t)
 	room := h.create(alice, "public")

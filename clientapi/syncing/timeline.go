@@ -216,12 +216,28 @@ func (st *stay) seesAll(at storage.Position) bool {
 	return at > st.position || (st.exact && at > st.since)
 }
 
-// appendTimeline writes "timeline":{...}. What is shared by all viewers comes from the ring as it stands; what is not, because
-// others relate to it or it was read from history, is rendered for this viewer, in one go.
+// appendTimeline writes "timeline":{...}.
 func (a *answer) appendTimeline(ctx context.Context, b []byte, t *timeline, st *stay) ([]byte, error) {
+	b, err := a.appendShown(ctx, append(b, `"timeline":{"events":[`...), t.entries, st)
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, `],"limited":`...)
+	if t.limited {
+		b = append(b, `true`...)
+	} else {
+		b = append(b, `false`...)
+	}
+	b = append(b, `,"prev_batch":`...)
+	return append(appendText(b, t.prev.String()), '}'), nil
+}
+
+// appendShown writes events of the timeline. What is shared by all viewers comes from the ring as it stands; what is not, because
+// others relate to it or it was read from history, is rendered for this viewer, in one go.
+func (a *answer) appendShown(ctx context.Context, b []byte, entries []*entry, st *stay) ([]byte, error) {
 	own := map[int64]int{}
 	var events []*storage.Event
-	for _, x := range t.entries {
+	for _, x := range entries {
 		if !x.shared() || !st.seesAll(x.position) {
 			e, err := x.now(ctx, a.s)
 			if err != nil {
@@ -235,8 +251,7 @@ func (a *answer) appendTimeline(ctx context.Context, b []byte, t *timeline, st *
 	if err != nil {
 		return nil, err
 	}
-	b = append(b, `"timeline":{"events":[`...)
-	for i, x := range t.entries {
+	for i, x := range entries {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -246,12 +261,5 @@ func (a *answer) appendTimeline(ctx context.Context, b []byte, t *timeline, st *
 			return nil, err
 		}
 	}
-	b = append(b, `],"limited":`...)
-	if t.limited {
-		b = append(b, `true`...)
-	} else {
-		b = append(b, `false`...)
-	}
-	b = append(b, `,"prev_batch":`...)
-	return append(appendText(b, t.prev.String()), '}'), nil
+	return b, nil
 }
