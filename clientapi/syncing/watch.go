@@ -198,6 +198,9 @@ func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 	case storage.ThreadNews:
 		if u := s.users[c.UserID]; u != nil {
 			u.threads = nil
+			if counted := u.counts[c.RoomID]; counted != nil {
+				counted.again("")
+			}
 		}
 	case storage.AccountDataNews:
 		if u := s.users[c.UserID]; u != nil {
