@@ -21,7 +21,7 @@ PAGE    := cmd/chancery/demo
 PAGE_IN := $(wildcard $(PAGE)/*.js $(PAGE)/*.css $(PAGE)/*.html $(PAGE)/package-lock.json) .ci/page
 
 .DEFAULT_GOAL := help
-.PHONY: help build page demo prepare test test-go vet fuzz soak bench sample clean
+.PHONY: help build page demo prepare test test-go test-agree test-oracle vet fuzz soak bench sample clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,19 @@ test: prepare vet build ## everything: Go tests with the race detector on both d
 
 # Browsers encode video in software and turn it down when the processor is busy: they come last, one at a time.
 test-go: ## the Go tests on the databases that are there, then the browsers
-	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) -skip '^TestBrowser' ./...
+	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) -skip '^TestBrowser|^TestThreeServersAgree$$' ./...
+	$(MAKE) --no-print-directory test-agree test-oracle
 	$(GO) test -tags $(TAGS) -timeout $(TEST_TIMEOUT) -p 1 -count 1 -run '^TestBrowser' $(BROWSERS)
+
+test-agree: ## three room servers in random partitions: the same state in the end; and not if state resolution is broken
+	$(GO) test -tags $(TAGS) -count 1 -v -run '^TestThreeServersAgree$$' ./roomserver | grep -v '^=== '
+	@mkdir -p bin; ! $(GO) test -tags $(TAGS),broken_resolution -count 1 -run '^TestThreeServersAgree$$' ./roomserver >bin/broken.log 2>&1 \
+		|| { echo "with broken state resolution the servers agree all the same"; exit 1; }
+	@grep -m 1 'the servers disagree' bin/broken.log || { cat bin/broken.log; exit 1; }
+	@echo "so it fails with broken state resolution, as it must"
+
+test-oracle: ## PDUs and authorisation rules beside a second implementation, which needs an experiment of the compiler
+	GOEXPERIMENT=jsonv2 $(GO) test -tags $(TAGS) -count 1 -run TestOracle ./roomserver/pdu ./roomserver/auth
 
 fuzz: ## every fuzz target side by side, FUZZ_TIME each (10m)
 	.ci/fuzz $(FUZZ_TIME)

