@@ -48,7 +48,7 @@ func TestRegister(t *testing.T) {
 	}
 	s.do("", "POST", v3+"/register", body("alice", "long enough")).fails(400, "M_USER_IN_USE")
 	s.do("", "POST", v3+"/register", body("Alice", "long enough")).fails(400, "M_USER_IN_USE")
-	s.do("", "POST", v3+"/register", body("carol", "short")).fails(400, "M_WEAK_PASSWORD")
+	s.do("", "POST", v3+"/register", body("carol", "short")).fails(400, "M_PASSWORD_TOO_SHORT")
 	s.do("", "POST", v3+"/register", body("carol", strings.Repeat("x", 513))).fails(400, "M_INVALID_PARAM")
 	s.do("", "POST", v3+"/register?kind=guest", `{}`).fails(403, "M_FORBIDDEN")
 	s.do("", "POST", v3+"/register", `{"username":7}`).fails(400, "M_BAD_JSON")
@@ -320,7 +320,7 @@ func TestPassword(t *testing.T) {
 	s := start(t, testConfig())
 	alice := s.register("alice")
 	phone := s.login("alice")
-	alice.do("POST", v3+"/account/password", alice.confirm(map[string]any{"new_password": "short"}, "")).fails(400, "M_WEAK_PASSWORD")
+	alice.do("POST", v3+"/account/password", alice.confirm(map[string]any{"new_password": "short"}, "")).fails(400, "M_PASSWORD_TOO_SHORT")
 	alice.do("POST", v3+"/account/password", alice.confirm(map[string]any{"new_password": "another one"}, "")).ok()
 	s.do("", "POST", v3+"/login", loginBody("alice", "password of alice")).fails(403, "M_FORBIDDEN")
 	s.do("", "POST", v3+"/login", loginBody("alice", "another one")).ok()

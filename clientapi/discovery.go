@@ -82,7 +82,7 @@ func (s *Server) capabilities(*rest.Request) (any, error) {
 		"m.set_displayname": enabled{true},
 		"m.set_avatar_url":  enabled{true},
 		"m.profile_fields":  enabled{true},
-		"m.3pid_changes":    enabled{false},
+		"m.3pid_changes":    enabled{s.mailer != nil && s.cfg.Account.AddressChanges},
 		"m.get_login_token": enabled{true},
 	}}, nil
 }

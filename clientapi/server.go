@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -110,7 +111,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	if cfg.PublicURL == "" {
 		cfg.PublicURL = "https://" + cfg.ServerName
 	}
-	cfg.Account.ServerName = cfg.ServerName
+	cfg.Account.ServerName, cfg.Account.PublicURL = cfg.ServerName, strings.TrimRight(cfg.PublicURL, "/")
 	cfg.Rooms.ServerName, cfg.Rooms.DefaultVersion = cfg.ServerName, cfg.DefaultRoomVersion
 	reader := view.New(store)
 	cfg.Media.ServerName = cfg.ServerName
@@ -125,6 +126,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	uia := rest.NewUIA(store, map[string]rest.Stage{
 		rest.StagePassword:          passwords.Stage,
 		rest.StageRegistrationToken: account.TokenStage(store),
+		rest.StageEmail:             account.EmailStage(store),
 	})
 	outbound, err := rest.NewOutbound(cfg.Outbound)
 	if err != nil {
@@ -145,7 +147,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	s := &Server{
 		cfg: cfg, mailer: mailer,
 		account: account.New(cfg.Account, account.Deps{
-			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Exclusive: func(user id.UserID) bool {
+			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Exclusive: func(user id.UserID) bool {
 				return services.ExclusiveUser(user) || user == rest.ServerUser(cfg.ServerName)
 			},
 		}),
@@ -207,14 +209,29 @@ func (s *Server) routes() []rest.Route {
 		{Method: "POST", Path: "/_matrix/client/v3/register", Handler: a.Register, Auth: rest.Optional, Limit: rest.LimitRegister},
 		{Method: "GET", Path: "/_matrix/client/v3/register/available", Handler: a.Available, Limit: rest.LimitRegister},
 		{Method: "GET", Path: "/_matrix/client/v1/register/m.login.registration_token/validity", Handler: a.TokenValidity},
+		{Method: "POST", Path: "/_matrix/client/v3/register/email/requestToken", Handler: a.RegisterEmailToken, Limit: rest.LimitRegister},
+		{Method: "POST", Path: "/_matrix/client/v3/register/msisdn/requestToken", Handler: a.NoPhone, Limit: rest.LimitRegister},
+		{Method: "GET", Path: account.SubmitPath, Handler: a.SubmitPage, Limit: rest.LimitRegister},
+		{Method: "POST", Path: account.SubmitPath, Handler: a.Submit, Limit: rest.LimitRegister},
+		{Method: "GET", Path: "/_matrix/client/v3/password_policy", Handler: a.PasswordPolicy},
+		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc2000/password_policy", Handler: a.PasswordPolicy},
 		{Method: "GET", Path: "/_synapse/admin/v1/register", Handler: a.Nonce, Limit: rest.LimitRegister},
 		{Method: "POST", Path: "/_synapse/admin/v1/register", Handler: a.RegisterBySecret, Limit: rest.LimitRegister},
 
 		// The account.
 		{Method: "GET", Path: "/_matrix/client/v3/account/whoami", Handler: a.WhoAmI, Auth: rest.User},
-		{Method: "POST", Path: "/_matrix/client/v3/account/password", Handler: a.SetPassword, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/account/password", Handler: a.SetPassword, Auth: rest.Optional, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/account/password/email/requestToken", Handler: a.PasswordEmailToken, Limit: rest.LimitRegister},
+		{Method: "POST", Path: "/_matrix/client/v3/account/password/msisdn/requestToken", Handler: a.NoPhone, Limit: rest.LimitRegister},
 		{Method: "POST", Path: "/_matrix/client/v3/account/deactivate", Handler: a.Deactivate, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/account/3pid", Handler: a.ThreePIDs, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/account/3pid", Handler: a.AddThreePIDs, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/add", Handler: a.AddThreePID, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/bind", Handler: a.BindThreePID, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/unbind", Handler: a.UnbindThreePID, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/delete", Handler: a.DeleteThreePID, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/email/requestToken", Handler: a.AddEmailToken, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/msisdn/requestToken", Handler: a.NoPhone, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/user/{userId}/openid/request_token", Handler: a.OpenIDToken, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Devices.

@@ -34,6 +34,7 @@ const (
 	accountInsert  = `INSERT INTO accounts (user_id, password, created, admin, service_id) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (user_id) DO NOTHING`
 	accountPassword   = "UPDATE accounts SET password = $2 WHERE user_id = $1"
+	accountRenew      = "UPDATE accounts SET password = $3 WHERE user_id = $1 AND password = $2"
 	accountDeactivate = "UPDATE accounts SET deactivated = true, password = '', erased = $2 WHERE user_id = $1"
 	accountClosed     = `SELECT user_id FROM accounts a WHERE deactivated AND user_id > $1 AND EXISTS
 		(SELECT 1 FROM memberships m WHERE m.user_id = a.user_id AND m.membership = 'join') ORDER BY user_id LIMIT $2`
@@ -95,6 +96,12 @@ func (a *Accounts) Create(ctx context.Context, account *Account) (bool, error) {
 // SetPassword replaces the password's hash, inside Do.
 func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, hash string) error {
 	_, err := a.s.exec(ctx, accountPassword, user, hash)
+	return err
+}
+
+// RenewPassword replaces the hash by another of the same password, inside Do, unless the password was changed meanwhile.
+func (a *Accounts) RenewPassword(ctx context.Context, user id.UserID, old, hash string) error {
+	_, err := a.s.exec(ctx, accountRenew, user, old, hash)
 	return err
 }
 

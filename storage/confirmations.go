@@ -20,18 +20,22 @@ type Confirmation struct {
 	Bound  []byte
 	Passed []string
 	// Token is the registration token that was shown and reserved, or empty.
-	Token   string
-	Created time.Time
+	Token string
+	// Validation is the proof of an e-mail address that was shown, and Address what it proves; or both are empty.
+	Validation string
+	Address    string
+	Created    time.Time
 }
 
 // Confirmations are the sessions of user-interactive authentication.
 type Confirmations struct{ s *Store }
 
 const (
-	confirmationColumns   = "session, user_id, device_id, operation, bound, passed, token, created"
+	confirmationColumns   = "session, user_id, device_id, operation, bound, passed, token, validation, address, created"
 	confirmationBySession = "SELECT " + confirmationColumns + " FROM confirmations WHERE session = $1"
-	confirmationPut       = `INSERT INTO confirmations (` + confirmationColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-		ON CONFLICT (session) DO UPDATE SET bound = excluded.bound, passed = excluded.passed, token = excluded.token`
+	confirmationPut       = `INSERT INTO confirmations (` + confirmationColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (session) DO UPDATE SET bound = excluded.bound, passed = excluded.passed, token = excluded.token,
+		validation = excluded.validation, address = excluded.address`
 	confirmationDelete = "DELETE FROM confirmations WHERE session = $1"
 	confirmationOld    = "SELECT " + confirmationColumns + " FROM confirmations WHERE created < $1 LIMIT 1000"
 )
@@ -40,7 +44,7 @@ func scanConfirmation(row dbutil.Scannable) (*Confirmation, error) {
 	var c Confirmation
 	var passed string
 	var created int64
-	if err := row.Scan(&c.Session, &c.UserID, &c.DeviceID, &c.Operation, &c.Bound, &passed, &c.Token, &created); err != nil {
+	if err := row.Scan(&c.Session, &c.UserID, &c.DeviceID, &c.Operation, &c.Bound, &passed, &c.Token, &c.Validation, &c.Address, &created); err != nil {
 		return nil, err
 	}
 	c.Passed, c.Created = strings.Fields(passed), time.UnixMilli(created)
@@ -55,7 +59,7 @@ func (c *Confirmations) BySession(ctx context.Context, session string) (*Confirm
 // Put makes or changes a session, inside Do.
 func (c *Confirmations) Put(ctx context.Context, v *Confirmation) error {
 	_, err := c.s.exec(ctx, confirmationPut, v.Session, v.UserID, v.DeviceID, v.Operation, v.Bound,
-		strings.Join(v.Passed, " "), v.Token, v.Created.UnixMilli())
+		strings.Join(v.Passed, " "), v.Token, v.Validation, v.Address, v.Created.UnixMilli())
 	return err
 }
 

@@ -29,8 +29,10 @@ const (
 	deviceAll     = "SELECT " + deviceColumns + " FROM devices WHERE user_id = $1 ORDER BY device_id LIMIT 10000"
 	deviceInsert  = `INSERT INTO devices (` + deviceColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (user_id, device_id) DO UPDATE SET seen = excluded.seen, address = excluded.address, agent = excluded.agent`
-	deviceRename     = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2"
-	deviceSee        = "UPDATE devices SET seen = $3, address = $4, agent = $5 WHERE user_id = $1 AND device_id = $2"
+	deviceRename = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2"
+	deviceSee    = "UPDATE devices SET seen = $3, address = $4, agent = $5 WHERE user_id = $1 AND device_id = $2"
+	deviceIdle   = "SELECT " + deviceColumns + ` FROM devices WHERE seen < $1 AND user_id NOT IN
+		(SELECT user_id FROM accounts WHERE service_id <> '') ORDER BY seen LIMIT $2`
 	deviceEndedAdd   = "INSERT INTO ended_devices (position, user_id, device_id, ended) VALUES ($1, $2, $3, $4)"
 	deviceEndedSince = "SELECT position, user_id, device_id FROM ended_devices WHERE position > $1 AND position <= $2"
 	deviceEndedSweep = "DELETE FROM ended_devices WHERE ended < $1"
@@ -66,6 +68,11 @@ func (d *Devices) ByID(ctx context.Context, user id.UserID, device id.DeviceID) 
 // All are the user's devices, in the order of their IDs.
 func (d *Devices) All(ctx context.Context, user id.UserID) ([]*Device, error) {
 	return all(ctx, d.s, scanDevice, deviceAll, user)
+}
+
+// Idle are devices that have not been seen since then, but for those of application services' users, the longest first.
+func (d *Devices) Idle(ctx context.Context, since time.Time, limit int) ([]*Device, error) {
+	return all(ctx, d.s, scanDevice, deviceIdle, since.UnixMilli(), limit)
 }
 
 // Put makes the device, inside Do, or finds it as it is: the name of a known one stays.

@@ -31,6 +31,7 @@ const (
 	registrationPage    = "SELECT " + registrationColumns + " FROM registration_tokens WHERE token > $1 ORDER BY token LIMIT $2"
 	registrationPut     = `INSERT INTO registration_tokens (token, allowed, expires) VALUES ($1, $2, $3)
 		ON CONFLICT (token) DO UPDATE SET allowed = excluded.allowed, expires = excluded.expires`
+	registrationAny    = "SELECT COUNT(*) FROM (SELECT 1 FROM registration_tokens LIMIT 1) AS first"
 	registrationCount  = "UPDATE registration_tokens SET pending = pending + $2, completed = completed + $3 WHERE token = $1"
 	registrationDelete = "DELETE FROM registration_tokens WHERE token = $1"
 
@@ -58,6 +59,12 @@ func scanRegistrationToken(row dbutil.Scannable) (*RegistrationToken, error) {
 // ByToken is the registration token of this text, or nil.
 func (r *RegistrationTokens) ByToken(ctx context.Context, token string) (*RegistrationToken, error) {
 	return one(ctx, r.s, scanRegistrationToken, registrationByToken, token)
+}
+
+// Any says whether somebody has made a token, good or not (any more).
+func (r *RegistrationTokens) Any(ctx context.Context) (bool, error) {
+	n, err := one(ctx, r.s, column[int], registrationAny)
+	return n > 0, err
 }
 
 // Page lists the tokens in their order, after this one.

@@ -149,17 +149,19 @@ func (t *Validations) BySID(ctx context.Context, sid, secret string) (*Validatio
 	return &v.Validation, nil
 }
 
-// Submit notes, inside Do, that the token has come back; nil if it is not this proof's, or the proof began before since.
-func (t *Validations) Submit(ctx context.Context, sid, secret, token string, since time.Time) (*Validation, error) {
+// ByToken is the proof of this name if this is the token that was sent for it last, or nil. How old it is, the caller judges.
+func (t *Validations) ByToken(ctx context.Context, sid, token string) (*Validation, error) {
 	v, err := one(ctx, t.s, scanValidation, validationBySID, sid)
-	if err != nil || v == nil || v.Begun.Before(since) {
+	if err != nil || v == nil || subtle.ConstantTimeCompare(v.token, hashToken(token)) != 1 {
 		return nil, err
 	}
-	if subtle.ConstantTimeCompare(v.secret, hashToken(secret))&subtle.ConstantTimeCompare(v.token, hashToken(token)) != 1 {
-		return nil, nil
-	}
-	_, err = t.s.exec(ctx, validationDone, sid, t.s.now().UnixMilli())
-	return &v.Validation, err
+	return &v.Validation, nil
+}
+
+// Done notes, inside Do, that the token has come back.
+func (t *Validations) Done(ctx context.Context, sid string) error {
+	_, err := t.s.exec(ctx, validationDone, sid, t.s.now().UnixMilli())
+	return err
 }
 
 // End forgets a proof that was used, inside Do; false if another was quicker.

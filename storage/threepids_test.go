@@ -51,13 +51,6 @@ func TestValidationsNeedSecretAndToken(t *testing.T) {
 			})
 			return sid, send
 		}
-		submit := func(sid, secret, token string, since time.Time) (got *Validation) {
-			do(t, s, func(ctx context.Context) (err error) {
-				got, err = s.Validations.Submit(ctx, sid, secret, token, since)
-				return err
-			})
-			return got
-		}
 		sid, send := begin(v, "secret", "T1", 1)
 		if !send {
 			t.Error("the first attempt sends nothing")
@@ -71,21 +64,18 @@ func TestValidationsNeedSecretAndToken(t *testing.T) {
 		if again, send := begin(v, "secret", "T3", 2); again != sid || !send {
 			t.Errorf("the next attempt: got %s, %v, want %s, sent", again, send, sid)
 		}
-		long := time.Time{}
-		for _, bad := range [][3]string{{sid, "secret", "T1"}, {sid, "secret", "T2"}, {sid, "other", "T3"}, {"S", "secret", "T3"}, {sid, "", ""}} {
-			if got := submit(bad[0], bad[1], bad[2], long); got != nil {
-				t.Errorf("taken: %v", bad)
+		for _, bad := range [][2]string{{sid, "T1"}, {sid, "T2"}, {"S", "T3"}, {sid, ""}} {
+			if got, err := s.Validations.ByToken(t.Context(), bad[0], bad[1]); got != nil || err != nil {
+				t.Errorf("%v: got %+v, %v, want nothing", bad, got, err)
 			}
-		}
-		if got := submit(sid, "secret", "T3", time.Now().Add(time.Hour)); got != nil {
-			t.Error("an old proof was taken")
 		}
 		if got, _ := s.Validations.BySID(t.Context(), sid, "secret"); got == nil || !got.Validated.IsZero() {
 			t.Errorf("before: got %+v", got)
 		}
-		if got := submit(sid, "secret", "T3", long); got == nil || got.Address != "a@x" || got.UserID != "@alice:x" {
-			t.Errorf("submit: got %+v", got)
+		if got, err := s.Validations.ByToken(t.Context(), sid, "T3"); err != nil || got == nil || got.Address != "a@x" || got.UserID != "@alice:x" {
+			t.Errorf("by token: got %+v, %v", got, err)
 		}
+		do(t, s, func(ctx context.Context) error { return s.Validations.Done(ctx, sid) })
 		if got, _ := s.Validations.BySID(t.Context(), sid, "secret"); got == nil || got.Validated.IsZero() {
 			t.Errorf("after: got %+v", got)
 		}

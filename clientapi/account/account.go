@@ -14,6 +14,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"path"
 	"strings"
 	"time"
 
@@ -21,7 +23,9 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"chancery/clientapi/mail"
 	"chancery/clientapi/rest"
+	"chancery/roomserver/policy"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -30,16 +34,47 @@ import (
 type Config struct {
 	// ServerName is the name in user IDs. cmd fills it in.
 	ServerName string `yaml:"-"`
+	// PublicURL is where clients reach this server: the links in mails lead there. clientapi fills it in.
+	PublicURL string `yaml:"-"`
 	// OpenRegistration lets anybody register. Default false; laboratories and tests turn it on.
 	OpenRegistration bool `yaml:"open_registration"`
-	// RegistrationTokens lets those register who have a token from an administrator. Default true.
+	// RegistrationTokens lets those register who have a token from an administrator. Default true: registration is closed
+	// until an administrator makes a token.
 	RegistrationTokens bool `yaml:"registration_tokens"`
 	// SharedSecret lets tools register at /_synapse/admin/v1/register who know it. Default none: the endpoint is off.
 	SharedSecret string `yaml:"shared_secret"`
+	// EmailRegistration lets those register who prove that they read e-mail at an address of email_domains. It needs
+	// client.mail. Default false.
+	EmailRegistration bool `yaml:"email_registration"`
+	// EmailRequired has those prove an address too who register openly or with a token. It needs client.mail. Default false.
+	EmailRequired bool `yaml:"email_required"`
+	// EmailDomains are the domains whose addresses may register or be added to an account: "example.org" is itself alone,
+	// "*.example.org" all beneath it. Default none: every domain.
+	EmailDomains policy.EmailDomains `yaml:"email_domains"`
+	// AddressChanges lets users add and remove e-mail addresses. Default true; turn it off where the directory of staff says
+	// who has which.
+	AddressChanges bool `yaml:"address_changes"`
+	// NextLinkHosts are the hosts to which the browser may be sent on, when somebody has confirmed an address and the
+	// client wished it. Default none: only to this server's own.
+	NextLinkHosts []string `yaml:"next_link_hosts"`
+	// ReservedNames are usernames that nobody registers, with * for any characters. Administrators can still make them.
+	// Default: names of RFC 2142, to which strangers write.
+	ReservedNames []string `yaml:"reserved_names"`
+	// Terms are documents that everybody accepts who registers: each with a name, a version, and title and url by language.
+	// Default none.
+	Terms []Terms `yaml:"terms"`
 	// PasswordLength is the least number of characters of a new password. Default 8.
 	PasswordLength int `yaml:"password_length"`
+	// PasswordNeeds are kinds of characters that a new password has to have: digit, symbol, lowercase, uppercase. Default
+	// none: length does more. The commonest passwords are refused always.
+	PasswordNeeds []string `yaml:"password_needs"`
+	// BreachedPasswords is a file of passwords that are refused: their SHA-1 in hexadecimal, one a line, sorted, as Have I
+	// Been Pwned offers it for download. Default none. Nothing is ever asked of another server.
+	BreachedPasswords string `yaml:"breached_passwords"`
 	// TokenLifetime is how long an access token lives that the client can refresh. Default 1h. Others live for ever.
 	TokenLifetime time.Duration `yaml:"token_lifetime"`
+	// IdleTime is how long a session may be unused before it ends. Default 0: for ever.
+	IdleTime time.Duration `yaml:"idle_time"`
 	// PasswordHash is the cost of a password's hash.
 	PasswordHash Argon2 `yaml:"password_hash"`
 }
@@ -48,6 +83,8 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		RegistrationTokens: true,
+		AddressChanges:     true,
+		ReservedNames:      []string{"abuse", "hostmaster", "postmaster", "webmaster"},
 		PasswordLength:     8,
 		TokenLifetime:      time.Hour,
 		PasswordHash:       Argon2{MemoryKiB: 19 * 1024, Passes: 2, Lanes: 1},
@@ -59,7 +96,23 @@ func (c Config) Validate() error {
 	if c.TokenLifetime < time.Second {
 		return errors.New("account: token_lifetime must be at least 1s")
 	}
-	return c.PasswordHash.validate()
+	if c.IdleTime != 0 && c.IdleTime < 10*time.Minute {
+		return errors.New("account: idle_time must be at least 10m, or 0")
+	}
+	for _, pattern := range c.ReservedNames {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return fmt.Errorf("account.reserved_names: %q: %w", pattern, err)
+		}
+	}
+	if c.BreachedPasswords != "" {
+		if _, err := breached(c.BreachedPasswords, ""); err != nil {
+			return fmt.Errorf("account: %w", err)
+		}
+	}
+	if err := c.EmailDomains.Validate(); err != nil {
+		return fmt.Errorf("account.email_domains: %w", err)
+	}
+	return errors.Join(checkNeeds(c.PasswordNeeds), checkTerms(c.Terms), c.PasswordHash.validate())
 }
 
 // Deps are what the handlers work with.
@@ -68,6 +121,7 @@ type Deps struct {
 	Bus       *bus.Bus
 	Passwords *Passwords
 	UIA       *rest.UIA
+	Mailer    *mail.Mailer // nil: no e-mails
 	// Exclusive says whether an application service alone may make this user; nil: there are none.
 	Exclusive func(id.UserID) bool
 }
@@ -79,6 +133,7 @@ type Handlers struct {
 	bus       *bus.Bus
 	passwords *Passwords
 	uia       *rest.UIA
+	mailer    *mail.Mailer
 	exclusive func(id.UserID) bool
 	now       func() time.Time
 	closed    chan struct{} // rings when an account was closed, whose rooms are to be left
@@ -87,7 +142,7 @@ type Handlers struct {
 // New makes the handlers.
 func New(cfg Config, deps Deps) *Handlers {
 	h := &Handlers{
-		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive,
+		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive, mailer: deps.Mailer,
 		now: time.Now, closed: make(chan struct{}, 1),
 	}
 	if h.exclusive == nil {
@@ -132,6 +187,8 @@ func (h *Handlers) sweep(ctx context.Context) error {
 			h.store.Devices.Sweep(ctx, now.Add(-endedAge)),
 			h.store.Tokens.Sweep(ctx, now.Add(-spentAge)),
 			h.store.Confirmations.Sweep(ctx, now.Add(-staleConfirmation)),
+			h.store.Validations.Sweep(ctx, now.Add(-linkAge-validationAge)),
+			h.endIdle(ctx, now),
 		)
 	})
 }

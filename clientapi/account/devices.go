@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"time"
 	"unicode/utf8"
 
 	"maunium.net/go/mautrix"
@@ -131,4 +132,22 @@ func (h *Handlers) DeleteDevices(r *rest.Request) (any, error) {
 		return nil, err
 	}
 	return rest.Empty, h.endDevices(r.Context(), r.By.User, body.Devices...)
+}
+
+// endIdle ends, inside Do, devices that have not been used for as long as the operator bears. Those of application
+// services are machines, and may be silent.
+func (h *Handlers) endIdle(ctx context.Context, now time.Time) error {
+	if h.cfg.IdleTime == 0 {
+		return nil
+	}
+	idle, err := h.store.Devices.Idle(ctx, now.Add(-h.cfg.IdleTime), 1000)
+	if err != nil {
+		return err
+	}
+	for _, d := range idle {
+		if err := h.store.Devices.End(ctx, d.UserID, d.DeviceID); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -21,6 +21,9 @@ const (
 	loginService  = "m.login.application_service"
 )
 
+// thirdParty is the kind of identifier that names a user by an address.
+const thirdParty = "m.id.thirdparty"
+
 // Flows handles GET /_matrix/client/v3/login.
 // Spec: client-server-api/#get_matrixclientv3login
 func (h *Handlers) Flows(*rest.Request) (any, error) {
@@ -50,6 +53,8 @@ type loginRequest struct {
 	Type       string     `json:"type"`
 	Identifier identifier `json:"identifier"`
 	User       string     `json:"user"` // before identifiers, and still sent
+	Medium     string     `json:"medium"`
+	Address    string     `json:"address"`
 	Password   string     `json:"password"`
 	Token      string     `json:"token"`
 }
@@ -95,7 +100,18 @@ func (h *Handlers) Login(r *rest.Request) (any, error) {
 // named is the user whom a login names. Clients send what was typed: with capitals, or without the server.
 func (h *Handlers) named(ctx context.Context, body loginRequest) (id.UserID, error) {
 	name := body.Identifier.User
-	if body.Identifier.Type != "" && body.Identifier.Type != "m.id.user" {
+	if body.Identifier.Type == "" && name == "" && body.User == "" && body.Medium != "" {
+		body.Identifier = identifier{Type: thirdParty, Medium: body.Medium, Address: body.Address}
+	}
+	switch body.Identifier.Type {
+	case "", "m.id.user":
+	case thirdParty:
+		holder, err := h.passwords.holder(ctx, body.Identifier.Medium, body.Identifier.Address)
+		if err == nil && holder == "" {
+			holder = id.UserID(body.Identifier.Medium + ":" + body.Identifier.Address) // nobody: looked up and hashed like anybody
+		}
+		return holder, err
+	default:
 		return "", errWrongPassword
 	}
 	if name == "" {

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/storage"
 	"chancery/storage/bus"
 )
 
@@ -51,26 +52,81 @@ func (h *Handlers) SetPassword(r *rest.Request) (any, error) {
 	if err := r.JSON(&body); err != nil {
 		return nil, err
 	}
-	if err := h.cfg.checkNewPassword(body.Password); err != nil {
+	if err := h.passwords.checkNew(body.Password); err != nil {
 		return nil, err
 	}
-	// Not bound to the new password: not even a hash of it may be kept, and it comes with the old one anyway.
-	if err := h.confirm(r, body.Auth, nil); err != nil {
+	account, err := h.mayChangePassword(r, body.Auth)
+	if err != nil {
 		return nil, err
 	}
 	hash, err := h.passwords.Hash(r.Context(), body.Password)
 	if err != nil {
 		return nil, err
 	}
-	return rest.Empty, h.store.Do(r.Context(), func(ctx context.Context) error {
-		if err := h.store.Accounts.SetPassword(ctx, r.By.User, hash); err != nil {
+	err = h.store.Do(r.Context(), func(ctx context.Context) error {
+		if err := h.store.Accounts.SetPassword(ctx, account.UserID, hash); err != nil {
 			return err
 		}
 		if !body.LogoutDevices {
 			return nil
 		}
-		return h.endOtherDevices(ctx, r.By.User, r.By.Device)
+		return h.endOtherDevices(ctx, account.UserID, r.By.Device)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return rest.Empty, h.tellOfPassword(r.Context(), r, account)
+}
+
+// mayChangePassword has somebody confirm by the present password, or by an e-mail address of the account: it says whose
+// password is to be changed. Not bound to the new password: not even a hash of it may be kept, and it comes with the
+// confirmation anyway.
+func (h *Handlers) mayChangePassword(r *rest.Request, auth json.RawMessage) (*storage.Account, error) {
+	if r.By.Service != nil {
+		return h.store.Accounts.ByID(r.Context(), r.By.User)
+	}
+	var flows [][]string
+	if r.By.User != "" {
+		flows = append(flows, []string{rest.StagePassword})
+	}
+	if h.mailer != nil {
+		flows = append(flows, []string{rest.StageEmail})
+	}
+	if len(flows) == 0 {
+		return nil, mautrix.MMissingToken.WithMessage("An access token is needed")
+	}
+	session, err := h.uia.Confirm(r, rest.Operation{Flows: flows}, auth)
+	if err != nil {
+		return nil, err
+	}
+	user := r.By.User
+	if session.Address != "" {
+		if user, err = h.holderOf(r.Context(), session); err != nil {
+			return nil, err
+		}
+	}
+	account, err := h.store.Accounts.ByID(r.Context(), user)
+	if err == nil && (account == nil || account.Deactivated) {
+		err = errAuthFailed.WithMessage("This address belongs to no account")
+	}
+	return account, err
+}
+
+// holderOf is whose address was confirmed; the proof is spent with it.
+func (h *Handlers) holderOf(ctx context.Context, session *storage.Confirmation) (user id.UserID, err error) {
+	first := false
+	err = h.store.Do(ctx, func(ctx context.Context) (err error) {
+		first, err = h.store.Validations.End(ctx, session.Validation)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	holder, err := h.store.ThreePIDs.ByAddress(ctx, mediumEmail, session.Address)
+	if err != nil || holder == nil || !first {
+		return "", errors.Join(err, errAuthFailed.WithMessage("This address belongs to no account, or its confirmation was used already"))
+	}
+	return holder.UserID, nil
 }
 
 // Deactivate handles POST /_matrix/client/v3/account/deactivate.
@@ -109,7 +165,7 @@ func (h *Handlers) Close(ctx context.Context, user id.UserID, erase bool) error 
 
 // ResetPassword gives an account another password, and ends all its sessions if that is wanted.
 func (h *Handlers) ResetPassword(ctx context.Context, user id.UserID, password string, logout bool) error {
-	if err := h.cfg.checkNewPassword(password); err != nil {
+	if err := h.passwords.checkNew(password); err != nil {
 		return err
 	}
 	hash, err := h.passwords.Hash(ctx, password)
@@ -174,10 +230,4 @@ func (h *Handlers) leaveAll(ctx context.Context, user id.UserID) error {
 	}
 	zerolog.Ctx(ctx).Info().Stringer("user_id", user).Int("rooms", len(rooms)).Msg("User of a closed account left the rooms")
 	return failed
-}
-
-// ThreePIDs handles GET /_matrix/client/v3/account/3pid. There are none here.
-// Spec: client-server-api/#get_matrixclientv3account3pid
-func (h *Handlers) ThreePIDs(*rest.Request) (any, error) {
-	return map[string]any{"threepids": []any{}}, nil
 }

@@ -11,13 +11,13 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/sync/semaphore"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
+	"chancery/clientapi/mail"
 	"chancery/clientapi/rest"
 	"chancery/storage"
 )
@@ -46,6 +46,7 @@ const maxPassword = 512
 type Passwords struct {
 	store  *storage.Store
 	server string
+	cfg    Config
 	cost   Argon2
 	cores  *semaphore.Weighted
 	dummy  string // the hash that is checked when there is no user to check
@@ -53,7 +54,7 @@ type Passwords struct {
 
 // NewPasswords makes it.
 func NewPasswords(cfg Config, store *storage.Store) *Passwords {
-	p := &Passwords{store: store, server: cfg.ServerName, cost: cfg.PasswordHash, cores: semaphore.NewWeighted(int64(runtime.NumCPU()))}
+	p := &Passwords{store: store, server: cfg.ServerName, cfg: cfg, cost: cfg.PasswordHash, cores: semaphore.NewWeighted(int64(runtime.NumCPU()))}
 	p.dummy = p.encode(make([]byte, 16), make([]byte, 32))
 	return p
 }
@@ -71,8 +72,12 @@ func (p *Passwords) Hash(ctx context.Context, password string) (string, error) {
 
 func (p *Passwords) encode(salt, key []byte) string {
 	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, p.cost.MemoryKiB, p.cost.Passes, p.cost.Lanes,
-		b64.EncodeToString(salt), b64.EncodeToString(key))
+	return p.prefix() + b64.EncodeToString(salt) + "$" + b64.EncodeToString(key)
+}
+
+// prefix is what hashes of the present cost begin with.
+func (p *Passwords) prefix() string {
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$", argon2.Version, p.cost.MemoryKiB, p.cost.Passes, p.cost.Lanes)
 }
 
 // matches says whether the password makes this hash. It waits for a free core.
@@ -113,6 +118,11 @@ func (p *Passwords) Check(r *rest.Request, user id.UserID, password string) (*st
 		r.Limits.Return(rest.LimitFailed, byUser)
 		return nil, err
 	}
+	if err := r.Limits.Take(rest.LimitFailedTotal, ""); err != nil {
+		r.Limits.Return(rest.LimitFailed, byUser)
+		r.Limits.Return(rest.LimitFailedAddress, byAddress)
+		return nil, err
+	}
 	account, err := p.store.Accounts.ByID(r.Context(), user)
 	if err != nil {
 		return nil, err
@@ -133,7 +143,22 @@ func (p *Passwords) Check(r *rest.Request, user id.UserID, password string) (*st
 	}
 	r.Limits.Return(rest.LimitFailed, byUser)
 	r.Limits.Return(rest.LimitFailedAddress, byAddress)
-	return account, nil
+	r.Limits.Return(rest.LimitFailedTotal, "")
+	return account, p.renew(r.Context(), account, password)
+}
+
+// renew hashes a right password anew if it was stored at another cost than the present one.
+func (p *Passwords) renew(ctx context.Context, account *storage.Account, password string) error {
+	if strings.HasPrefix(account.Password, p.prefix()) {
+		return nil
+	}
+	hash, err := p.Hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return p.store.Do(ctx, func(ctx context.Context) error {
+		return p.store.Accounts.RenewPassword(ctx, account.UserID, account.Password, hash)
+	})
 }
 
 // identifier is how a client names a user.
@@ -141,6 +166,24 @@ func (p *Passwords) Check(r *rest.Request, user id.UserID, password string) (*st
 type identifier struct {
 	Type string `json:"type"`
 	User string `json:"user"`
+	// Medium and Address are those of m.id.thirdparty.
+	Medium  string `json:"medium"`
+	Address string `json:"address"`
+}
+
+// holder is whose address a client names; empty if it is nobody's.
+func (p *Passwords) holder(ctx context.Context, medium, address string) (id.UserID, error) {
+	if medium == mediumEmail {
+		var err error
+		if address, err = mail.Address(address); err != nil {
+			return "", nil
+		}
+	}
+	known, err := p.store.ThreePIDs.ByAddress(ctx, medium, address)
+	if err != nil || known == nil {
+		return "", err
+	}
+	return known.UserID, nil
 }
 
 // Stage is m.login.password in user-interactive authentication: the asking user's own password.
@@ -159,6 +202,15 @@ func (p *Passwords) Stage(r *rest.Request, _ *storage.Confirmation, auth json.Ra
 		name = given.User
 	}
 	user := r.By.User
+	if given.Identifier.Type == thirdParty {
+		holder, err := p.holder(r.Context(), given.Identifier.Medium, given.Identifier.Address)
+		if err != nil {
+			return err
+		}
+		if name = string(holder); name == "" {
+			name = "nobody"
+		}
+	}
 	if name != "" && !strings.EqualFold(name, string(user)) && !strings.EqualFold(name, user.Localpart()) {
 		return mautrix.MForbidden.WithMessage("This is not your own user")
 	}
@@ -167,19 +219,4 @@ func (p *Passwords) Stage(r *rest.Request, _ *storage.Confirmation, auth json.Ra
 		return errWrongPassword.WithStatus(http.StatusUnauthorized)
 	}
 	return err
-}
-
-// checkNew says whether a password may be somebody's from now on.
-func (c Config) checkNewPassword(password string) error {
-	if password == "" {
-		return errMissing.WithMessage("A password is needed")
-	}
-	if len(password) > maxPassword {
-		return mautrix.MInvalidParam.WithMessage("The password is longer than %d bytes", maxPassword)
-	}
-	if utf8.RuneCountInString(password) < c.PasswordLength {
-		return mautrix.RespError{ErrCode: "M_WEAK_PASSWORD", StatusCode: http.StatusBadRequest}.
-			WithMessage("The password needs at least %d characters", c.PasswordLength)
-	}
-	return nil
 }

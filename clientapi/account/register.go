@@ -46,25 +46,18 @@ var errTaken = mautrix.MUserInUse.WithMessage("This username is taken")
 // Available handles GET /_matrix/client/v3/register/available.
 // Spec: client-server-api/#get_matrixclientv3registeravailable
 func (h *Handlers) Available(r *rest.Request) (any, error) {
-	if len(h.flows()) == 0 {
+	flows, err := h.flows(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	if len(flows) == 0 {
 		return nil, errRegistrationClosed
 	}
 	user, err := h.newUser(r.Context(), r.Query("username"))
-	if err == nil && h.exclusive(user) {
-		err = mautrix.MExclusive.WithMessage("This username belongs to an application service")
+	if err == nil {
+		err = h.mayChoose(user.Localpart())
 	}
 	return map[string]bool{"available": true}, err
-}
-
-// flows are the ways in which a stranger may register.
-func (h *Handlers) flows() [][]string {
-	switch {
-	case h.cfg.OpenRegistration:
-		return [][]string{{rest.StageDummy}}
-	case h.cfg.RegistrationTokens:
-		return [][]string{{rest.StageRegistrationToken}}
-	}
-	return nil
 }
 
 type registerRequest struct {
@@ -100,7 +93,10 @@ func (h *Handlers) Register(r *rest.Request) (any, error) {
 }
 
 func (h *Handlers) registerStranger(r *rest.Request, body registerRequest) (any, error) {
-	flows := h.flows()
+	flows, err := h.flows(r.Context())
+	if err != nil {
+		return nil, err
+	}
 	if len(flows) == 0 {
 		return nil, errRegistrationClosed
 	}
@@ -109,26 +105,30 @@ func (h *Handlers) registerStranger(r *rest.Request, body registerRequest) (any,
 		if err != nil {
 			return nil, err
 		}
-		if h.exclusive(user) {
-			return nil, mautrix.MExclusive.WithMessage("This username belongs to an application service")
-		}
-	}
-	if body.Password != "" {
-		if err := h.cfg.checkNewPassword(body.Password); err != nil {
+		if err := h.mayChoose(user.Localpart()); err != nil {
 			return nil, err
 		}
 	}
-	confirmed, err := h.uia.Confirm(r, rest.Operation{Flows: flows, Bound: body.Username, Late: true}, body.Auth)
+	if body.Password != "" {
+		if err := h.passwords.checkNew(body.Password); err != nil {
+			return nil, err
+		}
+	}
+	op := rest.Operation{Flows: flows, Bound: body.Username, Late: true}
+	if len(h.cfg.Terms) > 0 {
+		op.Params = termsParams(h.cfg.Terms)
+	}
+	confirmed, err := h.uia.Confirm(r, op, body.Auth)
 	if err != nil {
 		return nil, err
 	}
 	if body.Username == "" {
 		body.Username = strings.ToLower(rand.Text()[:12])
 	}
-	if err := h.cfg.checkNewPassword(body.Password); err != nil {
+	if err := h.passwords.checkNew(body.Password); err != nil {
 		return nil, err
 	}
-	return h.register(r, body, newcomer{registrationToken: confirmed.Token})
+	return h.register(r, body, newcomer{registrationToken: confirmed.Token, validation: confirmed.Validation, address: confirmed.Address})
 }
 
 // registerForService lets an application service make one of its users.
@@ -154,6 +154,8 @@ type newcomer struct {
 	displayName       string // empty: the localpart
 	service           string
 	registrationToken string
+	// validation is the proof of an e-mail address, and address what it proves.
+	validation, address string
 }
 
 // register makes the account, its profile and its first session, all in one commit.
@@ -187,6 +189,9 @@ func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer)
 				return err
 			}
 		}
+		if err := h.takeAddress(ctx, user, who); err != nil {
+			return err
+		}
 		if err := h.store.Profiles.Put(ctx, user, fieldDisplayName, name); err != nil || body.InhibitLogin {
 			return err
 		}
@@ -201,6 +206,23 @@ func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer)
 		return &session{UserID: user, HomeServer: h.cfg.ServerName}, nil
 	}
 	return s, nil
+}
+
+// takeAddress gives a new account the address that was proved on the way, inside Do. An address that has become somebody
+// else's since undoes it all.
+func (h *Handlers) takeAddress(ctx context.Context, user id.UserID, who newcomer) error {
+	if who.address == "" {
+		return nil
+	}
+	first, err := h.store.Validations.End(ctx, who.validation)
+	if err != nil {
+		return err
+	}
+	mine, err := h.store.ThreePIDs.Put(ctx, storage.ThreePID{UserID: user, Medium: mediumEmail, Address: who.address, Validated: h.now()})
+	if err == nil && (!first || !mine) {
+		err = errInUse.WithMessage("This address belongs to an account already")
+	}
+	return err
 }
 
 // TokenStage is m.login.registration_token in user-interactive authentication.
@@ -309,7 +331,7 @@ func (h *Handlers) RegisterBySecret(r *rest.Request) (any, error) {
 		return nil, mautrix.MForbidden.WithMessage("The MAC is wrong")
 	}
 	r.Limits.Return(rest.LimitFailedAddress, r.Address())
-	if err := h.cfg.checkNewPassword(body.Password); err != nil {
+	if err := h.passwords.checkNew(body.Password); err != nil {
 		return nil, err
 	}
 	return h.register(r, registerRequest{Username: body.Username, Password: body.Password, InhibitLogin: body.Inhibit}, newcomer{admin: body.Admin})
@@ -342,7 +364,7 @@ func (h *Handlers) Create(ctx context.Context, a NewAccount) (id.UserID, error) 
 	}
 	hash := ""
 	if a.Password != "" {
-		if err := h.cfg.checkNewPassword(a.Password); err != nil {
+		if err := h.passwords.checkNew(a.Password); err != nil {
 			return "", err
 		}
 		if hash, err = h.passwords.Hash(ctx, a.Password); err != nil {

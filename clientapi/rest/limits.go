@@ -22,7 +22,10 @@ const (
 	LimitCall     Kind = "call"     // delayed events and call tokens, by user
 	// LimitFailedAddress counts what LimitFailed counts, by address: many people may share one.
 	LimitFailedAddress Kind = "failed_address"
-	LimitGeneral       Kind = "general" // other requests that cost something, by user or address
+	// LimitFailedTotal counts them all together: a flood from many addresses against many accounts.
+	LimitFailedTotal Kind = "failed_total"
+	LimitMail        Kind = "mail"    // e-mails that strangers have sent to an address, by that address
+	LimitGeneral     Kind = "general" // other requests that cost something, by user or address
 )
 
 // Rate is how fast a bucket fills, and how much it holds.
@@ -45,6 +48,8 @@ func DefaultLimits() LimitsConfig {
 		LimitLogin:         {PerSecond: 0.5, Burst: 10},
 		LimitFailed:        {PerSecond: 0.17, Burst: 3},
 		LimitFailedAddress: {PerSecond: 1, Burst: 20},
+		LimitFailedTotal:   {PerSecond: 20, Burst: 1000},
+		LimitMail:          {PerSecond: 0.003, Burst: 5},
 		LimitRegister:      {PerSecond: 0.2, Burst: 10},
 		LimitMessage:       {PerSecond: 5, Burst: 50},
 		LimitJoin:          {PerSecond: 0.5, Burst: 20},

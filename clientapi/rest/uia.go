@@ -22,6 +22,7 @@ const (
 	StageDummy             = "m.login.dummy"
 	StageRegistrationToken = "m.login.registration_token"
 	StageTerms             = "m.login.terms"
+	StageEmail             = "m.login.email.identity"
 )
 
 // confirmationAge is how long a session may be open.

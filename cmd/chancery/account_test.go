@@ -56,7 +56,7 @@ func TestAccountCommand(t *testing.T) {
 			for wish, want := range map[accountWish]string{
 				{Do: "create", Name: name, Password: "long enough"}:       "M_USER_IN_USE",
 				{Do: "password", Name: "nobody", Password: "long enough"}: "M_NOT_FOUND",
-				{Do: "password", Name: name, Password: "short"}:           "M_WEAK_PASSWORD",
+				{Do: "password", Name: name, Password: "short"}:           "M_PASSWORD_TOO_SHORT",
 				{Do: "token", Uses: -1}:                                   "M_INVALID_PARAM",
 				{Do: "forget", Name: name}:                                "not \"forget\"",
 			} {

@@ -84,6 +84,9 @@ CREATE TABLE confirmations (
     passed    TEXT   NOT NULL,
     -- the registration token that was shown
     token     TEXT   NOT NULL DEFAULT '',
+    -- the proof of an e-mail address that was shown, and the address
+    validation TEXT  NOT NULL DEFAULT '',
+    address   TEXT   NOT NULL DEFAULT '',
     created   BIGINT NOT NULL
 );
 CREATE INDEX confirmations_created ON confirmations (created);
