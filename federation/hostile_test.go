@@ -550,3 +550,12 @@ func TestGapIsFilled(t *testing.T) {
 		})
 	}
 }
+
+// inviteOf is a stranger's invite of a user.
+func inviteOf(user id.UserID, room id.RoomID) pdu.Draft {
+	key := string(user)
+	return pdu.Draft{
+		Type: "m.room.member", StateKey: &key, Sender: "@mallory:evil.example", RoomID: room, Content: json.RawMessage(`{"membership":"invite"}`),
+		PrevEvents: []id.EventID{"$0000000000000000000000000000000000000000000"}, AuthEvents: []id.EventID{}, Depth: 5,
+	}
+}

@@ -3,6 +3,8 @@ package storage
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
+	"fmt"
 
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
@@ -96,6 +98,63 @@ func (t *Destinations) MoveLag(ctx context.Context, l Lag) error {
 			return err
 		}
 		_, err := t.s.exec(ctx, "UPDATE destination_rooms SET position = $3 WHERE server = $1 AND room_id = $2", l.Server, l.RoomID, l.Position)
+		return err
+	})
+}
+
+// Unanswered is a transaction that a server has not answered yet.
+type Unanswered struct {
+	Server string `json:"-"`
+	ID     string `json:"-"`
+	Body   []byte `json:"-"`
+	PDUs   int    `json:"pdus"`
+	EDUs   int    `json:"edus"`
+	// Outbound are the rows, and Reached how far each room's lag moves, when it is answered.
+	Outbound []Position             `json:"outbound,omitempty"`
+	Reached  map[id.RoomID]Position `json:"reached,omitempty"`
+}
+
+// PutUnanswered keeps a transaction that has to be repeated, with how the attempt went, as Attempted does.
+func (t *Destinations) PutUnanswered(ctx context.Context, u *Unanswered, failures int, retryAt int64) error {
+	holds, err := json.Marshal(u)
+	if err != nil {
+		return fmt.Errorf("keep transaction: %w", err)
+	}
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		if err := t.Attempted(ctx, u.Server, failures, retryAt); err != nil {
+			return err
+		}
+		_, err := t.s.exec(ctx, `INSERT INTO destination_transactions (server, transaction_id, body, holds) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (server) DO UPDATE SET transaction_id = excluded.transaction_id, body = excluded.body, holds = excluded.holds`,
+			u.Server, u.ID, u.Body, holds)
+		return err
+	})
+}
+
+// Unanswered gives the transaction that the server has not answered, nil if there is none.
+func (t *Destinations) Unanswered(ctx context.Context, server string) (*Unanswered, error) {
+	return one(ctx, t.s, func(row dbutil.Scannable) (*Unanswered, error) {
+		u := &Unanswered{Server: server}
+		var holds []byte
+		if err := row.Scan(&u.ID, &u.Body, &holds); err != nil {
+			return nil, err
+		}
+		return u, json.Unmarshal(holds, u)
+	}, "SELECT transaction_id, body, holds FROM destination_transactions WHERE server = $1", server)
+}
+
+// WithUnanswered gives the servers that have not answered a transaction.
+func (t *Destinations) WithUnanswered(ctx context.Context) ([]string, error) {
+	return all(ctx, t.s, column[string], "SELECT server FROM destination_transactions")
+}
+
+// Answered says that the server has answered: the transaction is forgotten, and there are no failures in a row any more.
+func (t *Destinations) Answered(ctx context.Context, server string) error {
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		if err := t.Attempted(ctx, server, 0, 0); err != nil {
+			return err
+		}
+		_, err := t.s.exec(ctx, "DELETE FROM destination_transactions WHERE server = $1", server)
 		return err
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,6 +53,8 @@ type destination struct {
 
 	mu      sync.Mutex
 	running bool
+	// newest is the position of the last event added.
+	newest storage.Position
 	// waiting are events in their order; what is under way stays in flight until it is answered or has a row.
 	waiting, flight []pending
 	lags            map[id.RoomID]*lag
@@ -62,6 +65,12 @@ type destination struct {
 	presence map[id.UserID]bus.Presence
 	failures int
 	retryAt  time.Time
+	// tried is the last attempt, answered the last that went well in this life, cause why the last failure came about.
+	tried, answered time.Time
+	cause           string
+	// unanswered: a transaction waits in storage to be repeated. refusals counts how often it was refused as malformed.
+	unanswered bool
+	refusals   int
 }
 
 func newDestination(s *Sender, name string) *destination {
@@ -75,6 +84,15 @@ func (d *destination) resumeFailing(row *storage.Destination) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failures, d.retryAt = row.Failures, time.UnixMilli(row.RetryAt)
+	if d.failures > 0 {
+		failing.Inc()
+	}
+}
+
+func (d *destination) resumeUnanswered() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unanswered = true
 }
 
 func (d *destination) resumeLag(l storage.Lag) {
@@ -83,14 +101,26 @@ func (d *destination) resumeLag(l storage.Lag) {
 	d.lags[l.RoomID] = &lag{from: l.Position, stored: true}
 }
 
-func (d *destination) addEvent(e *storage.Event) {
+// addEvent adds an event. Where the destination fails, or is too far behind for memory, its room lags; fell says that rows have
+// to be written for that (unwritten tells which).
+func (d *destination) addEvent(e *storage.Event) (fell bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if e.Position <= d.newest {
+		return false // the follower reads again what it has read before, where it was disturbed
+	}
+	d.newest = e.Position
 	if l := d.lags[e.RoomID]; l != nil {
 		l.skipped = e.Position
-		return
+		return false
 	}
-	d.waiting = append(d.waiting, pending{e.Position, e.RoomID, e.JSON})
+	if d.failures == 0 && len(d.waiting) < maxPending {
+		d.waiting = append(d.waiting, pending{e.Position, e.RoomID, e.JSON})
+		return false
+	}
+	d.waiting = append(d.waiting, pending{e.Position, e.RoomID, nil})
+	d.lagBehind()
+	return true
 }
 
 func (d *destination) addOutbound() {
@@ -125,12 +155,18 @@ func (d *destination) addPresence(p bus.Presence) {
 	}
 }
 
+// aliveSpacing is the shortest time between two attempts, however often the other server speaks to us.
+const aliveSpacing = time.Second
+
 // alive says that the server has just spoken to us: no use in waiting longer.
 func (d *destination) alive() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failures > 0 {
-		d.retryAt = time.Time{}
+	if d.failures == 0 {
+		return
+	}
+	if soon := d.tried.Add(aliveSpacing); soon.Before(d.retryAt) {
+		d.retryAt = soon
 		d.ring()
 	}
 }
@@ -168,6 +204,8 @@ func (d *destination) start(ctx context.Context) {
 	if !d.running {
 		d.running = true
 		d.s.wait.Go(func() { d.run(ctx) })
+	} else if d.failures > 0 && time.Now().Before(d.retryAt) {
+		return // its timer wakes it
 	}
 	d.ring()
 }
@@ -188,41 +226,22 @@ func (d *destination) run(ctx context.Context) {
 	log := zerolog.Ctx(ctx).With().Str("destination", d.name).Logger()
 	ctx = log.WithContext(ctx)
 	var t *transaction
-	for {
+	for ctx.Err() == nil {
+		d.s.turns.Add(1)
 		if pause := d.pause(); pause > 0 {
-			timer := time.NewTimer(pause)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
-				return
-			case <-timer.C:
-			case <-d.wake:
-				timer.Stop()
-			}
+			d.await(ctx, pause)
 			continue
 		}
 		if t == nil {
 			var err error
-			if t, err = d.gather(ctx); err != nil {
-				if ctx.Err() != nil {
-					return
-				}
+			if t, err = d.next(ctx); err != nil && ctx.Err() == nil {
 				log.Error().Err(err).Msg("Cannot gather what is to be sent")
-				d.failed(ctx, nil)
+				d.failed(ctx, nil, err)
 				continue
 			}
 		}
 		if t == nil {
-			timer := time.NewTimer(idle)
-			select {
-			case <-ctx.Done():
-			case <-d.wake:
-				timer.Stop()
-				continue
-			case <-timer.C:
-			}
-			timer.Stop()
-			if d.rest() || ctx.Err() != nil {
+			if woken := d.await(ctx, idle); !woken && d.rest() {
 				return
 			}
 			continue
@@ -230,10 +249,41 @@ func (d *destination) run(ctx context.Context) {
 		if d.deliver(ctx, t) {
 			t = nil
 		}
-		if ctx.Err() != nil {
-			return
-		}
 	}
+}
+
+// await waits for something to do, and says whether there is.
+func (d *destination) await(ctx context.Context, most time.Duration) bool {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-d.wake:
+		return true
+	case <-timer.C:
+	}
+	return false
+}
+
+// next is the transaction that has to be repeated, or a new one; nil if there is nothing to send.
+func (d *destination) next(ctx context.Context) (*transaction, error) {
+	d.mu.Lock()
+	repeat := d.unanswered
+	d.mu.Unlock()
+	if !repeat {
+		return d.gather(ctx)
+	}
+	u, err := d.s.store.Destinations.Unanswered(ctx, d.name)
+	if err != nil {
+		return nil, err
+	}
+	if u == nil {
+		d.mu.Lock()
+		d.unanswered = false
+		d.mu.Unlock()
+		return d.gather(ctx)
+	}
+	return &transaction{id: u.ID, body: u.Body, events: u.PDUs, ephemera: u.EDUs, outbound: u.Outbound, reached: u.Reached, stored: true}, nil
 }
 
 // pause is how long the destination is left alone after a failure.
@@ -257,33 +307,66 @@ func (d *destination) rest() bool {
 	return true
 }
 
-// deliver sends a transaction once, and says whether it is done with.
+// deliver sends a transaction once, and says whether it is out of our hands: answered, or kept to be repeated.
 func (d *destination) deliver(ctx context.Context, t *transaction) bool {
-	err := d.put(ctx, t)
+	leave, err := d.s.dial(ctx, d)
+	if err == nil {
+		err = d.put(ctx, t)
+		leave()
+	}
 	switch {
 	case err == nil:
 		sentTransactions.WithLabelValues("ok").Inc()
-		sentPDUs.Add(float64(len(t.pdus)))
+		sentPDUs.Add(float64(t.events))
 		d.succeeded(ctx, t)
 		return true
 	case ctx.Err() != nil:
-		// We stop: what was under way comes again after the start, from the cursor or from rows.
+		// We stop: it comes again after the start, as it is.
+		d.keep(context.WithoutCancel(ctx), t)
+		d.fallBehind(context.WithoutCancel(ctx))
 		return false
-	case t.hopeless(err):
+	case d.hopeless(err):
 		// Refused for ever, it must not hold up what comes after it.
 		sentTransactions.WithLabelValues("refused").Inc()
-		zerolog.Ctx(ctx).Warn().Err(err).Int("pdus", len(t.pdus)).Int("edus", len(t.edus)).Msg("Transaction refused for good, and dropped")
+		zerolog.Ctx(ctx).Warn().Err(err).Int("pdus", t.events).Int("edus", t.ephemera).Msg("Transaction refused for good, and dropped")
 		d.succeeded(ctx, t)
 		return true
 	}
 	sentTransactions.WithLabelValues("failed").Inc()
 	zerolog.Ctx(ctx).Debug().Err(err).Msg("Transaction failed")
-	d.failed(ctx, t)
-	return false
+	d.failed(ctx, t, err)
+	return t.stored
+}
+
+// keep writes a transaction down, to be repeated as it is; and how the attempt went.
+func (d *destination) keep(ctx context.Context, t *transaction) {
+	d.mu.Lock()
+	failures, retryAt := d.failures, d.retryAt
+	d.mu.Unlock()
+	at := int64(0)
+	if failures > 0 {
+		at = retryAt.UnixMilli()
+	}
+	var err error
+	if t == nil || t.stored {
+		err = d.s.store.Destinations.Attempted(ctx, d.name, failures, at)
+	} else {
+		err = d.s.store.Destinations.PutUnanswered(ctx, &storage.Unanswered{
+			Server: d.name, ID: t.id, Body: t.body, PDUs: t.events, EDUs: t.ephemera, Outbound: t.outbound, Reached: t.reached,
+		}, failures, at)
+		t.stored = err == nil
+	}
+	if err != nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("Failure not written down")
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unanswered = d.unanswered || t != nil
 }
 
 // failed writes down what the destination lacks, and when to try again.
-func (d *destination) failed(ctx context.Context, t *transaction) {
+func (d *destination) failed(ctx context.Context, t *transaction, cause error) {
 	d.mu.Lock()
 	d.failures++
 	if d.failures == 1 {
@@ -294,21 +377,28 @@ func (d *destination) failed(ctx context.Context, t *transaction) {
 		pause = min(d.s.cfg.FirstRetry<<n, d.s.cfg.LastRetry)
 	}
 	pause += time.Duration(rand.Int64N(int64(pause)/4 + 1)) // so that not all come back at once
-	d.retryAt = time.Now().Add(pause)
-	failures, retryAt := d.failures, d.retryAt
+	d.tried = time.Now()
+	d.retryAt, d.cause = d.tried.Add(pause), brief(cause)
 	clear(d.receipts)
 	clear(d.typing)
 	clear(d.presence)
 	d.mu.Unlock()
-	if err := d.s.store.Destinations.Attempted(ctx, d.name, failures, retryAt.UnixMilli()); err != nil {
-		zerolog.Ctx(ctx).Warn().Err(err).Msg("Failure not written down")
-	}
+	d.keep(ctx, t)
 	d.fallBehind(ctx)
 }
 
-// fallBehind turns all events that wait in memory into rows that say what is lacking.
-func (d *destination) fallBehind(ctx context.Context) {
-	d.mu.Lock()
+// brief is what operators are told of a failure.
+func brief(err error) string {
+	const most = 300
+	text := err.Error()
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "..."
+	}
+	return text
+}
+
+// lagBehind turns all events that wait in memory into lags. It is called with the lock held.
+func (d *destination) lagBehind() {
 	for _, p := range append(d.flight[:len(d.flight):len(d.flight)], d.waiting...) {
 		l := d.lags[p.room]
 		if l == nil {
@@ -319,13 +409,38 @@ func (d *destination) fallBehind(ctx context.Context) {
 		l.skipped = max(l.skipped, p.position)
 	}
 	d.flight, d.waiting = nil, nil
+}
+
+// unwritten gives the lags of which no row tells yet.
+func (d *destination) unwritten() []storage.Lag {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	var rows []storage.Lag
 	for room, l := range d.lags {
 		if !l.stored {
 			rows = append(rows, storage.Lag{Server: d.name, RoomID: room, Position: l.from})
 		}
 	}
+	return rows
+}
+
+// written notes that rows tell of these lags.
+func (d *destination) written(rows []storage.Lag) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, row := range rows {
+		if l := d.lags[row.RoomID]; l != nil && row.Server == d.name && row.Position <= l.from {
+			l.stored = true
+		}
+	}
+}
+
+// fallBehind turns all events that wait in memory into rows that say what is lacking.
+func (d *destination) fallBehind(ctx context.Context) {
+	d.mu.Lock()
+	d.lagBehind()
 	d.mu.Unlock()
+	rows := d.unwritten()
 	if len(rows) == 0 {
 		return
 	}
@@ -333,26 +448,28 @@ func (d *destination) fallBehind(ctx context.Context) {
 		zerolog.Ctx(ctx).Error().Err(err).Msg("What the destination lacks is not written down yet")
 		return // oldest keeps the cursor back until the next try
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, row := range rows {
-		if l := d.lags[row.RoomID]; l != nil {
-			l.stored = true
-		}
-	}
+	d.written(rows)
 }
 
 // succeeded takes away what was acknowledged.
 func (d *destination) succeeded(ctx context.Context, t *transaction) {
 	d.mu.Lock()
 	recovered := d.failures > 0
-	d.failures = 0
+	d.failures, d.refusals, d.cause = 0, 0, ""
+	d.tried = time.Now()
+	d.answered = d.tried
 	d.flight = nil
 	d.mu.Unlock()
 	if recovered {
 		failing.Dec()
-		if err := d.s.store.Destinations.Attempted(ctx, d.name, 0, 0); err != nil {
+	}
+	if recovered || t.stored {
+		if err := d.s.store.Destinations.Answered(ctx, d.name); err != nil {
 			zerolog.Ctx(ctx).Warn().Err(err).Msg("Recovery not written down")
+		} else {
+			d.mu.Lock()
+			d.unanswered = false
+			d.mu.Unlock()
 		}
 	}
 	if err := d.s.store.Outbound.Remove(ctx, t.outbound); err != nil {

@@ -17,12 +17,13 @@ import (
 
 // handle gives a run of news to the destinations concerned.
 func (s *Sender) handle(ctx context.Context, news []storage.Change, to storage.Position) error {
+	fell := make(map[string]*destination)
 	for i := range news {
 		c := &news[i]
 		var err error
 		switch c.Kind {
 		case storage.EventNews:
-			err = s.event(ctx, c.Event)
+			err = s.event(ctx, c.Event, fell)
 		case storage.StateNews:
 			if c.State.Key.Type == event.StateMember.Type {
 				s.spans.forget(c.RoomID)
@@ -45,12 +46,16 @@ func (s *Sender) handle(ctx context.Context, news []storage.Change, to storage.P
 			return fmt.Errorf("news at %d: %w", c.Position, err)
 		}
 	}
+	if err := s.writeLags(ctx, fell); err != nil {
+		return err
+	}
 	s.handled.Store(int64(to))
 	return nil
 }
 
-// event goes to all servers that are in the room before or after it, if one of our users sent it.
-func (s *Sender) event(ctx context.Context, e *storage.Event) error {
+// event goes to all servers that are in the room before or after it, if one of our users sent it. Destinations that begin to lag
+// by it are put into fell.
+func (s *Sender) event(ctx context.Context, e *storage.Event, fell map[string]*destination) error {
 	if e.Type == event.StateMember.Type && e.StateKey != nil {
 		s.spans.forget(e.RoomID)
 	}
@@ -74,7 +79,9 @@ func (s *Sender) event(ctx context.Context, e *storage.Event) error {
 		}
 		seen[server] = true
 		d := s.to(server)
-		d.addEvent(e)
+		if d.addEvent(e) {
+			fell[server] = d
+		}
 		d.start(ctx)
 	}
 	return nil

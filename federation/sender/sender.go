@@ -36,11 +36,13 @@ type Config struct {
 	FirstRetry time.Duration `yaml:"first_retry"`
 	// LastRetry is the longest pause. A server that speaks to us is tried at once. Default: 1h.
 	LastRetry time.Duration `yaml:"last_retry"`
+	// Dialing is how many servers that failed before are tried at once; and twice as many of those not heard from since the start. Default: 32.
+	Dialing int `yaml:"dialing"`
 }
 
 // DefaultConfig has the defaults named above.
 func DefaultConfig() Config {
-	return Config{FirstRetry: 500 * time.Millisecond, LastRetry: time.Hour}
+	return Config{FirstRetry: 500 * time.Millisecond, LastRetry: time.Hour, Dialing: 32}
 }
 
 var (
@@ -71,6 +73,11 @@ type Sender struct {
 	// wait counts the destinations' goroutines.
 	wait sync.WaitGroup
 	txns atomic.Int64
+	// turns counts how often a destination's goroutine woke.
+	turns atomic.Int64
+	// failing and unheard are places for attempts at servers that failed before, and at those that never answered in this life:
+	// dead ones, however many, hold up nobody who answers.
+	failing, unheard chan struct{}
 
 	mu           sync.Mutex
 	destinations map[string]*destination
@@ -84,7 +91,11 @@ func New(cfg Config, client *remote.Client, store *storage.Store, b *bus.Bus) *S
 	if cfg.LastRetry <= 0 {
 		cfg.LastRetry = DefaultConfig().LastRetry
 	}
+	if cfg.Dialing <= 0 {
+		cfg.Dialing = DefaultConfig().Dialing
+	}
 	s := &Sender{
+		failing: make(chan struct{}, cfg.Dialing), unheard: make(chan struct{}, 2*cfg.Dialing),
 		cfg: cfg, name: client.ServerName(), client: client, store: store, bus: b, view: view.New(store), now: time.Now,
 		spans: newSpans(store), destinations: make(map[string]*destination),
 	}
@@ -200,6 +211,13 @@ func (s *Sender) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	unanswered, err := s.store.Destinations.WithUnanswered(ctx)
+	if err != nil {
+		return err
+	}
+	for _, server := range unanswered {
+		s.to(server).resumeUnanswered()
+	}
 	for _, b := range bad {
 		s.to(b.Server).resumeFailing(b)
 	}
@@ -245,4 +263,42 @@ func (s *Sender) settled() storage.Position {
 // worthy says whether a server is one to send to at all.
 func (s *Sender) worthy(server string) bool {
 	return server != s.name && server != "" && s.client.Allows(server)
+}
+
+// dial takes a place for an attempt, where the destination is not one that has just answered.
+func (s *Sender) dial(ctx context.Context, d *destination) (leave func(), err error) {
+	d.mu.Lock()
+	failures, answered := d.failures, d.answered
+	d.mu.Unlock()
+	places := s.unheard
+	switch {
+	case failures > 0:
+		places = s.failing
+	case !answered.IsZero():
+		return func() {}, nil
+	}
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// writeLags writes rows for destinations that have just begun to lag, all in one commit.
+func (s *Sender) writeLags(ctx context.Context, fell map[string]*destination) error {
+	var rows []storage.Lag
+	for _, d := range fell {
+		rows = append(rows, d.unwritten()...)
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	if err := s.store.Destinations.AddLags(ctx, rows); err != nil {
+		return fmt.Errorf("write what destinations lack: %w", err)
+	}
+	for _, d := range fell {
+		d.written(rows)
+	}
+	return nil
 }

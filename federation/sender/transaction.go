@@ -42,7 +42,10 @@ type transaction struct {
 	// outbound are the rows to remove, reached how far lags move, when it is acknowledged.
 	outbound []storage.Position
 	reached  map[id.RoomID]storage.Position
-	refusals int
+	// events and ephemera are how many PDUs and EDUs the body holds.
+	events, ephemera int
+	// stored: it is written down, to be repeated.
+	stored bool
 }
 
 // full says whether another PDU of that size has no place.
@@ -78,12 +81,6 @@ func (d *destination) gather(ctx context.Context) (*transaction, error) {
 	if err := d.gatherLags(ctx, t); err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	tooMany := len(d.waiting) > maxPending
-	d.mu.Unlock()
-	if tooMany {
-		d.fallBehind(ctx) // it takes from rows next time
-	}
 	d.gatherWaiting(t)
 	if err := d.gatherEphemeral(t); err != nil {
 		return nil, err
@@ -92,7 +89,9 @@ func (d *destination) gather(ctx context.Context) (*transaction, error) {
 		return nil, nil
 	}
 	t.id = strconv.FormatInt(d.s.txns.Add(1), 10)
+	t.events, t.ephemera = len(t.pdus), len(t.edus)
 	t.body = t.marshal(d.s.name)
+	t.pdus, t.edus = nil, nil
 	return t, nil
 }
 
@@ -336,11 +335,13 @@ func (d *destination) put(ctx context.Context, t *transaction) error {
 }
 
 // hopeless says whether the other server will never take the transaction.
-func (t *transaction) hopeless(err error) bool {
+func (d *destination) hopeless(err error) bool {
 	said, ok := remote.Refused(err)
 	if !ok || said.StatusCode != http.StatusBadRequest && said.StatusCode != http.StatusRequestEntityTooLarge {
 		return false
 	}
-	t.refusals++
-	return t.refusals >= maxRefusals
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refusals++
+	return d.refusals >= maxRefusals
 }

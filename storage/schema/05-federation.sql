@@ -39,6 +39,15 @@ CREATE TABLE destination_rooms (
     PRIMARY KEY (server, room_id)
 );
 
+-- The transaction that a server has not answered: it is sent again as it was, also after a restart.
+CREATE TABLE destination_transactions (
+    server         TEXT  PRIMARY KEY,
+    transaction_id TEXT  NOT NULL,
+    body           bytea NOT NULL,
+    -- what is had when it is answered: outbound positions, and for each room the position that comes next (JSON)
+    holds          bytea NOT NULL
+);
+
 -- What waits for one server until it is acknowledged: to-device messages, device lists, events forwarded for others.
 CREATE TABLE outbound (
     position BIGINT  PRIMARY KEY,
