@@ -58,7 +58,10 @@ const (
 	delayedCount  = "SELECT COUNT(*) FROM delayed_events WHERE user_id = $1 AND outcome IS NULL"
 	delayedRun    = "UPDATE delayed_events SET since = $2, due = $3 WHERE delay_id = $1 AND outcome IS NULL"
 	delayedFinish = "UPDATE delayed_events SET outcome = $2, finished = $3, event_id = $4, error = $5 WHERE delay_id = $1 AND outcome IS NULL"
-	delayedSweep  = "DELETE FROM delayed_events WHERE finished < $1"
+	delayedSweep  = `DELETE FROM delayed_events WHERE finished < $1 OR delay_id IN (SELECT delay_id FROM
+		(SELECT delay_id, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY finished DESC) AS nth FROM delayed_events WHERE finished IS NOT NULL) AS ended
+		WHERE nth > $2)`
+	delayedNext = "SELECT COALESCE(MIN(due), 0) FROM delayed_events WHERE user_id = $1 AND outcome IS NULL"
 )
 
 func scanDelayed(row dbutil.Scannable) (*DelayedEvent, error) {
@@ -135,10 +138,15 @@ func (t *DelayedEvents) Finish(ctx context.Context, d *DelayedEvent) error {
 	})
 }
 
-// Sweep removes what ended before the time.
-func (t *DelayedEvents) Sweep(ctx context.Context, before int64) error {
+// Next tells when the first of the user's waiting events is due; 0 where none waits.
+func (t *DelayedEvents) Next(ctx context.Context, user id.UserID) (int64, error) {
+	return one(ctx, t.s, column[int64], delayedNext, user)
+}
+
+// Sweep removes what ended before the time, and of what one user has more than that which ended first.
+func (t *DelayedEvents) Sweep(ctx context.Context, before int64, each int) error {
 	return t.s.Do(ctx, func(ctx context.Context) error {
-		_, err := t.s.exec(ctx, delayedSweep, before)
+		_, err := t.s.exec(ctx, delayedSweep, before, each)
 		return err
 	})
 }

@@ -24,8 +24,8 @@ func (h *Handlers) delayOf(r *rest.Request) (time.Duration, bool, error) {
 		return 0, false, nil
 	}
 	ms, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || ms < 0 {
-		return 0, true, mautrix.MInvalidParam.WithMessage("The delay is no number of milliseconds")
+	if err != nil || ms <= 0 {
+		return 0, true, badDelay
 	}
 	if ms > h.cfg.MaxDelay.Milliseconds() {
 		return 0, true, mautrix.MUnknown.WithStatus(http.StatusBadRequest).WithMessage("The delay is too long").
@@ -33,6 +33,46 @@ func (h *Handlers) delayOf(r *rest.Request) (time.Duration, bool, error) {
 			WithExtraField("org.matrix.msc4140.max_delay", h.cfg.MaxDelay.Milliseconds())
 	}
 	return time.Duration(ms) * time.Millisecond, true, nil
+}
+
+var badDelay = mautrix.MInvalidParam.WithMessage("The delay is no positive number of milliseconds")
+
+// Delay handles PUT /_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}: the form of the
+// merged proposal, beside the delay as a parameter of send and state, which clients of 2026 use.
+// Spec: MSC4140
+func (h *Handlers) Delay(r *rest.Request) (any, error) {
+	roomID, p, err := h.proposal(r, "PUT delayed "+r.Path("eventType"))
+	if err != nil {
+		return nil, err
+	}
+	if p.Sticky, err = stickyOf(r); err != nil {
+		return nil, err
+	}
+	var body struct {
+		Delay    int64           `json:"delay"`
+		StateKey *string         `json:"state_key"`
+		Content  json.RawMessage `json:"content"`
+	}
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(body.Content) == 0:
+		return nil, missingParam.WithMessage("content is missing")
+	case body.Content[0] != '{':
+		return nil, mautrix.MBadJSON.WithMessage("content is not an object")
+	case body.StateKey != nil && len(*body.StateKey) > maxName:
+		return nil, mautrix.MTooLarge.WithMessage("The state key is too long")
+	case body.Delay <= 0:
+		return nil, badDelay
+	case body.Delay > h.cfg.MaxDelay.Milliseconds():
+		return nil, mautrix.RespError{ErrCode: "ORG.MATRIX.MSC4140_MAX_DELAY_EXCEEDED", Err: "The delay is too long", StatusCode: http.StatusBadRequest}.
+			WithExtraField("org.matrix.msc4140.max_delay", h.cfg.MaxDelay.Milliseconds())
+	}
+	if p.StateKey, p.Content = body.StateKey, body.Content; p.StateKey != nil {
+		p.Sticky = 0
+	}
+	return h.schedule(r, roomID, p, time.Duration(body.Delay)*time.Millisecond)
 }
 
 // delayAnswer names a delayed event.
@@ -53,17 +93,24 @@ func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, d
 			return delayAnswer{known.ID}, nil
 		}
 	}
-	var err error
-	if p.Content, err = r.Object(); err != nil {
-		return nil, err
+	if p.Content == nil {
+		var err error
+		if p.Content, err = r.Object(); err != nil {
+			return nil, err
+		}
 	}
 	waiting, err := h.store.DelayedEvents.Count(ctx, p.Sender)
 	if err != nil {
 		return nil, err
 	}
 	if waiting >= h.cfg.MaxDelayed {
-		return nil, mautrix.MUnknown.WithStatus(http.StatusBadRequest).WithMessage("Too many of your events wait to be sent").
-			WithExtraField("org.matrix.msc4140.errcode", "M_MAX_DELAYED_EVENTS_EXCEEDED")
+		next, err := h.store.DelayedEvents.Next(ctx, p.Sender)
+		if err != nil {
+			return nil, err
+		}
+		refusal := rest.LimitExceeded(time.UnixMilli(next).Sub(h.now()))
+		refusal.Err = "Too many of your events wait to be sent"
+		return nil, refusal.WithExtraField("org.matrix.msc4140.errcode", "M_MAX_DELAYED_EVENTS_EXCEEDED")
 	}
 	if err := h.mustBeJoined(ctx, p.Sender, roomID); err != nil {
 		return nil, err
@@ -109,18 +156,23 @@ func item(d *storage.DelayedEvent) delayedItem {
 	}
 }
 
-// DelayedEvents handles GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events.
+// DelayedEvents handles GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events. What ended is listed where status or outcome
+// asks for it.
 // Spec: MSC4140
 func (h *Handlers) DelayedEvents(r *rest.Request) (any, error) {
-	list, err := h.store.DelayedEvents.ByUser(r.Context(), r.By.User, r.Query("status") == "finalised", 1000)
+	q, err := h.listing(r)
 	if err != nil {
 		return nil, err
 	}
-	items := make([]delayedItem, len(list))
-	for i, d := range list {
-		items[i] = item(d)
+	var rows []*storage.DelayedEvent
+	for _, ended := range q.ended {
+		part, err := h.store.DelayedEvents.ByUser(r.Context(), r.By.User, ended, maxFinished)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, part...)
 	}
-	return map[string]any{"delayed_events": items}, nil
+	return q.page(rows), nil
 }
 
 // DelayedEvent handles GET /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}.

@@ -88,3 +88,84 @@ func TestDelayedEvents(t *testing.T) {
 	alice.server = s2
 	until(t, "a delayed event is sent after a restart", func() bool { return alice.in(room, "state/org.test/tomorrow").code == http.StatusOK })
 }
+
+func TestDelayedEventsAreListedAndChecked(t *testing.T) {
+	s := start(t)
+	alice := s.register("alice")
+	room, other := alice.create(m{}), alice.create(m{})
+	alice.put("/v3/directory/room/%23there:interior", m{"room_id": other}).ok()
+	delay := func(room, txn, typ string, body m) *answer {
+		return alice.put("/unstable/org.matrix.msc4140/rooms/"+room+"/delayed_event/"+typ+"/"+txn, body)
+	}
+	a := delay(room, "1", "org.a", m{"delay": 3_000_000, "content": m{"n": 1}}).ok().str("delay_id")
+	delay(room, "1", "org.a", m{"delay": 3_000_000, "content": m{"n": 1}}).ok().has("delay_id", a)
+	b := delay(room, "2", "org.b", m{"delay": 1_000_000, "content": m{"n": 2}, "state_key": "k"}).ok().str("delay_id")
+	c := delay(other, "3", "org.a", m{"delay": 2_000_000, "content": m{"n": 3}}).ok().str("delay_id")
+	for _, x := range []struct {
+		name    string
+		body    m
+		code    int
+		errcode string
+	}{
+		{"no content", m{"delay": 1}, 400, "M_MISSING_PARAM"},
+		{"content that is none", m{"delay": 1, "content": "x"}, 400, "M_BAD_JSON"},
+		{"no delay", m{"content": m{}}, 400, "M_INVALID_PARAM"},
+		{"a negative delay", m{"delay": -1, "content": m{}}, 400, "M_INVALID_PARAM"},
+		{"a long delay", m{"delay": 86_400_001, "content": m{}}, 400, "ORG.MATRIX.MSC4140_MAX_DELAY_EXCEEDED"},
+	} {
+		t.Run(x.name, func(t *testing.T) { delay(room, "x", "org.a", x.body).fails(x.code, x.errcode) })
+	}
+	list := func(query string) string {
+		t.Helper()
+		names := map[string]string{a: "a", b: "b", c: "c"}
+		got := ""
+		for _, e := range alice.get(delayedPath + "?" + query).ok().body.Get("delayed_events").Array() {
+			got += names[e.Get("delay_id").Str]
+		}
+		return got
+	}
+	for query, want := range map[string]string{
+		"": "bca", "dir=b&since_ts=end": "acb", "order_by=running_since": "abc", "room_id=" + other: "c", "type=org.a": "ca",
+		"status=finalised": "", "since_ts=1": "bca", "dir=b&since_ts=1": "",
+	} {
+		if got := list(query); got != want {
+			t.Errorf("list with %q: got %q, want %q", query, got, want)
+		}
+	}
+	for _, query := range []string{"status=x", "outcome=x", "order_by=x", "dir=x", "since_ts=x", "from=x"} {
+		alice.get(delayedPath+"?"+query).fails(400, "M_INVALID_PARAM")
+	}
+	alice.post(delayedPath+"/"+a+"/cancel", nil).ok()
+	alice.post(delayedPath+"/"+c+"/send", nil).ok()
+	if got := list("") + " " + list("status=finalised") + " " + list("outcome=cancel"); got != "b ca a" {
+		t.Errorf("once two have ended: got %q, want %q", got, "b ca a")
+	}
+	sent := alice.get(delayedPath + "/" + c).ok().str("event_id")
+	alice.get(alice.event(other, sent, "event")).ok().has(`unsigned.org\.matrix\.msc4140\.delay_id`, c).has("unsigned.transaction_id", "")
+
+	t.Run("what may not be sent may not be sent later", func(t *testing.T) {
+		for name, proposed := range map[string]struct {
+			typ     string
+			content m
+		}{
+			"an alias of another room": {"m.room.canonical_alias", m{"alias": "#there:interior"}},
+			"another beginning":        {"m.room.create", m{}},
+		} {
+			id := alice.set(room, "state/"+proposed.typ+"?org.matrix.msc4140.delay=60000", proposed.content)
+			if id.code != 200 {
+				continue // refused at once
+			}
+			alice.post(delayedPath+"/"+id.str("delay_id")+"/send", nil).ok()
+			if got := alice.get(delayedPath + "/" + id.str("delay_id")).ok().str("outcome"); got != "error" {
+				t.Errorf("%s: outcome %q, want error", name, got)
+			}
+		}
+	})
+	t.Run("not more than a hundred", func(t *testing.T) {
+		waiting := len(alice.get(delayedPath).ok().body.Get("delayed_events").Array())
+		for range 100 - waiting {
+			alice.set(room, "state/org.test/many?org.matrix.msc4140.delay=1000000", m{}).ok()
+		}
+		alice.set(room, "state/org.test/many?org.matrix.msc4140.delay=1000000", m{}).fails(429, "M_LIMIT_EXCEEDED")
+	})
+}

@@ -40,17 +40,22 @@ func (h *Handlers) Send(r *rest.Request) (any, error) {
 	if p.Content, err = r.Object(); err != nil {
 		return nil, err
 	}
-	if err := h.checkAnnotation(r.Context(), roomID, p); err != nil {
-		return nil, err
-	}
-	if p.Type == event.EventRedaction.Type {
-		p.Redacts = id.EventID(gjson.GetBytes(p.Content, "redacts").Str)
-	}
-	eventID, err := h.propose(r.Context(), roomID, p)
+	eventID, err := h.sendMessage(r.Context(), roomID, p)
 	if err != nil {
 		return nil, err
 	}
 	return eventAnswer{eventID}, nil
+}
+
+// sendMessage has the room make an event that is no state, once its content has been looked at.
+func (h *Handlers) sendMessage(ctx context.Context, roomID id.RoomID, p bus.Proposal) (id.EventID, error) {
+	if err := h.checkAnnotation(ctx, roomID, p); err != nil {
+		return "", err
+	}
+	if p.Type == event.EventRedaction.Type {
+		p.Redacts = id.EventID(gjson.GetBytes(p.Content, "redacts").Str)
+	}
+	return h.propose(ctx, roomID, p)
 }
 
 // proposal begins a proposal with what the request's path and query say.

@@ -36,25 +36,30 @@ func (h *Handlers) PutState(r *rest.Request) (any, error) {
 	if p.Content, err = r.Object(); err != nil {
 		return nil, err
 	}
-	switch p.Type {
-	case event.StateCreate.Type:
-		return nil, mautrix.MInvalidParam.WithMessage("A room is created once")
-	case event.StatePowerLevels.Type:
-		if err := h.checkCreators(r.Context(), roomID, p.Content); err != nil {
-			return nil, err
-		}
-	case event.StateMember.Type:
-		return h.putMember(r.Context(), roomID, p)
-	case event.StateCanonicalAlias.Type:
-		if err := h.checkCanonicalAlias(r.Context(), roomID, p.Content); err != nil {
-			return nil, err
-		}
-	}
-	eventID, err := h.propose(r.Context(), roomID, p)
+	eventID, err := h.sendState(r.Context(), roomID, p)
 	if err != nil {
 		return nil, err
 	}
 	return eventAnswer{eventID}, nil
+}
+
+// sendState has the room make a state event, once its content has been looked at.
+func (h *Handlers) sendState(ctx context.Context, roomID id.RoomID, p bus.Proposal) (id.EventID, error) {
+	switch p.Type {
+	case event.StateCreate.Type:
+		return "", mautrix.MInvalidParam.WithMessage("A room is created once")
+	case event.StatePowerLevels.Type:
+		if err := h.checkCreators(ctx, roomID, p.Content); err != nil {
+			return "", err
+		}
+	case event.StateMember.Type:
+		return h.putMember(ctx, roomID, p)
+	case event.StateCanonicalAlias.Type:
+		if err := h.checkCanonicalAlias(ctx, roomID, p.Content); err != nil {
+			return "", err
+		}
+	}
+	return h.propose(ctx, roomID, p)
 }
 
 // checkCreators refuses power levels that give a level to somebody who stands above all levels: no such event can be.
@@ -82,25 +87,19 @@ func (h *Handlers) checkCreators(ctx context.Context, roomID id.RoomID, content 
 
 // putMember is a membership event sent as plain state. Who authorises a restricted join is the room's business, and an
 // invite of another server's user has to be co-signed there.
-func (h *Handlers) putMember(ctx context.Context, roomID id.RoomID, p bus.Proposal) (any, error) {
+func (h *Handlers) putMember(ctx context.Context, roomID id.RoomID, p bus.Proposal) (id.EventID, error) {
 	var err error
 	if p.Content, err = sjson.DeleteBytes(p.Content, "join_authorised_via_users_server"); err != nil {
-		return nil, err
+		return "", err
 	}
 	target := id.UserID(*p.StateKey)
 	if !rest.ValidUserID(target) {
-		return nil, mautrix.MBadJSON.WithMessage("The state key is not a user ID")
+		return "", mautrix.MBadJSON.WithMessage("The state key is not a user ID")
 	}
-	var eventID id.EventID
 	if gjson.GetBytes(p.Content, "membership").Str == string(event.MembershipInvite) && !h.local(target) {
-		eventID, err = h.inviteRemote(ctx, roomID, p)
-	} else {
-		eventID, err = h.propose(ctx, roomID, p)
+		return h.inviteRemote(ctx, roomID, p)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return eventAnswer{eventID}, nil
+	return h.propose(ctx, roomID, p)
 }
 
 // checkCanonicalAlias refuses aliases that are none, or that do not lead to the room. Those that stand there already

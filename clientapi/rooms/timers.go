@@ -7,12 +7,10 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/event"
-	"maunium.net/go/mautrix/id"
 
+	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -23,6 +21,8 @@ const (
 	maxWaiting = 100_000
 	// keepFinished is how long one may ask about an event that was sent or cancelled.
 	keepFinished = 7 * 24 * time.Hour
+	// maxFinished bounds how many of them are kept for one user.
+	maxFinished = 1000
 	// lookEvery is how often rows are read anew: for those that were added without our hearing of it.
 	lookEvery = 30 * time.Second
 )
@@ -120,7 +120,7 @@ func (t *timers) load(ctx context.Context) error {
 			t.waiting[d.ID] = &timer{DelayedEvent: d, due: d.Due}
 		}
 	}
-	return t.store.DelayedEvents.Sweep(ctx, t.now().Add(-keepFinished).UnixMilli())
+	return t.store.DelayedEvents.Sweep(ctx, t.now().Add(-keepFinished).UnixMilli(), maxFinished)
 }
 
 // next is how long nothing is due.
@@ -169,11 +169,14 @@ func (t *timers) fire(ctx context.Context, due []*timer) {
 // send has the room make the event, and notes what came of it. The event's delay ID is its transaction ID: sent
 // twice, it is one event.
 func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent) error {
-	p := bus.Proposal{Sender: d.UserID, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Device: d.DeviceID, Path: "delayed", TransactionID: d.ID, Sticky: d.Sticky}
-	if d.Type == event.EventRedaction.Type {
-		p.Redacts = id.EventID(gjson.GetBytes(d.Content, "redacts").Str)
+	p := bus.Proposal{
+		Sender: d.UserID, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Device: d.DeviceID, Path: view.DelayedPath, TransactionID: d.ID, Sticky: d.Sticky,
 	}
-	eventID, err := h.propose(ctx, d.RoomID, p)
+	do := h.sendMessage
+	if p.StateKey != nil {
+		do = h.sendState
+	}
+	eventID, err := do(ctx, d.RoomID, p)
 	done := *d
 	done.Finished = h.now().UnixMilli()
 	var refusal *bus.Refusal

@@ -231,9 +231,12 @@ func (l *look) show(ctx context.Context, s *Syncing, b []byte, x *entry, members
 	if membership != "" {
 		b = append(append(append(b, `,"membership":"`...), membership...), '"')
 	}
-	if e.TransactionID != "" && e.Sender == l.user && e.DeviceID == l.device {
-		b = append(b, `,"transaction_id":`...)
-		b = appendText(b, e.TransactionID)
+	switch {
+	case e.TransactionID == "" || e.Sender != l.user:
+	case e.Path == view.DelayedPath:
+		b = appendText(append(b, `,"`+view.DelayID+`":`...), e.TransactionID)
+	case e.DeviceID == l.device:
+		b = appendText(append(b, `,"transaction_id":`...), e.TransactionID)
 	}
 	if e.StickyUntil > l.now && e.RedactedBy == "" {
 		b = strconv.AppendInt(append(b, `,"`+view.StickyFor+`":`...), e.StickyUntil-l.now, 10)

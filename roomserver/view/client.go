@@ -209,7 +209,11 @@ func (p *page) unsigned(ctx context.Context, dst []byte, e *storage.Event) ([]by
 		}
 		dst = appendText(append(dst, `,"membership":`...), membership)
 	}
-	if e.TransactionID != "" && e.Sender == p.viewer.User && e.DeviceID == p.viewer.Device {
+	switch {
+	case e.TransactionID == "" || e.Sender != p.viewer.User:
+	case e.Path == DelayedPath:
+		dst = appendText(append(dst, `,"`+DelayID+`":`...), e.TransactionID)
+	case e.DeviceID == p.viewer.Device:
 		dst = appendText(append(dst, `,"transaction_id":`...), e.TransactionID)
 	}
 	if e.StickyUntil > p.now && e.RedactedBy == "" {
@@ -237,6 +241,13 @@ func (p *page) unsigned(ctx context.Context, dst []byte, e *storage.Event) ([]by
 	}
 	return dst, nil
 }
+
+// DelayedPath is the path of events that were sent with a delay: their transaction is the delay ID, which their sender is told as
+// DelayID in unsigned. Spec: MSC4140
+const (
+	DelayedPath = "delayed"
+	DelayID     = "org.matrix.msc4140.delay_id"
+)
 
 // contentOf is the content of an event, as it stands.
 func contentOf(raw []byte) string {
