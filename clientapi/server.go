@@ -153,7 +153,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		}),
 		keys:  keys.New(cfg.ServerName, store, messages, uia),
 		rooms: rooms.New(cfg.Rooms, store, messages, reader, services),
-		media: media.New(cfg.Media, store, files, messages),
+		media: media.New(cfg.Media, store, files, messages, outbound),
 		sync:  syncing.New(cfg.Sync, store, messages, reader),
 		push:  push.New(store, reader, outbound),
 	}
@@ -171,6 +171,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.account.Run(ctx) })
 	group.Go(func() error { return s.mailer.Run(ctx) })
 	group.Go(func() error { return s.rooms.Run(ctx) })
+	group.Go(func() error { return s.media.Run(ctx) })
 	group.Go(func() error { return s.sync.Run(ctx) })
 	group.Go(func() error { return s.push.Run(ctx) })
 	group.Go(func() error { return s.services.Run(ctx) })
@@ -253,17 +254,17 @@ func (s *Server) routes() []rest.Route {
 		// Media.
 		{Method: "GET", Path: "/_matrix/client/v1/media/config", Handler: m.Limits, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/media/v3/config", Handler: m.Limits, Auth: rest.User},
-		{Method: "POST", Path: "/_matrix/media/v3/upload", Handler: m.Upload, Auth: rest.User, Limit: rest.LimitGeneral, MaxBody: -1, Timeout: time.Hour},
-		{Method: "POST", Path: "/_matrix/media/v1/create", Handler: m.Create, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "PUT", Path: "/_matrix/media/v3/upload/{serverName}/{mediaId}", Handler: m.Fill, Auth: rest.User, Limit: rest.LimitGeneral, MaxBody: -1, Timeout: time.Hour},
+		{Method: "POST", Path: "/_matrix/media/v3/upload", Handler: m.Upload, Auth: rest.User, Limit: rest.LimitMedia, MaxBody: -1, Timeout: time.Hour},
+		{Method: "POST", Path: "/_matrix/media/v1/create", Handler: m.Create, Auth: rest.User, Limit: rest.LimitMedia},
+		{Method: "PUT", Path: "/_matrix/media/v3/upload/{serverName}/{mediaId}", Handler: m.Fill, Auth: rest.User, Limit: rest.LimitMedia, MaxBody: -1, Timeout: time.Hour},
 		{Method: "GET", Path: "/_matrix/client/v1/media/download/{serverName}/{mediaId}", Handler: m.Download, Auth: rest.User, Timeout: 2 * time.Minute},
 		{Method: "GET", Path: "/_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}", Handler: m.Download, Auth: rest.User, Timeout: 2 * time.Minute},
 		{Method: "GET", Path: "/_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}", Handler: m.Thumbnail, Auth: rest.User, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/client/v1/media/preview_url", Handler: m.Previews, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/client/v1/media/preview_url", Handler: m.Preview, Auth: rest.User, Limit: rest.LimitPreview},
 		{Method: "GET", Path: "/_matrix/media/v3/download/{serverName}/{mediaId}", Handler: m.OldDownload, Timeout: 2 * time.Minute},
 		{Method: "GET", Path: "/_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}", Handler: m.OldDownload, Timeout: 2 * time.Minute},
 		{Method: "GET", Path: "/_matrix/media/v3/thumbnail/{serverName}/{mediaId}", Handler: m.OldThumbnail, Timeout: 2 * time.Minute},
-		{Method: "GET", Path: "/_matrix/media/v3/preview_url", Handler: m.Previews, Auth: rest.User},
+		{Method: "GET", Path: "/_matrix/media/v3/preview_url", Handler: m.Preview, Auth: rest.User, Limit: rest.LimitPreview},
 
 		// Account data and tags.
 		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/account_data/{type}", Handler: a.AccountData, Auth: rest.User},

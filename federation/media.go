@@ -48,30 +48,38 @@ func (f *Federation) download(r *request) (any, error) {
 	return f.multipart(file.Hash, file.ContentType, file.Name)
 }
 
-// thumbnail handles GET /_matrix/federation/v1/media/thumbnail/{mediaId}. A thumbnail that was made before and is large enough
-// is given; else the picture itself, which the asker can make smaller as well as we.
+// thumbnailTime bounds the wait for a thumbnail. Where no process makes any, the picture itself is given, which the asker can
+// make smaller as well as we.
+const thumbnailTime = 20 * time.Second
+
+// thumbnail handles GET /_matrix/federation/v1/media/thumbnail/{mediaId}.
 // Spec: server-server-api/#get_matrixfederationv1mediathumbnailmediaid
 func (f *Federation) thumbnail(r *request) (any, error) {
 	file, err := f.ownFile(r)
 	if err != nil {
 		return nil, err
 	}
-	if !strings.HasPrefix(file.ContentType, "image/") {
-		return nil, mautrix.MNotFound.WithMessage("There is no thumbnail of that file")
+	want := &bus.MakeThumbnail{MediaID: file.MediaID, Method: r.query.Get("method"), Animated: r.query.Get("animated") == "true"}
+	var err1, err2 error
+	want.Width, err1 = strconv.Atoi(r.query.Get("width"))
+	want.Height, err2 = strconv.Atoi(r.query.Get("height"))
+	if err1 != nil || err2 != nil || want.Width <= 0 || want.Height <= 0 || want.Method != "" && want.Method != "crop" && want.Method != "scale" {
+		return nil, mautrix.MInvalidParam.WithMessage("width and height must be positive numbers, and method crop or scale")
 	}
-	width, _ := strconv.Atoi(r.query.Get("width"))
-	height, _ := strconv.Atoi(r.query.Get("height"))
-	made, err := f.store.Media.Thumbnails(r.Context(), f.name, file.MediaID)
-	if err != nil {
+	want.Width, want.Height = min(want.Width, 4096), min(want.Height, 4096)
+	ctx, cancel := context.WithTimeout(r.Context(), thumbnailTime)
+	defer cancel()
+	made, err := bus.Ask[bus.MediaQuestion, bus.MediaAnswer](ctx, f.bus, bus.MediaDo, bus.MediaQuestion{Thumbnail: want})
+	var refused *bus.Refusal
+	switch {
+	case errors.As(err, &refused):
+		return nil, mautrix.RespError{ErrCode: refused.Code, Err: refused.Message, StatusCode: refused.Status}
+	case errors.Is(err, context.DeadlineExceeded) && r.Context().Err() == nil && strings.HasPrefix(file.ContentType, "image/"):
+		return f.multipart(file.Hash, file.ContentType, file.Name)
+	case err != nil:
 		return nil, err
 	}
-	method := r.query.Get("method")
-	for _, t := range made {
-		if t.Width >= width && t.Height >= height && (t.Method == method || method == "") && t.Animated == (r.query.Get("animated") == "true") {
-			return f.multipart(t.Hash, t.ContentType, "")
-		}
-	}
-	return f.multipart(file.Hash, file.ContentType, file.Name)
+	return f.multipart(made.Hash, made.ContentType, "")
 }
 
 func (f *Federation) ownFile(r *request) (*storage.File, error) {

@@ -71,6 +71,8 @@ type OldMedia struct {
 	// Guarded leaves quarantined and protected files. A quarantined copy of another server's file always stays: it would only be
 	// fetched anew.
 	Guarded bool
+	// Pictures: only those of previews, which no user uploaded.
+	Pictures bool
 	// Keep are files that stay (Avatars, say).
 	Keep map[MXC]bool
 }
@@ -86,6 +88,9 @@ func (t *Media) DeleteOld(ctx context.Context, old OldMedia) (deleted []MXC, err
 	}
 	if old.Guarded {
 		whose += " AND NOT protected"
+	}
+	if old.Pictures {
+		whose += " AND user_id = ''"
 	}
 	type row struct {
 		MXC
@@ -174,6 +179,9 @@ func (t *Media) discard(ctx context.Context, hash string) error {
 
 // Discard notes blobs that may belong to nobody.
 func (t *Media) Discard(ctx context.Context, hashes ...string) error {
+	if len(hashes) == 0 {
+		return nil
+	}
 	return t.s.Do(ctx, func(ctx context.Context) error {
 		for _, hash := range hashes {
 			if err := t.discard(ctx, hash); err != nil {

@@ -2,21 +2,29 @@ package media
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"image"
-	"image/gif"
-	"image/jpeg"
-	"image/png"
-	"io"
-	"os"
+	"net/http"
+	"time"
 
-	"golang.org/x/image/draw"
-	"golang.org/x/image/webp"
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
 
 	"chancery/clientapi/rest"
 	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+const (
+	// pictureMemory is what all pictures that are being decoded may take together, in bytes.
+	pictureMemory = 160 << 20
+	// maxPicture bounds the files, in bytes, of which thumbnails are made.
+	maxPicture = 64 << 20
+	// makingTime bounds the making of one thumbnail, with its waiting for others.
+	makingTime = time.Minute
+	// maxShapes bounds the thumbnails of one file that have a shape of their own.
+	maxShapes = 24
 )
 
 // size is a thumbnail that we make; what clients ask for is rounded up to one of them.
@@ -25,18 +33,41 @@ type size struct {
 	method        string
 }
 
+// sizes are the spec's, and larger ones for screens of many dots.
 // Spec: client-server-api/#thumbnails
-var sizes = []size{{32, 32, "crop"}, {96, 96, "crop"}, {320, 240, "scale"}, {640, 480, "scale"}, {800, 600, "scale"}}
+var sizes = []size{
+	{32, 32, "crop"}, {96, 96, "crop"}, {320, 240, "scale"}, {640, 480, "scale"}, {800, 600, "scale"},
+	{1600, 1200, "scale"}, {3200, 2400, "scale"},
+}
 
-// fitting gives the smallest of our sizes that is not smaller than what was asked for.
+// squares are the further squares that are cut out.
+var squares = []int{32, 96, 192, 384, 800}
+
+// fitting gives the smallest of our sizes that is not smaller than what was asked for. A cut in a shape of its own is given
+// as it is asked for: the spec wants its aspect.
 func fitting(width, height int, method string) size {
+	if method == "crop" && width == height {
+		for _, side := range squares {
+			if side >= width {
+				return size{side, side, "crop"}
+			}
+		}
+	}
 	for _, s := range sizes {
-		if s.width >= width && s.height >= height && (s.method == method || (method == "scale" && s.width > 96) || method == "") {
+		if s.width >= width && s.height >= height && (s.method == method || method == "scale" && s.width > 96 || method == "") {
+			if method == "crop" && s.width*height != s.height*width {
+				continue
+			}
 			return s
 		}
 	}
-	if method == "crop" && width <= 800 && height <= 600 {
+	if method == "crop" && width <= 800 && height <= 800 {
 		return size{width, height, "crop"}
+	}
+	for _, s := range sizes {
+		if s.method == "scale" && s.width >= width && s.height >= height {
+			return s
+		}
 	}
 	return sizes[len(sizes)-1]
 }
@@ -44,170 +75,186 @@ func fitting(width, height int, method string) size {
 // Thumbnail handles GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}.
 // Spec: client-server-api/#get_matrixclientv1mediathumbnailservernamemediaid
 func (h *Handlers) Thumbnail(r *rest.Request) (any, error) {
-	width, err1 := r.Int("width", 0, 1, 4096)
-	height, err2 := r.Int("height", 0, 1, 4096)
-	if err := errors.Join(err1, err2); err != nil || width == 0 || height == 0 {
+	width, err1 := r.Int("width", 0, 0, 4096)
+	height, err2 := r.Int("height", 0, 0, 4096)
+	if err := errors.Join(err1, err2); err != nil || width <= 0 || height <= 0 {
 		return nil, mautrix.MInvalidParam.WithMessage("width and height must be positive numbers")
 	}
 	method := r.Query("method")
 	if method != "" && method != "crop" && method != "scale" {
 		return nil, mautrix.MInvalidParam.WithMessage("method is crop or scale")
 	}
+	animated, err := r.Bool("animated")
+	if err != nil {
+		return nil, err
+	}
 	f, err := h.file(r)
 	if err != nil {
 		return nil, err
 	}
-	s := fitting(width, height, method)
-	want := storage.Thumbnail{Server: f.Server, MediaID: f.MediaID, Width: s.width, Height: s.height, Method: s.method}
-	made, err := h.store.Media.Thumbnail(r.Context(), want)
+	made, err := h.thumbnail(r.Context(), f, fitting(width, height, method), animated)
 	if err != nil {
-		return nil, err
+		return nil, h.noThumbnail(f, err)
 	}
-	if made == nil {
-		if made, err = h.make(r, f, want); err != nil {
-			return nil, err
-		}
-	}
-	if made.Hash == f.Hash {
-		return h.serve(f.Hash, f.ContentType, f.Name)
-	}
-	return h.serve(made.Hash, made.ContentType, "thumbnail"+extension(made.ContentType))
+	return h.serve(made.Hash, made.ContentType, `inline; filename="thumbnail`+extensions[made.ContentType]+`"`)
 }
 
-// OldThumbnail handles GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}: the path without authentication, where it is switched on.
+// OldThumbnail handles GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}: the path without authentication, for what is not frozen.
 // Spec: client-server-api/#get_matrixmediav3thumbnailservernamemediaid
 func (h *Handlers) OldThumbnail(r *rest.Request) (any, error) {
-	if !h.cfg.Unauthenticated {
-		return nil, mautrix.MNotFound.WithMessage("Media are served to clients with a token only")
+	if err := h.frozen(r); err != nil {
+		return nil, err
 	}
 	return h.Thumbnail(r)
 }
 
-func extension(contentType string) string {
-	if contentType == "image/jpeg" {
-		return ".jpg"
+var extensions = map[string]string{"image/jpeg": ".jpg", "image/png": ".png", "image/apng": ".png", "image/gif": ".gif", "image/webp": ".webp"}
+
+// noThumbnail turns what is wrong with a picture into what a client is told; nothing in a file is our own fault.
+func (h *Handlers) noThumbnail(f *storage.File, err error) error {
+	switch {
+	case errors.Is(err, errPixels) && f.Server != h.cfg.ServerName:
+		return mautrix.MTooLarge.WithStatus(http.StatusBadGateway).WithMessage("The file is too large for a thumbnail to be made of it")
+	case errors.Is(err, errPixels):
+		return mautrix.MTooLarge.WithMessage("The file is too large for a thumbnail to be made of it")
+	case errors.Is(err, errFormat), errors.Is(err, errBroken):
+		return mautrix.MUnknown.WithStatus(http.StatusBadRequest).WithMessage("No thumbnail can be made of this file: %s", err.Error())
 	}
-	return ".png"
+	return err
+}
+
+// answer makes a thumbnail of one of our files for another component.
+func (h *Handlers) answer(ctx context.Context, _ string, q bus.MediaQuestion) (bus.MediaAnswer, error) {
+	var answer bus.MediaAnswer
+	if q.Thumbnail == nil {
+		return answer, bus.Refuse(http.StatusNotFound, "M_UNRECOGNIZED", "Media does not know this question")
+	}
+	want := q.Thumbnail
+	f, err := h.store.Media.ByID(ctx, h.cfg.ServerName, want.MediaID)
+	if err != nil {
+		return answer, err
+	}
+	if f == nil || f.Hash == "" || f.Quarantined() {
+		return answer, bus.Refuse(http.StatusNotFound, "M_NOT_FOUND", "No such file")
+	}
+	made, err := h.thumbnail(ctx, f, fitting(want.Width, want.Height, want.Method), want.Animated)
+	var refused mautrix.RespError
+	if errors.As(h.noThumbnail(f, err), &refused) {
+		return answer, bus.Refuse(refused.StatusCode, refused.ErrCode, refused.Err)
+	}
+	if err != nil {
+		return answer, err
+	}
+	h.noteAccess(f)
+	return bus.MediaAnswer{Hash: made.Hash, ContentType: made.ContentType}, nil
+}
+
+// thumbnail gives a thumbnail made before, or makes it; who asks for the same meanwhile shares the work.
+func (h *Handlers) thumbnail(ctx context.Context, f *storage.File, s size, animated bool) (*storage.Thumbnail, error) {
+	want := storage.Thumbnail{Server: f.Server, MediaID: f.MediaID, Width: s.width, Height: s.height, Method: s.method, Animated: animated}
+	made, err := h.store.Media.Thumbnail(ctx, want)
+	if err != nil || made != nil {
+		return made, err
+	}
+	key := fmt.Sprintf("%s/%s/%v/%v", f.Server, f.MediaID, s, animated)
+	result := h.making.DoChan(key, func() (any, error) {
+		// Who asks first may go away; others wait for the same picture.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), makingTime)
+		defer cancel()
+		return h.make(ctx, f, want)
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case res := <-result:
+		if res.Err != nil {
+			return nil, res.Err
+		}
+		return res.Val.(*storage.Thumbnail), nil
+	}
 }
 
 // make makes a thumbnail, with few others at once, and keeps it.
-func (h *Handlers) make(r *rest.Request, f *storage.File, want storage.Thumbnail) (*storage.Thumbnail, error) {
+func (h *Handlers) make(ctx context.Context, f *storage.File, want storage.Thumbnail) (*storage.Thumbnail, error) {
 	select {
 	case h.workers <- struct{}{}:
 		defer func() { <-h.workers }()
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	file, err := h.blobs.Open(f.Hash)
 	if err != nil {
 		return nil, mautrix.MNotFound.WithMessage("No such file")
 	}
 	defer file.Close()
-	picture, contentType, err := shrink(file, want, h.cfg.MaxPixels)
-	if err != nil {
-		return nil, mautrix.MUnknown.WithStatus(400).WithMessage("No thumbnail can be made of this file: %s", err.Error())
+	if f.Size > maxPicture {
+		return nil, errPixels
 	}
-	made := want
-	if picture == nil {
+	head, err := inspect(file)
+	if err != nil {
+		return nil, err
+	}
+	if !head.within(h.cfg.MaxPixels) {
+		return nil, errPixels
+	}
+	width, height := head.upright()
+	if width <= want.Width && height <= want.Height && (head.frames == 1 || want.Animated) {
 		// It is no larger than what was asked for.
-		made.ContentType, made.Size, made.Hash = f.ContentType, f.Size, f.Hash
-	} else {
-		made.ContentType = contentType
-		if made.Hash, made.Size, err = h.blobs.Put(bytes.NewReader(picture), int64(len(picture))); err != nil {
+		made := want
+		made.ContentType, made.Size, made.Hash = types[head.format], f.Size, f.Hash
+		return &made, h.store.Media.AddThumbnail(ctx, made)
+	}
+	if want.Method == "crop" && want.Width != want.Height {
+		if want, err = h.shaped(ctx, want); err != nil {
 			return nil, err
 		}
 	}
-	return &made, h.store.Media.AddThumbnail(r.Context(), made)
+	return h.draw(ctx, file, head, want)
 }
 
-var (
-	errFormat = errors.New("not a JPEG, PNG, GIF or WebP picture")
-	errPixels = errors.New("the picture has too many pixels")
-)
+// shaped gives the thumbnail that is made where a cut of its own shape was asked for: another one, when there are many.
+func (h *Handlers) shaped(ctx context.Context, want storage.Thumbnail) (storage.Thumbnail, error) {
+	made, err := h.store.Media.Thumbnails(ctx, want.Server, want.MediaID)
+	if err == nil && len(made) >= maxShapes {
+		s := fitting(want.Width, want.Height, "scale")
+		want.Width, want.Height, want.Method = s.width, s.height, s.method
+	}
+	return want, err
+}
 
-// shrink makes a thumbnail of a picture; nil if it is small enough as it is. A decoder's panic is an error.
-func shrink(file *os.File, want storage.Thumbnail, maxPixels int) (picture []byte, contentType string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			picture, err = nil, fmt.Errorf("the picture is damaged: %v", p)
-		}
-	}()
-	decode, config, format, err := sniff(file)
+// draw decodes the picture, makes it smaller and keeps the result.
+func (h *Handlers) draw(ctx context.Context, file interface {
+	Read([]byte) (int, error)
+	Seek(int64, int) (int64, error)
+}, head header, want storage.Thumbnail) (*storage.Thumbnail, error) {
+	made := want
+	made.Animated = want.Animated && head.animatable(want) && head.animationCost(want) <= pictureMemory
+	cost := head.cost()
+	if made.Animated {
+		cost = head.animationCost(want)
+	}
+	if cost > pictureMemory {
+		return nil, errPixels
+	}
+	if err := h.memory.Acquire(ctx, max(1, cost)); err != nil {
+		return nil, err
+	}
+	defer h.memory.Release(max(1, cost))
+	start := time.Now()
+	var picture []byte
+	var err error
+	if made.Animated {
+		picture, made.ContentType, err = shrinkAnimation(file, head, want)
+	} else {
+		picture, made.ContentType, err = shrink(file, head, want)
+	}
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	if config.Width <= 0 || config.Height <= 0 || config.Width > maxPixels/config.Height {
-		return nil, "", errPixels
+	zerolog.Ctx(ctx).Debug().Str("format", head.format).Dur("took", time.Since(start)).Msg("Thumbnail made")
+	if made.Hash, made.Size, err = h.blobs.Put(bytes.NewReader(picture), int64(len(picture))); err != nil {
+		return nil, err
 	}
-	if config.Width <= want.Width && config.Height <= want.Height {
-		return nil, "", nil
-	}
-	source, err := decode(file)
-	if err != nil {
-		return nil, "", fmt.Errorf("the picture is damaged: %w", err)
-	}
-	small := scaled(source, want)
-	var out bytes.Buffer
-	if format == "jpeg" {
-		err = jpeg.Encode(&out, small, &jpeg.Options{Quality: 80})
-		return out.Bytes(), "image/jpeg", err
-	}
-	err = png.Encode(&out, small)
-	return out.Bytes(), "image/png", err
-}
-
-// sniff finds the decoder by the file's first bytes, and reads the dimensions alone.
-func sniff(file io.ReadSeeker) (decode func(io.Reader) (image.Image, error), config image.Config, format string, err error) {
-	head := make([]byte, 16)
-	n, _ := io.ReadFull(file, head)
-	head = head[:n]
-	var dimensions func(io.Reader) (image.Config, error)
-	switch {
-	case bytes.HasPrefix(head, []byte("\xff\xd8\xff")):
-		decode, dimensions, format = jpeg.Decode, jpeg.DecodeConfig, "jpeg"
-	case bytes.HasPrefix(head, []byte("\x89PNG\r\n\x1a\n")):
-		decode, dimensions, format = png.Decode, png.DecodeConfig, "png"
-	case bytes.HasPrefix(head, []byte("GIF8")):
-		decode, dimensions, format = gif.Decode, gif.DecodeConfig, "gif"
-	case len(head) >= 12 && string(head[:4]) == "RIFF" && string(head[8:12]) == "WEBP":
-		decode, dimensions, format = webp.Decode, webp.DecodeConfig, "webp"
-	default:
-		return nil, config, "", errFormat
-	}
-	if _, err = file.Seek(0, io.SeekStart); err != nil {
-		return nil, config, "", err
-	}
-	if config, err = dimensions(file); err != nil {
-		return nil, config, "", fmt.Errorf("the picture is damaged: %w", err)
-	}
-	_, err = file.Seek(0, io.SeekStart)
-	return decode, config, format, err
-}
-
-// scaled fits the picture into the wanted frame, or fills the frame and cuts off what stands over.
-func scaled(source image.Image, want storage.Thumbnail) image.Image {
-	from := source.Bounds()
-	w, h := from.Dx(), from.Dy()
-	if want.Method == "crop" {
-		cut := from
-		if w*want.Height > h*want.Width {
-			width := max(1, h*want.Width/want.Height)
-			cut.Min.X += (w - width) / 2
-			cut.Max.X = cut.Min.X + width
-		} else {
-			height := max(1, w*want.Height/want.Width)
-			cut.Min.Y += (h - height) / 2
-			cut.Max.Y = cut.Min.Y + height
-		}
-		to := image.NewRGBA(image.Rect(0, 0, want.Width, want.Height))
-		draw.CatmullRom.Scale(to, to.Bounds(), source, cut, draw.Src, nil)
-		return to
-	}
-	width, height := want.Width, max(1, h*want.Width/w)
-	if height > want.Height {
-		width, height = max(1, w*want.Height/h), want.Height
-	}
-	to := image.NewRGBA(image.Rect(0, 0, width, height))
-	draw.CatmullRom.Scale(to, to.Bounds(), source, from, draw.Src, nil)
-	return to
+	made.Animated = want.Animated // as it was asked for: what cannot be animated is found again too
+	return &made, h.store.Media.AddThumbnail(ctx, made)
 }

@@ -18,7 +18,8 @@ const (
 	LimitJoin     Kind = "join"     // joins and knocks, by user
 	LimitInvite   Kind = "invite"   // invites, by user
 	LimitCreate   Kind = "create"   // rooms created, by user
-	LimitMedia    Kind = "media"    // uploads, previews, by user
+	LimitMedia    Kind = "media"    // uploads, by user
+	LimitPreview  Kind = "preview"  // previews of links, by user
 	LimitCall     Kind = "call"     // delayed events and call tokens, by user
 	// LimitFailedAddress counts what LimitFailed counts, by address: many people may share one.
 	LimitFailedAddress Kind = "failed_address"
@@ -56,6 +57,7 @@ func DefaultLimits() LimitsConfig {
 		LimitInvite:        {PerSecond: 0.5, Burst: 30},
 		LimitCreate:        {PerSecond: 0.2, Burst: 10},
 		LimitMedia:         {PerSecond: 2, Burst: 50},
+		LimitPreview:       {PerSecond: 1, Burst: 30},
 		LimitCall:          {PerSecond: 2, Burst: 40},
 		LimitGeneral:       {PerSecond: 10, Burst: 100},
 	}}

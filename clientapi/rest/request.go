@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"maunium.net/go/mautrix"
@@ -121,6 +122,20 @@ func (r *Request) Address() string {
 		return r.HTTP.RemoteAddr
 	}
 	return host
+}
+
+// KeepReading gives the client so long to send more of the body, after which reading it fails; 0 gives it for ever, as it was.
+// For bodies that a handler reads itself, bit by bit.
+func (r *Request) KeepReading(span time.Duration) {
+	if r.writer == nil {
+		return
+	}
+	var until time.Time
+	if span > 0 {
+		until = time.Now().Add(span)
+	}
+	// Not every server supports deadlines (a test's recorder does not); then there is none.
+	_ = http.NewResponseController(r.writer).SetReadDeadline(until)
 }
 
 // Header is the answer's header, for a handler that has one to add.

@@ -18,6 +18,8 @@ const (
 	CreateRoom = "rooms.create"
 	// FederationDo is served by federation: FederationQuestion to FederationAnswer.
 	FederationDo = "federation.do"
+	// MediaDo is served by the client API's media: MediaQuestion to MediaAnswer.
+	MediaDo = "media.do"
 	// DelayedDo is served by the holder of the delayed events' timers.
 	DelayedDo = "delayed.do"
 	// AllTyping carries Typing.
@@ -302,6 +304,26 @@ type FetchMedia struct {
 	Timeout int64 `json:"timeout,omitempty"`
 	// Authenticated: the copy is for those with a token only.
 	Authenticated bool `json:"authenticated,omitempty"`
+}
+
+// MediaQuestion asks the content repository. Exactly one field is set.
+type MediaQuestion struct {
+	Thumbnail *MakeThumbnail `json:"thumbnail,omitempty"`
+}
+
+// MakeThumbnail asks for a thumbnail of one of our own files, no smaller than this where that can be.
+type MakeThumbnail struct {
+	MediaID  string `json:"media_id"`
+	Width    int    `json:"width"`
+	Height   int    `json:"height"`
+	Method   string `json:"method,omitempty"`
+	Animated bool   `json:"animated,omitempty"`
+}
+
+// MediaAnswer names the blob that holds the thumbnail.
+type MediaAnswer struct {
+	Hash        string `json:"hash"`
+	ContentType string `json:"content_type"`
 }
 
 // QueryProfile asks for a user's profile, or one field of it.
