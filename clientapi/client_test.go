@@ -27,6 +27,7 @@ import (
 // testServer is the client API on a real store and a real bus.
 type testServer struct {
 	t     *testing.T
+	api   *Server
 	url   string
 	store *storage.Store
 	bus   *bus.Bus
@@ -67,7 +68,7 @@ func start(t *testing.T, cfg Config) *testServer {
 	run(t, server.Run)
 	web := httptest.NewServer(server)
 	t.Cleanup(web.Close)
-	return &testServer{t: t, url: web.URL, store: store, bus: messages}
+	return &testServer{t: t, api: server, url: web.URL, store: store, bus: messages}
 }
 
 // newForTest makes a server for its route table alone: nothing of it runs.

@@ -42,6 +42,8 @@ var unstableFeatures = map[string]bool{
 	"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
 	"uk.tcpip.msc4133":                               true,
 	"uk.tcpip.msc4133.stable":                        true,
+	"uk.timedout.msc4323":                            true,
+	"uk.timedout.msc4323.stable":                     true,
 }
 
 // versions handles GET /_matrix/client/versions.
@@ -71,12 +73,12 @@ type roomVersions struct {
 
 // capabilities handles GET /_matrix/client/v3/capabilities.
 // Spec: client-server-api/#get_matrixclientv3capabilities
-func (s *Server) capabilities(*rest.Request) (any, error) {
+func (s *Server) capabilities(r *rest.Request) (any, error) {
 	versions := roomVersions{Default: s.cfg.DefaultRoomVersion, Available: map[id.RoomVersion]string{}}
 	for _, v := range pdu.Versions() {
 		versions.Available[v] = "stable"
 	}
-	return map[string]any{"capabilities": map[string]any{
+	can := map[string]any{
 		"m.room_versions":   versions,
 		"m.change_password": enabled{true},
 		"m.set_displayname": enabled{true},
@@ -84,7 +86,12 @@ func (s *Server) capabilities(*rest.Request) (any, error) {
 		"m.profile_fields":  enabled{true},
 		"m.3pid_changes":    enabled{s.mailer != nil && s.cfg.Account.AddressChanges},
 		"m.get_login_token": enabled{true},
-	}}, nil
+	}
+	if r.By.Admin {
+		moderation := map[string]bool{"suspend": true, "lock": true}
+		can["m.account_moderation"], can["uk.timedout.msc4323"] = moderation, moderation
+	}
+	return map[string]any{"capabilities": can}, nil
 }
 
 // baseURL is an object that names an address.

@@ -158,7 +158,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		push:  push.New(store, reader, outbound),
 	}
 	s.services = services
-	s.admin = admin.New(cfg.ServerName, store, messages, s.account)
+	s.admin = admin.New(cfg.ServerName, store, messages, reader, s.account)
 	s.handler = rest.NewMux(s.routes(), rest.Options{
 		Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store), Services: services,
 	})
@@ -189,6 +189,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 
 func (s *Server) routes() []rest.Route {
 	a, k, r, m, y, p, as, ad := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services, s.admin
+	acts := r.Acts()
+	event, silent, room := acts.Event, acts.Silent, acts.Room
 	return []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
@@ -203,8 +205,8 @@ func (s *Server) routes() []rest.Route {
 		{Method: "POST", Path: "/_matrix/client/v3/login", Handler: a.Login, Auth: rest.Optional, Limit: rest.LimitLogin},
 		{Method: "POST", Path: "/_matrix/client/v1/login/get_token", Handler: a.LoginToken, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/refresh", Handler: a.Refresh, Limit: rest.LimitLogin},
-		{Method: "POST", Path: "/_matrix/client/v3/logout", Handler: a.Logout, Auth: rest.User},
-		{Method: "POST", Path: "/_matrix/client/v3/logout/all", Handler: a.LogoutAll, Auth: rest.User},
+		{Method: "POST", Path: "/_matrix/client/v3/logout", Handler: a.Logout, Auth: rest.User, Locked: true},
+		{Method: "POST", Path: "/_matrix/client/v3/logout/all", Handler: a.LogoutAll, Auth: rest.User, Locked: true},
 
 		// Registering.
 		{Method: "POST", Path: "/_matrix/client/v3/register", Handler: a.Register, Auth: rest.Optional, Limit: rest.LimitRegister},
@@ -245,11 +247,11 @@ func (s *Server) routes() []rest.Route {
 		// Profiles.
 		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}", Handler: a.Profile},
 		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.ProfileField},
-		{Method: "PUT", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "DELETE", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "PUT", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
+		{Method: "DELETE", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
 		{Method: "GET", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.ProfileField},
-		{Method: "PUT", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "DELETE", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "PUT", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
+		{Method: "DELETE", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
 
 		// Media.
 		{Method: "GET", Path: "/_matrix/client/v1/media/config", Handler: m.Limits, Auth: rest.User},
@@ -303,25 +305,25 @@ func (s *Server) routes() []rest.Route {
 		{Method: "DELETE", Path: "/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", Handler: k.DeleteBackupKeys, Auth: rest.User},
 
 		// Rooms: making them, and who is in them.
-		{Method: "POST", Path: "/_matrix/client/v3/createRoom", Handler: r.Create, Auth: rest.User, Limit: rest.LimitCreate},
+		{Method: "POST", Path: "/_matrix/client/v3/createRoom", Handler: r.Create, Auth: rest.User, Limit: rest.LimitCreate, Act: room},
 		{Method: "GET", Path: "/_matrix/client/v3/joined_rooms", Handler: r.Joined, Auth: rest.User},
-		{Method: "POST", Path: "/_matrix/client/v3/join/{roomIdOrAlias}", Handler: r.JoinByAlias, Auth: rest.User, Limit: rest.LimitJoin},
-		{Method: "POST", Path: "/_matrix/client/v3/knock/{roomIdOrAlias}", Handler: r.Knock, Auth: rest.User, Limit: rest.LimitJoin},
-		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/join", Handler: r.Join, Auth: rest.User, Limit: rest.LimitJoin},
+		{Method: "POST", Path: "/_matrix/client/v3/join/{roomIdOrAlias}", Handler: r.JoinByAlias, Auth: rest.User, Limit: rest.LimitJoin, Act: room},
+		{Method: "POST", Path: "/_matrix/client/v3/knock/{roomIdOrAlias}", Handler: r.Knock, Auth: rest.User, Limit: rest.LimitJoin, Act: room},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/join", Handler: r.Join, Auth: rest.User, Limit: rest.LimitJoin, Act: room},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/leave", Handler: r.Leave, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/invite", Handler: r.Invite, Auth: rest.User, Limit: rest.LimitInvite},
-		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/kick", Handler: r.Kick, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/ban", Handler: r.Ban, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/unban", Handler: r.Unban, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/invite", Handler: r.Invite, Auth: rest.User, Limit: rest.LimitInvite, Act: silent},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/kick", Handler: r.Kick, Auth: rest.User, Limit: rest.LimitGeneral, Act: silent},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/ban", Handler: r.Ban, Auth: rest.User, Limit: rest.LimitGeneral, Act: silent},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/unban", Handler: r.Unban, Auth: rest.User, Limit: rest.LimitGeneral, Act: silent},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/forget", Handler: r.Forget, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Rooms: sending.
-		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", Handler: r.Send, Auth: rest.User, Limit: rest.LimitMessage},
-		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}", Handler: r.Redact, Auth: rest.User, Limit: rest.LimitMessage},
-		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage},
-		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{$}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage},
-		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage},
-		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/typing/{userId}", Handler: r.Typing, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", Handler: r.Send, Auth: rest.User, Limit: rest.LimitMessage, Act: event},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}", Handler: r.Redact, Auth: rest.User, Limit: rest.LimitMessage, Act: event},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage, Act: event},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{$}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage, Act: event},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", Handler: r.PutState, Auth: rest.User, Limit: rest.LimitMessage, Act: event},
+		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/typing/{userId}", Handler: r.Typing, Auth: rest.User, Limit: rest.LimitGeneral, Act: silent},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", Handler: r.Receipt, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/read_markers", Handler: r.ReadMarkers, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "PUT", Path: "/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}", Handler: r.Delay, Auth: rest.User, Limit: rest.LimitMessage},
@@ -355,10 +357,10 @@ func (s *Server) routes() []rest.Route {
 
 		// Rooms: finding them.
 		{Method: "GET", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.Alias},
-		{Method: "PUT", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.PutAlias, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "DELETE", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.DeleteAlias, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "PUT", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.PutAlias, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
+		{Method: "DELETE", Path: "/_matrix/client/v3/directory/room/{roomAlias}", Handler: r.DeleteAlias, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
 		{Method: "GET", Path: "/_matrix/client/v3/directory/list/room/{roomId}", Handler: r.Visibility},
-		{Method: "PUT", Path: "/_matrix/client/v3/directory/list/room/{roomId}", Handler: r.PutVisibility, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "PUT", Path: "/_matrix/client/v3/directory/list/room/{roomId}", Handler: r.PutVisibility, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
 		{Method: "GET", Path: "/_matrix/client/v3/publicRooms", Handler: r.PublicRooms, Auth: rest.Optional, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/publicRooms", Handler: r.SearchPublicRooms, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v1/rooms/{roomId}/hierarchy", Handler: r.Hierarchy, Auth: rest.User, Limit: rest.LimitGeneral},
@@ -372,7 +374,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", Handler: r.MutualRooms, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Rooms: upgrading and reporting them.
-		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/upgrade", Handler: r.Upgrade, Auth: rest.User, Limit: rest.LimitCreate},
+		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/upgrade", Handler: r.Upgrade, Auth: rest.User, Limit: rest.LimitCreate, Act: room},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/report/{eventId}", Handler: r.ReportEvent, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/report", Handler: r.ReportRoom, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/users/{userId}/report", Handler: r.ReportUser, Auth: rest.User, Limit: rest.LimitGeneral},
@@ -410,24 +412,87 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/user", Handler: as.Users, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/user/{protocol}", Handler: as.Users, Auth: rest.User, Limit: rest.LimitGeneral},
 
-		// Administrators.
+		// Administrators: what the specification gives them.
 		{Method: "GET", Path: "/_matrix/client/v1/admin/lock/{userId}", Handler: ad.Locked, Auth: rest.Admin},
 		{Method: "PUT", Path: "/_matrix/client/v1/admin/lock/{userId}", Handler: ad.Lock, Auth: rest.Admin},
+		{Method: "GET", Path: "/_matrix/client/unstable/uk.timedout.msc4323/admin/lock/{userId}", Handler: ad.Locked, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_matrix/client/unstable/uk.timedout.msc4323/admin/lock/{userId}", Handler: ad.Lock, Auth: rest.Admin},
+		{Method: "GET", Path: "/_matrix/client/v1/admin/suspend/{userId}", Handler: ad.Suspended, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_matrix/client/v1/admin/suspend/{userId}", Handler: ad.Suspend, Auth: rest.Admin},
+		{Method: "GET", Path: "/_matrix/client/unstable/uk.timedout.msc4323/admin/suspend/{userId}", Handler: ad.Suspended, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_matrix/client/unstable/uk.timedout.msc4323/admin/suspend/{userId}", Handler: ad.Suspend, Auth: rest.Admin},
 		{Method: "GET", Path: "/_matrix/client/v3/admin/whois/{userId}", Handler: ad.WhoIs, Auth: rest.User},
-		{Method: "GET", Path: "/_synapse/admin/v1/whois/{userId}", Handler: ad.WhoIs, Auth: rest.User},
+
+		// Administrators: accounts, in the shape of Synapse's tools.
 		{Method: "GET", Path: "/_synapse/admin/v1/server_version", Handler: ad.Version, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/username_available", Handler: ad.Available, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v2/users", Handler: ad.Users, Auth: rest.Admin},
-		{Method: "GET", Path: "/_synapse/admin/v3/users", Handler: ad.Users, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v3/users", Handler: ad.UsersV3, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v2/users/{userId}", Handler: ad.User, Auth: rest.Admin},
 		{Method: "PUT", Path: "/_synapse/admin/v2/users/{userId}", Handler: ad.PutUser, Auth: rest.Admin},
-		{Method: "GET", Path: "/_synapse/admin/v2/users/{userId}/devices", Handler: ad.Devices, Auth: rest.Admin},
-		{Method: "DELETE", Path: "/_synapse/admin/v2/users/{userId}/devices/{deviceId}", Handler: ad.DeleteDevice, Auth: rest.Admin},
-		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/joined_rooms", Handler: ad.Joined, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/admin", Handler: ad.IsAdmin, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v1/users/{userId}/admin", Handler: ad.SetAdmin, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/whois/{userId}", Handler: ad.WhoIs, Auth: rest.User},
 		{Method: "POST", Path: "/_synapse/admin/v1/reset_password/{userId}", Handler: ad.ResetPassword, Auth: rest.Admin},
 		{Method: "POST", Path: "/_synapse/admin/v1/deactivate/{userId}", Handler: ad.Deactivate, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v1/suspend/{userId}", Handler: ad.SuspendAsTools, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/users/{userId}/shadow_ban", Handler: ad.ShadowBan, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/users/{userId}/shadow_ban", Handler: ad.ShadowBan, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/override_ratelimit", Handler: ad.Rate, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/users/{userId}/override_ratelimit", Handler: ad.SetRate, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/users/{userId}/override_ratelimit", Handler: ad.DeleteRate, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/users/{userId}/login", Handler: ad.LoginAs, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v2/users/{userId}/devices", Handler: ad.Devices, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v2/users/{userId}/devices", Handler: ad.MakeDevice, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v2/users/{userId}/devices/{deviceId}", Handler: ad.Device, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v2/users/{userId}/devices/{deviceId}", Handler: ad.PutDevice, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v2/users/{userId}/devices/{deviceId}", Handler: ad.DeleteDevice, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v2/users/{userId}/delete_devices", Handler: ad.DeleteDevices, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/joined_rooms", Handler: ad.Joined, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/memberships", Handler: ad.Memberships, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/pushers", Handler: ad.Pushers, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/accountdata", Handler: ad.AccountData, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/media", Handler: ad.UserMedia, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/users/{userId}/media", Handler: ad.DeleteUserMedia, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/auth_providers/{provider}/users/{externalId}", Handler: ad.ByProvider, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/threepid/{medium}/users/{address}", Handler: ad.ByAddress, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/experimental_features/{userId}", Handler: ad.Features, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v1/experimental_features/{userId}", Handler: ad.SetFeatures, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/registration_tokens", Handler: ad.RegistrationTokens, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/registration_tokens/new", Handler: ad.NewRegistrationToken, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/registration_tokens/{token}", Handler: ad.RegistrationToken, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v1/registration_tokens/{token}", Handler: ad.PutRegistrationToken, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/registration_tokens/{token}", Handler: ad.DeleteRegistrationToken, Auth: rest.Admin},
 		{Method: "POST", Path: "/_synapse/admin/v1/send_server_notice", Handler: ad.SendNotice, Auth: rest.Admin},
 		{Method: "PUT", Path: "/_synapse/admin/v1/send_server_notice/{txnId}", Handler: ad.SendNotice, Auth: rest.Admin},
+
+		// Administrators: rooms, media, reports, other servers.
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms", Handler: ad.Rooms, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}", Handler: ad.Room, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/members", Handler: ad.Members, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/state", Handler: ad.State, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/block", Handler: ad.Blocked, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v1/rooms/{roomId}/block", Handler: ad.Block, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/fetch_event/{eventId}", Handler: ad.Event, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/room/{roomId}/media", Handler: ad.RoomMedia, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/room/{roomId}/media/quarantine", Handler: ad.QuarantineRoom, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/quarantine_media/{roomId}", Handler: ad.QuarantineRoom, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/user/{userId}/media/quarantine", Handler: ad.QuarantineUser, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/media/{serverName}/{mediaId}", Handler: ad.File, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/media/{serverName}/{mediaId}", Handler: ad.DeleteFile, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/media/quarantine/{serverName}/{mediaId}", Handler: ad.Quarantine, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/media/unquarantine/{serverName}/{mediaId}", Handler: ad.Unquarantine, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/media/delete", Handler: ad.DeleteOldMedia, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/media/{first}/{second}", Handler: ad.MediaAction, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/purge_media_cache", Handler: ad.PurgeMediaCache, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/statistics/users/media", Handler: ad.MediaStatistics, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/event_reports", Handler: ad.EventReports, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/event_reports/{reportId}", Handler: ad.EventReport, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/event_reports/{reportId}", Handler: ad.DeleteEventReport, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/federation/destinations", Handler: ad.Destinations, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/federation/destinations/{destination}", Handler: ad.Destination, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/federation/destinations/{destination}/rooms", Handler: ad.DestinationRooms, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/federation/destinations/{destination}/reset_connection", Handler: ad.ResetDestination, Auth: rest.Admin},
 
 		// Calls.
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"go.mau.fi/util/dbutil"
@@ -20,6 +19,10 @@ type Account struct {
 	Erased      bool
 	Locked      bool
 	Suspended   bool
+	// Shadowed: told that all is done what it asks for, while nothing is.
+	Shadowed bool
+	// Type is bot, support, or empty.
+	Type string
 	// ServiceID names the application service that made the account, or is empty.
 	ServiceID string
 }
@@ -28,7 +31,7 @@ type Account struct {
 type Accounts struct{ s *Store }
 
 const (
-	accountColumns = "user_id, password, created, admin, deactivated, erased, locked, suspended, service_id"
+	accountColumns = "user_id, password, created, admin, deactivated, erased, locked, suspended, shadowed, user_type, service_id"
 	accountByID    = "SELECT " + accountColumns + " FROM accounts WHERE user_id = $1"
 	accountPage    = "SELECT " + accountColumns + " FROM accounts WHERE user_id > $1 ORDER BY user_id LIMIT $2"
 	accountInsert  = `INSERT INTO accounts (user_id, password, created, admin, service_id) VALUES ($1, $2, $3, $4, $5)
@@ -38,13 +41,15 @@ const (
 	accountDeactivate = "UPDATE accounts SET deactivated = true, password = '', erased = $2 WHERE user_id = $1"
 	accountClosed     = `SELECT user_id FROM accounts a WHERE deactivated AND user_id > $1 AND EXISTS
 		(SELECT 1 FROM memberships m WHERE m.user_id = a.user_id AND m.membership = 'join') ORDER BY user_id LIMIT $2`
-	accountStanding = "UPDATE accounts SET admin = $2, locked = $3, suspended = $4 WHERE user_id = $1"
+	accountStanding = "UPDATE accounts SET admin = $2, locked = $3, suspended = $4, shadowed = $5, user_type = $6 WHERE user_id = $1"
+	accountReopen   = "UPDATE accounts SET deactivated = false, erased = false WHERE user_id = $1"
 )
 
 func scanAccount(row dbutil.Scannable) (*Account, error) {
 	var a Account
 	var created int64
-	err := row.Scan(&a.UserID, &a.Password, &created, &a.Admin, &a.Deactivated, &a.Erased, &a.Locked, &a.Suspended, &a.ServiceID)
+	err := row.Scan(&a.UserID, &a.Password, &created, &a.Admin, &a.Deactivated, &a.Erased, &a.Locked, &a.Suspended, &a.Shadowed,
+		&a.Type, &a.ServiceID)
 	if err != nil {
 		return nil, err
 	}
@@ -60,22 +65,6 @@ func (a *Accounts) ByID(ctx context.Context, user id.UserID) (*Account, error) {
 // Page lists accounts in the order of their names, after this one.
 func (a *Accounts) Page(ctx context.Context, after id.UserID, limit int) ([]*Account, error) {
 	return all(ctx, a.s, scanAccount, accountPage, after, limit)
-}
-
-// Find lists accounts in whose name the text (in small letters) stands, after this one; and says how many there are in
-// all. Closed ones are among them if that is wanted.
-func (a *Accounts) Find(ctx context.Context, text string, closed bool, after id.UserID, limit int) ([]*Account, int, error) {
-	const found = " FROM accounts WHERE ($2 OR NOT deactivated) AND ($1 = '' OR user_id LIKE $1 ESCAPE '!')"
-	pattern := ""
-	if text != "" {
-		pattern = "%" + strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(text) + "%"
-	}
-	total, err := one(ctx, a.s, column[int], "SELECT COUNT(*)"+found, pattern, closed)
-	if err != nil {
-		return nil, 0, err
-	}
-	list, err := all(ctx, a.s, scanAccount, "SELECT "+accountColumns+found+" AND user_id > $3 ORDER BY user_id LIMIT $4", pattern, closed, after, limit)
-	return list, total, err
 }
 
 // ClosedInRooms lists users of closed accounts that are still joined to a room, in the order of their names, after this one.
@@ -105,10 +94,16 @@ func (a *Accounts) RenewPassword(ctx context.Context, user id.UserID, old, hash 
 	return err
 }
 
-// SetStanding writes what an administrator may change, inside Do: Admin, Locked and Suspended.
+// SetStanding writes what an administrator may change, inside Do: Admin, Locked, Suspended, Shadowed and Type.
 func (a *Accounts) SetStanding(ctx context.Context, account *Account) error {
 	a.s.After(ctx, a.s.Tokens.cache.clear)
-	_, err := a.s.exec(ctx, accountStanding, account.UserID, account.Admin, account.Locked, account.Suspended)
+	_, err := a.s.exec(ctx, accountStanding, account.UserID, account.Admin, account.Locked, account.Suspended, account.Shadowed, account.Type)
+	return err
+}
+
+// Reopen opens a closed account again, inside Do. What went when it was closed does not come back, nor does its password.
+func (a *Accounts) Reopen(ctx context.Context, user id.UserID) error {
+	_, err := a.s.exec(ctx, accountReopen, user)
 	return err
 }
 

@@ -17,6 +17,9 @@ type Destination struct {
 	Failures int
 	// RetryAt in ms since 1970: not before then.
 	RetryAt int64
+	// FailedAt is when the last attempt failed, FailsSince when the first one in a row did, in ms since 1970; 0 when the last
+	// attempt went well.
+	FailedAt, FailsSince int64
 	// DeviceList is the stream_id of the last device list update told to it; 0 for none.
 	DeviceList Position
 }
@@ -26,25 +29,40 @@ type Destinations struct{ s *Store }
 
 func scanDestination(row dbutil.Scannable) (*Destination, error) {
 	d := &Destination{}
-	err := row.Scan(&d.Server, &d.Failures, &d.RetryAt, &d.DeviceList)
+	err := row.Scan(&d.Server, &d.Failures, &d.RetryAt, &d.FailedAt, &d.FailsSince, &d.DeviceList)
 	return d, err
 }
 
 // ByName gives the server's row, or nil.
 func (t *Destinations) ByName(ctx context.Context, server string) (*Destination, error) {
-	return one(ctx, t.s, scanDestination, "SELECT server, failures, retry_at, device_list FROM destinations WHERE server = $1", server)
+	return one(ctx, t.s, scanDestination, "SELECT server, failures, retry_at, failed_at, fails_since, device_list FROM destinations WHERE server = $1", server)
 }
 
 // Failing gives all servers whose last attempt failed.
 func (t *Destinations) Failing(ctx context.Context) ([]*Destination, error) {
-	return all(ctx, t.s, scanDestination, "SELECT server, failures, retry_at, device_list FROM destinations WHERE failures > 0")
+	return all(ctx, t.s, scanDestination, "SELECT server, failures, retry_at, failed_at, fails_since, device_list FROM destinations WHERE failures > 0")
+}
+
+// All gives all other servers with which we share a room, or of which we know how sending to them went; in the order of
+// their names.
+func (t *Destinations) All(ctx context.Context, own string) ([]*Destination, error) {
+	return all(ctx, t.s, scanDestination, `SELECT s.server, COALESCE(d.failures, 0), COALESCE(d.retry_at, 0),
+		COALESCE(d.failed_at, 0), COALESCE(d.fails_since, 0), COALESCE(d.device_list, 0)
+		FROM (SELECT server FROM room_servers WHERE until IS NULL UNION SELECT server FROM destinations) s
+		LEFT JOIN destinations d ON d.server = s.server WHERE s.server <> $1 ORDER BY s.server`, own)
 }
 
 // Attempted writes how the last attempt went: the failures in a row, and when to try again.
 func (t *Destinations) Attempted(ctx context.Context, server string, failures int, retryAt int64) error {
+	failed := int64(0)
+	if failures > 0 {
+		failed = t.s.now().UnixMilli()
+	}
 	return t.s.Do(ctx, func(ctx context.Context) error {
-		_, err := t.s.exec(ctx, `INSERT INTO destinations (server, failures, retry_at) VALUES ($1, $2, $3)
-			ON CONFLICT (server) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at`, server, failures, retryAt)
+		_, err := t.s.exec(ctx, `INSERT INTO destinations (server, failures, retry_at, failed_at, fails_since) VALUES ($1, $2, $3, $4, $4)
+			ON CONFLICT (server) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at, failed_at = excluded.failed_at,
+			fails_since = CASE WHEN destinations.failures > 0 AND excluded.failures > 0 THEN destinations.fails_since ELSE excluded.fails_since END`,
+			server, failures, retryAt, failed)
 		return err
 	})
 }

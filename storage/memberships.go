@@ -63,6 +63,45 @@ func (t *Memberships) ByUser(ctx context.Context, user id.UserID, ways ...event.
 	return all(ctx, t.s, scanMembership, q, append([]any{user}, anys(ways)...)...)
 }
 
+// EverOf gives how the user stands to all rooms that we know of, forgotten ones too.
+func (t *Memberships) EverOf(ctx context.Context, user id.UserID) ([]*Membership, error) {
+	return all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+" FROM memberships WHERE user_id = $1 ORDER BY room_id", user)
+}
+
+// Population is how many users are joined to a room, and how many of them are the server's.
+type Population struct {
+	RoomID       id.RoomID
+	Joined, Ours int
+}
+
+// Populations counts who is joined, by room; rooms with nobody are left out.
+func (t *Memberships) Populations(ctx context.Context, server string, rooms []id.RoomID) (map[id.RoomID]Population, error) {
+	list, err := chunked(rooms, func(part []id.RoomID) ([]Population, error) {
+		return all(ctx, t.s, func(row dbutil.Scannable) (p Population, err error) {
+			err = row.Scan(&p.RoomID, &p.Joined, &p.Ours)
+			return p, err
+		}, `SELECT room_id, COUNT(*), SUM(CASE WHEN server = $1 THEN 1 ELSE 0 END) FROM memberships
+			WHERE membership = 'join' AND room_id IN `+list(2, len(part))+" GROUP BY room_id", append([]any{server}, anys(part)...)...)
+	})
+	found := make(map[id.RoomID]Population, len(list))
+	for _, p := range list {
+		found[p.RoomID] = p
+	}
+	return found, err
+}
+
+// Forgotten says whether none of the server's users stands to the room in any way that was not forgotten.
+func (t *Memberships) Forgotten(ctx context.Context, room id.RoomID, server string) (bool, error) {
+	n, err := one(ctx, t.s, column[int], "SELECT COUNT(*) FROM memberships WHERE room_id = $1 AND server = $2 AND NOT forgotten", room, server)
+	return n == 0, err
+}
+
+// DevicesIn counts the devices of the server's users that are joined to the room.
+func (t *Memberships) DevicesIn(ctx context.Context, room id.RoomID, server string) (int, error) {
+	return one(ctx, t.s, column[int], `SELECT COUNT(*) FROM devices d JOIN memberships m ON m.user_id = d.user_id
+		WHERE m.room_id = $1 AND m.server = $2 AND m.membership = 'join'`, room, server)
+}
+
 // ByRoom gives the users who stand to the room in one of the ways (all, if none is named).
 func (t *Memberships) ByRoom(ctx context.Context, room id.RoomID, ways ...event.Membership) ([]*Membership, error) {
 	q := "SELECT " + membershipColumns + " FROM memberships WHERE room_id = $1"

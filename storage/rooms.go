@@ -23,17 +23,19 @@ type Room struct {
 	Joined bool
 	// Listed in the directory.
 	Listed bool
+	// Purged is the place before which history has been purged; 0: nothing has.
+	Purged Place
 }
 
 // Rooms reads rooms.
 type Rooms struct{ s *Store }
 
-const roomColumns = "room_id, version, chain, sequence, extremities, depth, joined, listed"
+const roomColumns = "room_id, version, chain, sequence, extremities, depth, joined, listed, purged"
 
 func scanRoom(row dbutil.Scannable) (*Room, error) {
 	r := &Room{}
 	var extremities string
-	err := row.Scan(&r.ID, &r.Version, &r.State.Chain, &r.State.Sequence, &extremities, &r.Depth, &r.Joined, &r.Listed)
+	err := row.Scan(&r.ID, &r.Version, &r.State.Chain, &r.State.Sequence, &extremities, &r.Depth, &r.Joined, &r.Listed, &r.Purged)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +50,7 @@ func (r *Room) row() []any {
 	for i, e := range r.Extremities {
 		ids[i] = string(e)
 	}
-	return []any{r.ID, r.Version, r.State.Chain, r.State.Sequence, strings.Join(ids, " "), r.Depth, r.Joined, r.Listed}
+	return []any{r.ID, r.Version, r.State.Chain, r.State.Sequence, strings.Join(ids, " "), r.Depth, r.Joined, r.Listed, r.Purged}
 }
 
 // ByID gives the room, or nil if we have no state of it.
@@ -59,6 +61,29 @@ func (t *Rooms) ByID(ctx context.Context, room id.RoomID) (*Room, error) {
 // Listed gives up to limit rooms of the directory after the room ID, in its order.
 func (t *Rooms) Listed(ctx context.Context, after id.RoomID, limit int) ([]*Room, error) {
 	return all(ctx, t.s, scanRoom, "SELECT "+roomColumns+" FROM rooms WHERE listed AND room_id > $1 ORDER BY room_id LIMIT $2", after, limit)
+}
+
+// After gives up to limit rooms after the room ID, in the order of their IDs.
+func (t *Rooms) After(ctx context.Context, after id.RoomID, limit int) ([]*Room, error) {
+	return all(ctx, t.s, scanRoom, "SELECT "+roomColumns+" FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2", after, limit)
+}
+
+// BlockedBy gives the administrator who blocked the room; empty where nobody did.
+func (t *Rooms) BlockedBy(ctx context.Context, room id.RoomID) (id.UserID, error) {
+	return one(ctx, t.s, column[id.UserID], "SELECT by_user FROM blocked_rooms WHERE room_id = $1", room)
+}
+
+// Block keeps all our users from joining the room, inside Do; whether we know it or not.
+func (t *Rooms) Block(ctx context.Context, room id.RoomID, by id.UserID) error {
+	_, err := t.s.exec(ctx, `INSERT INTO blocked_rooms (room_id, by_user, blocked) VALUES ($1, $2, $3) ON CONFLICT (room_id) DO NOTHING`,
+		room, by, t.s.now().UnixMilli())
+	return err
+}
+
+// Unblock lets them in again, inside Do.
+func (t *Rooms) Unblock(ctx context.Context, room id.RoomID) error {
+	_, err := t.s.exec(ctx, "DELETE FROM blocked_rooms WHERE room_id = $1", room)
+	return err
 }
 
 // ByAlias gives the room of a local alias, empty if there is none.

@@ -193,7 +193,7 @@ func (s *Store) writeRooms(ctx context.Context, rooms []*RoomRows) error {
 	}
 	if err := s.insert(ctx, "INSERT INTO rooms ("+roomColumns+") VALUES", rows, `ON CONFLICT (room_id) DO UPDATE SET
 		version = excluded.version, chain = excluded.chain, sequence = excluded.sequence, extremities = excluded.extremities,
-		depth = excluded.depth, joined = excluded.joined, listed = excluded.listed`); err != nil {
+		depth = excluded.depth, joined = excluded.joined, listed = excluded.listed, purged = excluded.purged`); err != nil {
 		return fmt.Errorf("write heads: %w", err)
 	}
 	return nil

@@ -63,6 +63,9 @@ type Store struct {
 	Confirmations      *Confirmations
 	ThreePIDs          *ThreePIDs
 	Validations        *Validations
+	Rates              *Rates
+	ExternalIDs        *ExternalIDs
+	Jobs               *Jobs
 
 	Keys        *Keys
 	DeviceLists *DeviceLists
@@ -185,6 +188,9 @@ func (s *Store) nouns() {
 	s.Confirmations = &Confirmations{s}
 	s.ThreePIDs = &ThreePIDs{s}
 	s.Validations = &Validations{s}
+	s.Rates = &Rates{s}
+	s.ExternalIDs = &ExternalIDs{s}
+	s.Jobs = &Jobs{s}
 
 	s.Keys = &Keys{s: s}
 	s.DeviceLists = &DeviceLists{s}

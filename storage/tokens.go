@@ -17,6 +17,9 @@ type Session struct {
 	Admin     bool
 	Locked    bool
 	Suspended bool
+	Shadowed  bool
+	// Rate is the user's own rate limit, or nil.
+	Rate *Rate
 	// Seen is when the device was last written down as active.
 	Seen time.Time
 	// Fresh: the token has never been used, and replaces another that its first use ends (see Confirm).
@@ -30,8 +33,10 @@ type Tokens struct {
 }
 
 const (
-	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, d.seen, t.replaces IS NOT NULL
+	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, a.shadowed, d.seen, t.replaces IS NOT NULL,
+		o.per_second, o.burst
 		FROM tokens t JOIN accounts a ON a.user_id = t.user_id JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id
+		LEFT JOIN rate_overrides o ON o.user_id = t.user_id
 		WHERE t.access_hash = $1 AND NOT t.spent AND NOT a.deactivated`
 	tokenInsert = `INSERT INTO tokens (access_hash, refresh_hash, user_id, device_id, created, expires, replaces)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`
@@ -77,11 +82,14 @@ func (t *Tokens) Session(ctx context.Context, access string) (*Session, error) {
 func (t *Tokens) read(ctx context.Context, hash []byte) (*Session, error) {
 	return one(ctx, t.s, func(row dbutil.Scannable) (*Session, error) {
 		var s Session
-		var expires *int64
+		var expires, perSecond, burst *int64
 		var seen int64
-		err := row.Scan(&s.UserID, &s.DeviceID, &expires, &s.Admin, &s.Locked, &s.Suspended, &seen, &s.Fresh)
+		err := row.Scan(&s.UserID, &s.DeviceID, &expires, &s.Admin, &s.Locked, &s.Suspended, &s.Shadowed, &seen, &s.Fresh, &perSecond, &burst)
 		if err != nil {
 			return nil, err
+		}
+		if perSecond != nil && burst != nil {
+			s.Rate = &Rate{PerSecond: *perSecond, Burst: *burst}
 		}
 		s.Seen = time.UnixMilli(seen)
 		if expires != nil {

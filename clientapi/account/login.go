@@ -219,6 +219,18 @@ func (h *Handlers) putSession(ctx context.Context, r *rest.Request, s *session, 
 	return h.store.Tokens.Put(ctx, s.UserID, s.DeviceID, pair)
 }
 
+// LoginAs opens a session of a user for an administrator. Zero until: it has no end.
+func (h *Handlers) LoginAs(ctx context.Context, user id.UserID, device string, until time.Time) (string, error) {
+	s, pair := h.newSession(user, wanted{})
+	pair.Expires = until
+	return s.AccessToken, h.store.Do(ctx, func(ctx context.Context) error {
+		if err := h.store.Devices.Put(ctx, &storage.Device{UserID: user, DeviceID: s.DeviceID, DisplayName: device}); err != nil {
+			return err
+		}
+		return h.store.Tokens.Put(ctx, user, s.DeviceID, pair)
+	})
+}
+
 // Refresh handles POST /_matrix/client/v3/refresh.
 // Spec: client-server-api/#post_matrixclientv3refresh
 func (h *Handlers) Refresh(r *rest.Request) (any, error) {

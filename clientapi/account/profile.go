@@ -150,6 +150,22 @@ func checkField(field string, value json.RawMessage) (remove bool, err error) {
 	return *text == "", nil
 }
 
+// SetProfile writes a string into a user's profile for the admin API, and into the rooms; the empty one takes the field away.
+func (h *Handlers) SetProfile(ctx context.Context, user id.UserID, field, value string) error {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	remove, err := checkField(field, raw)
+	if err != nil {
+		return err
+	}
+	if remove {
+		raw = nil
+	}
+	return h.changeProfile(ctx, user, field, raw)
+}
+
 // namespaced says whether this follows the grammar of common namespaced identifiers.
 // Spec: appendices/#common-namespaced-identifier-grammar
 func namespaced(name string) bool {

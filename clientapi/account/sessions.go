@@ -34,16 +34,19 @@ func (s *Sessions) ByToken(ctx context.Context, token, address, agent string) (*
 	if !session.Expires.IsZero() && !now.Before(session.Expires) {
 		return nil, mautrix.MUnknownToken.WithMessage("The access token has expired").WithExtraField("soft_logout", true)
 	}
-	if session.Locked {
-		return nil, mautrix.RespError{ErrCode: "M_USER_LOCKED", StatusCode: 401}.
-			WithMessage("This account is locked").WithExtraField("soft_logout", true)
-	}
 	if session.Fresh || now.Sub(session.Seen) > seenEvery {
 		if err := s.note(ctx, session, token, address, agent); err != nil {
 			return nil, err
 		}
 	}
-	return &rest.Requester{User: session.UserID, Device: session.DeviceID, Admin: session.Admin}, nil
+	by := &rest.Requester{
+		User: session.UserID, Device: session.DeviceID, Admin: session.Admin,
+		Locked: session.Locked, Suspended: session.Suspended, Shadowed: session.Shadowed,
+	}
+	if own := session.Rate; own != nil {
+		by.Rate = &rest.Rate{PerSecond: float64(own.PerSecond), Burst: int(own.Burst)}
+	}
+	return by, nil
 }
 
 func (s *Sessions) note(ctx context.Context, session *storage.Session, token, address, agent string) error {

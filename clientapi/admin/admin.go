@@ -11,14 +11,17 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -29,6 +32,10 @@ type Accounts interface {
 	Make(ctx context.Context, name, password, displayName string, admin bool) (id.UserID, error)
 	// ResetPassword gives the account another password, and ends all its sessions if that is wanted.
 	ResetPassword(ctx context.Context, user id.UserID, password string, logout bool) error
+	// SetProfile writes a string into the user's profile, and into the rooms; the empty one takes the field away.
+	SetProfile(ctx context.Context, user id.UserID, field, value string) error
+	// LoginAs opens a session of the user, with a device of this name, and gives its token. Zero until: it has no end.
+	LoginAs(ctx context.Context, user id.UserID, device string, until time.Time) (string, error)
 	// Close closes the account for ever; its user leaves all rooms.
 	Close(ctx context.Context, user id.UserID, erase bool) error
 }
@@ -38,14 +45,15 @@ type Handlers struct {
 	server   string
 	store    *storage.Store
 	bus      *bus.Bus
+	view     *view.Reader
 	accounts Accounts
 
 	noticing sync.Mutex // one notice at a time: a user has one room for them
 }
 
 // New makes the handlers.
-func New(serverName string, store *storage.Store, b *bus.Bus, accounts Accounts) *Handlers {
-	return &Handlers{server: serverName, store: store, bus: b, accounts: accounts}
+func New(serverName string, store *storage.Store, b *bus.Bus, v *view.Reader, accounts Accounts) *Handlers {
+	return &Handlers{server: serverName, store: store, bus: b, view: v, accounts: accounts}
 }
 
 var missing = mautrix.RespError{ErrCode: "M_MISSING_PARAM", StatusCode: http.StatusBadRequest}
@@ -91,4 +99,12 @@ func (h *Handlers) Available(r *rest.Request) (any, error) {
 		err = mautrix.MUserInUse.WithMessage("This username is taken")
 	}
 	return map[string]bool{"available": true}, err
+}
+
+// orNull is a JSON value that may not be there.
+func orNull(raw []byte) json.RawMessage {
+	if raw == nil {
+		return json.RawMessage("null")
+	}
+	return raw
 }

@@ -3,54 +3,106 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix"
-	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
 	"chancery/storage"
 )
 
-// shownUser is an account as Synapse's tools read it.
+// shownUser is an account as Synapse's tools read it in a list.
 type shownUser struct {
-	Name        id.UserID `json:"name"`
-	DisplayName string    `json:"displayname"`
-	AvatarURL   string    `json:"avatar_url"`
-	Guest       bool      `json:"is_guest"`
-	Admin       bool      `json:"admin"`
-	Deactivated bool      `json:"deactivated"`
-	Erased      bool      `json:"erased"`
-	Locked      bool      `json:"locked"`
-	Suspended   bool      `json:"suspended"`
-	Created     int64     `json:"creation_ts"`
-	Service     *string   `json:"appservice_id"`
-	UserType    *string   `json:"user_type"`
-	ThreePIDs   []any     `json:"threepids"`
-	ExternalIDs []any     `json:"external_ids"`
+	Name        id.UserID       `json:"name"`
+	DisplayName json.RawMessage `json:"displayname"`
+	AvatarURL   json.RawMessage `json:"avatar_url"`
+	Guest       bool            `json:"is_guest"`
+	Admin       bool            `json:"admin"`
+	Deactivated bool            `json:"deactivated"`
+	Erased      bool            `json:"erased"`
+	Shadowed    bool            `json:"shadow_banned"`
+	Locked      bool            `json:"locked"`
+	Suspended   bool            `json:"suspended"`
+	// Created in ms since 1970 in lists, in seconds in the answer about one user: so the tools have it.
+	Created  int64   `json:"creation_ts"`
+	Seen     *int64  `json:"last_seen_ts"`
+	UserType *string `json:"user_type"`
 }
 
-func (h *Handlers) show(ctx context.Context, a *storage.Account) (*shownUser, error) {
+// wholeUser is an account as Synapse's tools read it by itself.
+type wholeUser struct {
+	shownUser
+	Service        *string         `json:"appservice_id"`
+	ThreePIDs      []shownThreePID `json:"threepids"`
+	ExternalIDs    []externalID    `json:"external_ids"`
+	ConsentVersion *string         `json:"consent_version"`
+	ConsentTime    *int64          `json:"consent_ts"`
+	ConsentNotice  *string         `json:"consent_server_notice_sent"`
+}
+
+type shownThreePID struct {
+	Medium    string `json:"medium"`
+	Address   string `json:"address"`
+	Added     int64  `json:"added_at"`
+	Validated int64  `json:"validated_at"`
+}
+
+type externalID struct {
+	Provider   string `json:"auth_provider"`
+	ExternalID string `json:"external_id"`
+}
+
+func listed(a *storage.Account, displayName, avatar []byte, seen time.Time) shownUser {
+	u := shownUser{
+		Name: a.UserID, DisplayName: displayName, AvatarURL: avatar, Admin: a.Admin, Deactivated: a.Deactivated, Erased: a.Erased,
+		Shadowed: a.Shadowed, Locked: a.Locked, Suspended: a.Suspended, Created: a.Created.UnixMilli(),
+	}
+	if !seen.IsZero() {
+		ms := seen.UnixMilli()
+		u.Seen = &ms
+	}
+	if a.Type != "" {
+		u.UserType = &a.Type
+	}
+	return u
+}
+
+func (h *Handlers) show(ctx context.Context, a *storage.Account) (*wholeUser, error) {
 	profile, err := h.store.Profiles.All(ctx, a.UserID)
 	if err != nil {
 		return nil, err
 	}
-	u := &shownUser{
-		Name: a.UserID, Admin: a.Admin, Deactivated: a.Deactivated, Erased: a.Erased, Locked: a.Locked, Suspended: a.Suspended,
-		Created: a.Created.Unix(), ThreePIDs: []any{}, ExternalIDs: []any{},
+	devices, err := h.store.Devices.All(ctx, a.UserID)
+	if err != nil {
+		return nil, err
 	}
+	var seen time.Time
+	for _, d := range devices {
+		if d.Seen.After(seen) {
+			seen = d.Seen
+		}
+	}
+	u := &wholeUser{shownUser: listed(a, profile["displayname"], profile["avatar_url"], seen), ThreePIDs: []shownThreePID{}, ExternalIDs: []externalID{}}
+	u.Created = a.Created.Unix()
 	if a.ServiceID != "" {
 		u.Service = &a.ServiceID
 	}
-	for field, into := range map[string]*string{"displayname": &u.DisplayName, "avatar_url": &u.AvatarURL} {
-		if raw := profile[field]; raw != nil {
-			if err := json.Unmarshal(raw, into); err != nil {
-				continue // not a string: shown as none
-			}
-		}
+	addresses, err := h.store.ThreePIDs.Of(ctx, a.UserID)
+	if err != nil {
+		return nil, err
 	}
-	return u, nil
+	for _, t := range addresses {
+		u.ThreePIDs = append(u.ThreePIDs, shownThreePID{t.Medium, t.Address, t.Added.UnixMilli(), t.Validated.UnixMilli()})
+	}
+	elsewhere, err := h.store.ExternalIDs.Of(ctx, a.UserID)
+	for _, e := range elsewhere {
+		u.ExternalIDs = append(u.ExternalIDs, externalID(e))
+	}
+	return u, err
 }
 
 // User handles GET /_synapse/admin/v2/users/{userId}.
@@ -62,43 +114,119 @@ func (h *Handlers) User(r *rest.Request) (any, error) {
 	return h.show(r.Context(), account)
 }
 
-// Users handles GET /_synapse/admin/v2/users and v3. The list is in the order of names; from is the place to go on.
+// Users handles GET /_synapse/admin/v2/users.
 func (h *Handlers) Users(r *rest.Request) (any, error) {
-	limit, err := r.Int("limit", 100, 1, 1000)
+	q, err := userQuery(r)
 	if err != nil {
 		return nil, err
 	}
-	ctx := r.Context()
-	name := strings.ToLower(r.Query("name") + r.Query("user_id"))
-	closed, err := r.Bool("deactivated")
+	if q.Deactivated != nil { // here true means: these too
+		q.Deactivated = unless(*q.Deactivated)
+	} else {
+		q.Deactivated = new(bool)
+	}
+	return h.users(r, q)
+}
+
+// UsersV3 handles GET /_synapse/admin/v3/users, where deactivated tells which accounts are wanted, and not which as well.
+func (h *Handlers) UsersV3(r *rest.Request) (any, error) {
+	q, err := userQuery(r)
 	if err != nil {
 		return nil, err
 	}
-	accounts, total, err := h.store.Accounts.Find(ctx, name, closed, id.UserID(r.Query("from")), limit)
-	if err != nil {
-		return nil, err
+	return h.users(r, q)
+}
+
+// unless is the condition "not" where those are not wanted too.
+func unless(wanted bool) *bool {
+	if wanted {
+		return nil
 	}
-	users := make([]*shownUser, len(accounts))
-	for i, a := range accounts {
-		if users[i], err = h.show(ctx, a); err != nil {
-			return nil, err
+	return new(bool)
+}
+
+// userQuery reads what both versions of the list have in common.
+func userQuery(r *rest.Request) (q storage.UserQuery, err error) {
+	q = storage.UserQuery{
+		Name: strings.ToLower(r.Query("name")), ID: strings.ToLower(r.Query("user_id")), OrderBy: r.Query("order_by"), NotTypes: r.HTTP.URL.Query()["not_user_type"],
+	}
+	if q.OrderBy != "" && !storage.UserOrders(q.OrderBy) {
+		return q, mautrix.MInvalidParam.WithMessage("Users cannot be put in order by %q", q.OrderBy)
+	}
+	if q.Backward, q.Offset, q.Limit, err = page(r); err != nil {
+		return q, err
+	}
+	var locked *bool
+	for name, into := range map[string]**bool{"admins": &q.Admin, "deactivated": &q.Deactivated, "locked": &locked, "suspended": &q.Suspended} {
+		if *into, err = flag(r, name); err != nil {
+			return q, err
 		}
 	}
-	answer := map[string]any{"users": users, "total": total}
-	if len(accounts) == limit {
-		answer["next_token"] = accounts[limit-1].UserID
+	if _, err = flag(r, "guests"); err != nil { // there are none: both lists are the same
+		return q, err
 	}
-	return answer, nil
+	q.Locked = unless(locked != nil && *locked)
+	return q, nil
+}
+
+func (h *Handlers) users(r *rest.Request, q storage.UserQuery) (any, error) {
+	found, total, err := h.store.Accounts.Find(r.Context(), q)
+	if err != nil {
+		return nil, err
+	}
+	users := make([]shownUser, len(found))
+	for i, u := range found {
+		users[i] = listed(u.Account, u.DisplayName, u.AvatarURL, u.Seen)
+	}
+	return paged(map[string]any{"users": users, "total": total}, q.Offset, len(users), total, true), nil
 }
 
 type userRequest struct {
-	Password    string  `json:"password"`
-	Logout      *bool   `json:"logout_devices"`
-	DisplayName *string `json:"displayname"`
-	AvatarURL   *string `json:"avatar_url"`
-	Admin       *bool   `json:"admin"`
-	Deactivated *bool   `json:"deactivated"`
-	Locked      *bool   `json:"locked"`
+	Password    string          `json:"password"`
+	Logout      *bool           `json:"logout_devices"`
+	DisplayName *string         `json:"displayname"`
+	AvatarURL   *string         `json:"avatar_url"`
+	Admin       *bool           `json:"admin"`
+	Deactivated *bool           `json:"deactivated"`
+	Locked      *bool           `json:"locked"`
+	UserType    json.RawMessage `json:"user_type"` // null takes it away, absent leaves it
+	ExternalIDs *[]externalID   `json:"external_ids"`
+	ThreePIDs   *[]struct {
+		Medium  string `json:"medium"`
+		Address string `json:"address"`
+	} `json:"threepids"`
+}
+
+var userTypes = []string{"", "bot", "support"}
+
+// check refuses what cannot be, before anything is changed; it gives the type.
+func (q *userRequest) check() (userType *string, err error) {
+	if len(q.UserType) > 0 {
+		userType = new(string)
+		if err := json.Unmarshal(q.UserType, userType); err != nil || !slices.Contains(userTypes, *userType) {
+			return nil, mautrix.MInvalidParam.WithMessage("user_type is bot, support or null")
+		}
+	}
+	if q.AvatarURL != nil && *q.AvatarURL != "" {
+		if _, err := id.ParseContentURI(*q.AvatarURL); err != nil {
+			return nil, mautrix.MInvalidParam.WithMessage("avatar_url is no mxc URI")
+		}
+	}
+	if q.ExternalIDs != nil {
+		for _, e := range *q.ExternalIDs {
+			if e.Provider == "" || e.ExternalID == "" {
+				return nil, missing.WithMessage("Each of external_ids has auth_provider and external_id")
+			}
+		}
+	}
+	if q.ThreePIDs != nil {
+		for i, t := range *q.ThreePIDs {
+			if (*q.ThreePIDs)[i].Address, err = address(t.Medium, t.Address); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return userType, nil
 }
 
 // PutUser handles PUT /_synapse/admin/v2/users/{userId}: it makes the account, or changes it.
@@ -109,6 +237,10 @@ func (h *Handlers) PutUser(r *rest.Request) (any, error) {
 	}
 	var body userRequest
 	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	userType, err := body.check()
+	if err != nil {
 		return nil, err
 	}
 	ctx := r.Context()
@@ -126,8 +258,11 @@ func (h *Handlers) PutUser(r *rest.Request) (any, error) {
 			return nil, err
 		}
 		code, body.Password, body.DisplayName = 201, "", nil
+		if account, err = h.store.Accounts.ByID(ctx, user); err != nil || account == nil {
+			return nil, err
+		}
 	}
-	if err := h.change(r, user, body); err != nil {
+	if err := h.change(r, account, body, userType); err != nil {
 		return nil, err
 	}
 	if account, err = h.store.Accounts.ByID(ctx, user); err != nil || account == nil {
@@ -138,56 +273,181 @@ func (h *Handlers) PutUser(r *rest.Request) (any, error) {
 }
 
 // change changes what the request names.
-func (h *Handlers) change(r *rest.Request, user id.UserID, body userRequest) error {
-	ctx := r.Context()
-	account, err := h.store.Accounts.ByID(ctx, user)
-	if err != nil {
-		return err
-	}
-	if account == nil {
-		return noSuchUser
-	}
-	if user == r.By.User && (body.Admin != nil && !*body.Admin || body.Locked != nil && *body.Locked || body.Deactivated != nil && *body.Deactivated) {
+func (h *Handlers) change(r *rest.Request, account *storage.Account, body userRequest, userType *string) error {
+	ctx, user := r.Context(), account.UserID
+	is := func(flag *bool, value bool) bool { return flag != nil && *flag == value }
+	if user == r.By.User && (is(body.Admin, false) || is(body.Locked, true) || is(body.Deactivated, true)) {
 		return mautrix.MForbidden.WithMessage("You would shut yourself out")
+	}
+	reopen := account.Deactivated && is(body.Deactivated, false)
+	if account.Deactivated && !reopen && body.Password != "" {
+		return mautrix.MInvalidParam.WithMessage("The account is closed: open it again to give it a password")
+	}
+	if err := h.stands(ctx, account, body, userType, reopen); err != nil {
+		return err
 	}
 	if body.Password != "" {
 		if err := h.accounts.ResetPassword(ctx, user, body.Password, body.Logout == nil || *body.Logout); err != nil {
 			return err
 		}
 	}
-	err = h.store.Do(ctx, func(ctx context.Context) error {
-		for field, value := range map[string]*string{"displayname": body.DisplayName, "avatar_url": body.AvatarURL} {
-			if value == nil {
-				continue
-			}
-			raw, err := json.Marshal(*value)
-			if err == nil {
-				err = h.store.Profiles.Put(ctx, user, field, raw)
-			}
-			if err != nil {
+	for field, value := range map[string]*string{"displayname": body.DisplayName, "avatar_url": body.AvatarURL} {
+		if value == nil {
+			continue
+		}
+		if err := h.accounts.SetProfile(ctx, user, field, *value); err != nil {
+			return err
+		}
+	}
+	if is(body.Deactivated, true) && !account.Deactivated {
+		return h.accounts.Close(ctx, user, false)
+	}
+	return nil
+}
+
+// stands writes how the account stands, who its user is elsewhere, and its addresses, in one commit.
+func (h *Handlers) stands(ctx context.Context, account *storage.Account, body userRequest, userType *string, reopen bool) error {
+	return h.store.Do(ctx, func(ctx context.Context) error {
+		if reopen {
+			if err := h.store.Accounts.Reopen(ctx, account.UserID); err != nil {
 				return err
 			}
 		}
-		if body.Admin == nil && body.Locked == nil {
-			return nil
-		}
+		changed := *account
 		if body.Admin != nil {
-			account.Admin = *body.Admin
+			changed.Admin = *body.Admin
 		}
 		if body.Locked != nil {
-			account.Locked = *body.Locked
+			changed.Locked = *body.Locked
 		}
-		return h.store.Accounts.SetStanding(ctx, account)
+		if userType != nil {
+			changed.Type = *userType
+		}
+		if changed != *account {
+			if err := h.store.Accounts.SetStanding(ctx, &changed); err != nil {
+				return err
+			}
+		}
+		if body.ExternalIDs != nil {
+			ids := make([]storage.ExternalID, len(*body.ExternalIDs))
+			for i, e := range *body.ExternalIDs {
+				ids[i] = storage.ExternalID(e)
+			}
+			if free, err := h.store.ExternalIDs.Replace(ctx, account.UserID, ids); err != nil || !free {
+				return errors.Join(err, errElsewhere)
+			}
+		}
+		if body.ThreePIDs == nil {
+			return nil
+		}
+		return h.setAddresses(ctx, account.UserID, body)
 	})
-	if err == nil && body.Deactivated != nil && *body.Deactivated && !account.Deactivated {
-		err = h.accounts.Close(ctx, user, false)
+}
+
+// setAddresses replaces the user's addresses, inside Do. An administrator's word is the proof of them.
+func (h *Handlers) setAddresses(ctx context.Context, user id.UserID, body userRequest) error {
+	wanted := map[[2]string]bool{}
+	for _, t := range *body.ThreePIDs {
+		wanted[[2]string{t.Medium, t.Address}] = true
 	}
-	return err
+	had, err := h.store.ThreePIDs.Of(ctx, user)
+	if err != nil {
+		return err
+	}
+	for _, t := range had {
+		key := [2]string{t.Medium, t.Address}
+		if !wanted[key] {
+			if _, err := h.store.ThreePIDs.Delete(ctx, user, t.Medium, t.Address); err != nil {
+				return err
+			}
+		}
+		delete(wanted, key)
+	}
+	for key := range wanted {
+		free, err := h.store.ThreePIDs.Put(ctx, storage.ThreePID{UserID: user, Medium: key[0], Address: key[1], Validated: time.Now()})
+		if err != nil || !free {
+			return errors.Join(err, errAddress)
+		}
+	}
+	return nil
+}
+
+var (
+	errElsewhere = mautrix.MUnknown.WithStatus(409).WithMessage("One of external_ids is another user's already")
+	errAddress   = mautrix.RespError{ErrCode: "M_THREEPID_IN_USE", StatusCode: 400, Err: "One of threepids is another user's already"}
+)
+
+// address is an address in its canonical form.
+func address(medium, text string) (string, error) {
+	text = strings.ToLower(strings.TrimSpace(text))
+	switch medium {
+	case "email":
+		if at := strings.LastIndexByte(text, '@'); at > 0 && at < len(text)-1 && len(text) <= 500 {
+			return text, nil
+		}
+	case "msisdn":
+		if text = strings.TrimPrefix(text, "+"); len(text) > 2 && len(text) < 20 && strings.Trim(text, "0123456789") == "" {
+			return text, nil
+		}
+	}
+	return "", mautrix.MInvalidParam.WithMessage("Each of threepids has the medium email or msisdn, and an address that can be one")
+}
+
+// ByAddress handles GET /_synapse/admin/v1/threepid/{medium}/users/{address}.
+func (h *Handlers) ByAddress(r *rest.Request) (any, error) {
+	text, err := address(r.Path("medium"), r.Path("address"))
+	if err != nil {
+		return nil, err
+	}
+	found, err := h.store.ThreePIDs.ByAddress(r.Context(), r.Path("medium"), text)
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return nil, noSuchUser
+	}
+	return map[string]id.UserID{"user_id": found.UserID}, nil
+}
+
+// ByProvider handles GET /_synapse/admin/v1/auth_providers/{provider}/users/{externalId}.
+func (h *Handlers) ByProvider(r *rest.Request) (any, error) {
+	user, err := h.store.ExternalIDs.User(r.Context(), storage.ExternalID{Provider: r.Path("provider"), ExternalID: r.Path("externalId")})
+	if err == nil && user == "" {
+		err = noSuchUser
+	}
+	return map[string]id.UserID{"user_id": user}, err
+}
+
+// IsAdmin handles GET /_synapse/admin/v1/users/{userId}/admin.
+func (h *Handlers) IsAdmin(r *rest.Request) (any, error) {
+	account, err := h.account(r)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]bool{"admin": account.Admin}, nil
+}
+
+// SetAdmin handles PUT /_synapse/admin/v1/users/{userId}/admin.
+func (h *Handlers) SetAdmin(r *rest.Request) (any, error) {
+	account, err := h.account(r)
+	if err != nil {
+		return nil, err
+	}
+	var body struct {
+		Admin *bool `json:"admin"`
+	}
+	if err := r.JSON(&body); err != nil {
+		return nil, err
+	}
+	if body.Admin == nil {
+		return nil, missing.WithMessage("admin is missing")
+	}
+	return rest.Empty, h.change(r, account, userRequest{Admin: body.Admin}, nil)
 }
 
 // ResetPassword handles POST /_synapse/admin/v1/reset_password/{userId}.
 func (h *Handlers) ResetPassword(r *rest.Request) (any, error) {
-	account, err := h.account(r)
+	account, err := h.open(r)
 	if err != nil {
 		return nil, err
 	}
@@ -220,76 +480,4 @@ func (h *Handlers) Deactivate(r *rest.Request) (any, error) {
 		return nil, mautrix.MForbidden.WithMessage("You would shut yourself out")
 	}
 	return map[string]string{"id_server_unbind_result": "no-support"}, h.accounts.Close(r.Context(), account.UserID, body.Erase)
-}
-
-// Joined handles GET /_synapse/admin/v1/users/{userId}/joined_rooms.
-func (h *Handlers) Joined(r *rest.Request) (any, error) {
-	account, err := h.account(r)
-	if err != nil {
-		return nil, err
-	}
-	list, err := h.store.Memberships.ByUser(r.Context(), account.UserID, event.MembershipJoin)
-	rooms := make([]id.RoomID, len(list))
-	for i, m := range list {
-		rooms[i] = m.RoomID
-	}
-	return map[string]any{"joined_rooms": rooms, "total": len(rooms)}, err
-}
-
-type shownDevice struct {
-	UserID   id.UserID   `json:"user_id"`
-	DeviceID id.DeviceID `json:"device_id"`
-	Name     string      `json:"display_name"`
-	Address  string      `json:"last_seen_ip"`
-	Agent    string      `json:"last_seen_user_agent"`
-	Seen     int64       `json:"last_seen_ts"`
-}
-
-// Devices handles GET /_synapse/admin/v2/users/{userId}/devices.
-func (h *Handlers) Devices(r *rest.Request) (any, error) {
-	account, err := h.account(r)
-	if err != nil {
-		return nil, err
-	}
-	devices, err := h.store.Devices.All(r.Context(), account.UserID)
-	list := make([]shownDevice, len(devices))
-	for i, d := range devices {
-		list[i] = shownDevice{d.UserID, d.DeviceID, d.DisplayName, d.Address, d.Agent, d.Seen.UnixMilli()}
-	}
-	return map[string]any{"devices": list, "total": len(list)}, err
-}
-
-// DeleteDevice handles DELETE /_synapse/admin/v2/users/{userId}/devices/{deviceId}.
-func (h *Handlers) DeleteDevice(r *rest.Request) (any, error) {
-	account, err := h.account(r)
-	if err != nil {
-		return nil, err
-	}
-	return rest.Empty, h.store.Do(r.Context(), func(ctx context.Context) error {
-		return h.store.Devices.End(ctx, account.UserID, id.DeviceID(r.Path("deviceId")))
-	})
-}
-
-// WhoIs handles GET /_matrix/client/v3/admin/whois/{userId}, and Synapse's path for the same. Everybody may ask for
-// themselves.
-// Spec: client-server-api/#get_matrixclientv3adminwhoisuserid
-func (h *Handlers) WhoIs(r *rest.Request) (any, error) {
-	user, err := h.userID(r)
-	if err != nil {
-		return nil, err
-	}
-	if user != r.By.User && !r.By.Admin {
-		return nil, mautrix.MForbidden.WithMessage("You are not a server administrator")
-	}
-	account, err := h.account(r)
-	if err != nil {
-		return nil, err
-	}
-	devices, err := h.store.Devices.All(r.Context(), account.UserID)
-	shown := map[id.DeviceID]any{}
-	for _, d := range devices {
-		connection := map[string]any{"ip": d.Address, "last_seen": d.Seen.UnixMilli(), "user_agent": d.Agent}
-		shown[d.DeviceID] = map[string]any{"sessions": []any{map[string]any{"connections": []any{connection}}}}
-	}
-	return map[string]any{"user_id": account.UserID, "devices": shown}, err
 }

@@ -32,7 +32,8 @@ type Application interface {
 	MayActAs(ctx context.Context, user id.UserID, device id.DeviceID) error
 }
 
-func (d *door) authenticate(r *Request, auth Auth) error {
+func (d *door) authenticate(r *Request, route Route) error {
+	auth := route.Auth
 	if auth == Open {
 		return nil
 	}
@@ -50,6 +51,8 @@ func (d *door) authenticate(r *Request, auth Auth) error {
 	switch {
 	case by == nil:
 		return mautrix.MUnknownToken.WithMessage("This access token is not known")
+	case by.Locked && !route.Locked:
+		return locked
 	case auth == Service && by.Service == nil:
 		return mautrix.MForbidden.WithMessage("This is for application services")
 	case auth == Admin && !by.Admin:
@@ -57,6 +60,38 @@ func (d *door) authenticate(r *Request, auth Auth) error {
 	}
 	r.By = *by
 	return nil
+}
+
+// locked is what somebody hears whose account is locked. The client shall keep what it has.
+// Spec: client-server-api/#account-locking
+var locked = mautrix.RespError{ErrCode: "M_USER_LOCKED", StatusCode: http.StatusUnauthorized}.
+	WithMessage("This account is locked").WithExtraField("soft_logout", true)
+
+// suspended is what somebody hears who may not do this for a while.
+// Spec: client-server-api/#account-suspension
+var suspended = mautrix.RespError{ErrCode: "M_USER_SUSPENDED", StatusCode: http.StatusForbidden}.
+	WithMessage("You cannot do this while your account is suspended")
+
+// act lets through what others notice, if the account stands so that it may; or gives the answer instead of doing it.
+func act(r *Request, what *Act) (instead any, err error) {
+	if what == nil || r.By.User == "" {
+		return nil, nil
+	}
+	if r.By.Suspended {
+		allowed := false
+		if what.Despite != nil {
+			if allowed, err = what.Despite(r); err != nil {
+				return nil, err
+			}
+		}
+		if !allowed {
+			return nil, suspended
+		}
+	}
+	if r.By.Shadowed && what.Pretend != nil {
+		return what.Pretend(), nil
+	}
+	return nil, nil
 }
 
 func (d *door) identify(r *Request, token string, auth Auth) (*Requester, error) {

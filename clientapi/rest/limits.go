@@ -112,6 +112,14 @@ func (l *Limits) Take(kind Kind, key string) error {
 	return l.spend(kind, key, 1)
 }
 
+// TakeAs is Take with a rate of the key's own in place of the kind's. One that holds nothing is no limit at all.
+func (l *Limits) TakeAs(kind Kind, key string, own Rate) error {
+	if own.Burst <= 0 && own.PerSecond <= 0 {
+		return nil
+	}
+	return l.spendAt(kind, key, 1, own)
+}
+
 // Return gives back what Take took: for attempts of which only the failed ones count.
 func (l *Limits) Return(kind Kind, key string) {
 	if l == nil || !l.cfg.Enabled {
@@ -138,12 +146,20 @@ func (l *Limits) spend(kind Kind, key string, cost float64) error {
 	if !ok {
 		return nil
 	}
+	return l.spendAt(kind, key, cost, rate)
+}
+
+func (l *Limits) spendAt(kind Kind, key string, cost float64, rate Rate) error {
+	if l == nil || !l.cfg.Enabled {
+		return nil
+	}
+	rate = Rate{PerSecond: max(rate.PerSecond, 1e-3), Burst: max(rate.Burst, 1)}
 	now := l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := bucketKey{kind, key}
-	b, ok := l.buckets[k]
-	if !ok {
+	b, known := l.buckets[k]
+	if !known {
 		b = bucket{tokens: float64(rate.Burst), at: now}
 		l.makeRoom(now)
 	}

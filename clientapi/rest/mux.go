@@ -145,7 +145,7 @@ func (d *door) handle(r *Request, route Route) (any, error) {
 	if !validQuery(r.HTTP) {
 		return nil, mautrix.MInvalidParam.WithMessage("The URL holds text that is not UTF-8")
 	}
-	if err := d.authenticate(r, route.Auth); err != nil {
+	if err := d.authenticate(r, route); err != nil {
 		return nil, err
 	}
 	if r.By.User != "" {
@@ -158,9 +158,18 @@ func (d *door) handle(r *Request, route Route) (any, error) {
 		if key == "" {
 			key = r.Address()
 		}
-		if err := d.limits.Take(route.Limit, key); err != nil {
+		var err error
+		if own := r.By.Rate; own != nil {
+			err = d.limits.TakeAs(route.Limit, key, *own)
+		} else {
+			err = d.limits.Take(route.Limit, key)
+		}
+		if err != nil {
 			return nil, err
 		}
+	}
+	if instead, err := act(r, route.Act); instead != nil || err != nil {
+		return instead, err
 	}
 	return route.Handler(r)
 }

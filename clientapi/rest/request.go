@@ -35,6 +35,11 @@ type Requester struct {
 	Device  id.DeviceID // empty for an application service that names none
 	Admin   bool
 	Service Application // the application service that asks, or nil
+
+	// How the account stands. The doors see to it: who is Locked comes nowhere but to log out.
+	Locked, Suspended, Shadowed bool
+	// Rate is the user's own rate limit in place of the general ones, or nil.
+	Rate *Rate
 }
 
 // Context ends when the client goes away, or after the route's timeout.

@@ -45,6 +45,18 @@ type Route struct {
 	Limit   Kind          // the bucket a request is counted in; empty for none
 	MaxBody int64         // bytes of the body that are read; 0 means 1 MiB, negative leaves the body to the handler
 	Timeout time.Duration // after which the request's context ends; 0 means 60 s, negative none (long polls)
+	Act     *Act          // what others notice of it; nil for what nobody does
+	Locked  bool          // who is locked out may do this nevertheless
+}
+
+// Act is what others notice: a message, a join, a new name. Suspended accounts are refused it, and shadow-banned ones are only
+// told that it was done.
+// Spec: client-server-api/#account-suspension
+type Act struct {
+	// Despite says what a suspended account may do nevertheless: leave a room, redact what it said. Nil: nothing.
+	Despite func(r *Request) (bool, error)
+	// Pretend is the answer to a shadow-banned account, instead of doing it. Nil: it is done.
+	Pretend func() any
 }
 
 const (

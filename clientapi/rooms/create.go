@@ -57,6 +57,9 @@ func (h *Handlers) Create(r *rest.Request) (any, error) {
 	if err := r.OptionalJSON(&req); err != nil {
 		return nil, err
 	}
+	if r.By.Shadowed {
+		req.Invite = nil // they would hear of it
+	}
 	version, err := h.check(&req)
 	if err != nil {
 		return nil, err

@@ -19,7 +19,9 @@ CREATE TABLE rooms (
     depth        BIGINT  NOT NULL,
     -- whether our server has a joined member
     joined       BOOLEAN NOT NULL,
-    listed       BOOLEAN NOT NULL DEFAULT false
+    listed       BOOLEAN NOT NULL DEFAULT false,
+    -- the place before which history has been purged; 0: nothing has
+    purged       BIGINT  NOT NULL DEFAULT 0
 );
 
 CREATE TABLE events (
@@ -56,6 +58,8 @@ CREATE TABLE events (
     sticky_until     BIGINT
 );
 CREATE INDEX events_position ON events (position) WHERE position IS NOT NULL;
+-- what is not shown can only be found by its room when the room is removed
+CREATE INDEX events_unplaced ON events (room_id) WHERE place IS NULL;
 CREATE INDEX events_place ON events (room_id, place, number) WHERE place IS NOT NULL;
 CREATE INDEX events_threads ON events (room_id, place, number) WHERE place IS NOT NULL AND rel_type = 'm.thread';
 -- wide enough to count and to choose without reading the events
@@ -92,6 +96,7 @@ CREATE TABLE state_chains (
     unattached      BOOLEAN NOT NULL DEFAULT false,
     created         BIGINT  NOT NULL
 );
+CREATE INDEX state_chains_room ON state_chains (room_id);
 CREATE INDEX state_chains_unattached ON state_chains (created) WHERE unattached;
 
 -- A chain is a log. An entry with a position is also a change of the current state: old event to event.

@@ -11,6 +11,10 @@ CREATE TABLE accounts (
     erased      BOOLEAN NOT NULL DEFAULT false,
     locked      BOOLEAN NOT NULL DEFAULT false,
     suspended   BOOLEAN NOT NULL DEFAULT false,
+    -- told that all is done what it asks for, while nothing is
+    shadowed    BOOLEAN NOT NULL DEFAULT false,
+    -- bot, support, or empty
+    user_type   TEXT    NOT NULL DEFAULT '',
     -- the application service that made it, or empty
     service_id  TEXT    NOT NULL DEFAULT ''
 );

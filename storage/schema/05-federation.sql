@@ -27,6 +27,9 @@ CREATE TABLE destinations (
     failures    INTEGER NOT NULL DEFAULT 0,
     -- not before then
     retry_at    BIGINT  NOT NULL DEFAULT 0,
+    -- of the last attempt that failed, and of the first one in a row; 0 when the last attempt went well
+    failed_at   BIGINT  NOT NULL DEFAULT 0,
+    fails_since BIGINT  NOT NULL DEFAULT 0,
     -- stream_id of the last device list update told
     device_list BIGINT  NOT NULL DEFAULT 0
 );
