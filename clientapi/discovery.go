@@ -38,6 +38,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc4306":                             true,
 	"org.matrix.msc4354":                             true,
 	"org.matrix.msc4380.stable":                      true,
+	"org.matrix.simplified_msc3575":                  true,
 	"uk.half-shot.msc2666.query_mutual_rooms":        true,
 	"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
 	"uk.tcpip.msc4133":                               true,

@@ -381,6 +381,8 @@ func (s *Server) routes() []rest.Route {
 
 		// Syncing.
 		{Method: "GET", Path: "/_matrix/client/v3/sync", Handler: y.Sync, Auth: rest.User, Timeout: -1},
+		{Method: "POST", Path: "/_matrix/client/v4/sync", Handler: y.SlideMerged, Auth: rest.User, Timeout: -1},
+		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", Handler: y.Slide, Auth: rest.User, Timeout: -1},
 		{Method: "POST", Path: "/_matrix/client/v3/user/{userId}/filter", Handler: y.PutFilter, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/filter/{filterId}", Handler: y.Filter, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/presence/{userId}/status", Handler: y.Presence, Auth: rest.User},

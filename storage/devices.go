@@ -48,6 +48,7 @@ var deviceRows = []string{
 	"DELETE FROM key_signatures WHERE user_id = $1 AND key_name = $2",
 	"DELETE FROM pushers WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM to_device WHERE user_id = $1 AND device_id = $2",
+	"DELETE FROM sliding_connections WHERE user_id = $1 AND device_id = $2",
 }
 
 func scanDevice(row dbutil.Scannable) (*Device, error) {

@@ -92,8 +92,9 @@ type Page struct {
 // String is the page's text: "p<place>_<number>".
 func (p Page) String() string { return fmt.Sprintf("p%d_%d", p.Place, p.Number) }
 
-// ParsePage reads a page's text, or a token's: that stands for the end of its position.
+// ParsePage reads a page's text, or a token's, or a sliding sync's: that stands for the end of its position.
 func ParsePage(text string) (Page, error) {
+	text = text[strings.LastIndexByte(text, '~')+1:]
 	if strings.HasPrefix(text, "s") {
 		t, err := ParseToken(text)
 		if err != nil {

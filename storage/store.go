@@ -80,6 +80,7 @@ type Store struct {
 	Secrets       *Secrets
 	Reports       *Reports
 	AppServices   *AppServices
+	Sliding       *Sliding
 	Search        *Search
 
 	ServerKeys   *ServerKeys
@@ -207,6 +208,7 @@ func (s *Store) nouns() {
 	s.Secrets = &Secrets{s}
 	s.Reports = &Reports{s}
 	s.AppServices = &AppServices{s}
+	s.Sliding = &Sliding{s}
 
 	s.ServerKeys = &ServerKeys{s}
 	s.Destinations = &Destinations{s}

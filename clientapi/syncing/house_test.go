@@ -126,6 +126,8 @@ func (h *house) serve() {
 	cfg.Limits.Enabled = false
 	h.http = rest.NewMux([]rest.Route{
 		{Method: "GET", Path: "/_matrix/client/v3/sync", Handler: h.sync.Sync, Auth: rest.User, Timeout: -1},
+		{Method: "POST", Path: "/_matrix/client/v4/sync", Handler: h.sync.SlideMerged, Auth: rest.User, Timeout: -1},
+		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", Handler: h.sync.Slide, Auth: rest.User, Timeout: -1},
 		{Method: "POST", Path: "/_matrix/client/v3/user/{userId}/filter", Handler: h.sync.PutFilter, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/filter/{filterId}", Handler: h.sync.Filter, Auth: rest.User},
 		{Method: "PUT", Path: "/_matrix/client/v3/presence/{userId}/status", Handler: h.sync.PutPresence, Auth: rest.User},

@@ -20,6 +20,16 @@ const maxStripped = 64 << 10
 
 // offered writes a room to which the user is invited, or on which they knocked.
 func (a *answer) offered(ctx context.Context, p *roomPlan, name string) ([]byte, error) {
+	list, err := a.offer(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	b := append(append([]byte(`{"`), name...), `":{"events":[`...)
+	return append(appendRaw(b, list), `]}}`...), nil
+}
+
+// offer is the stripped state by which the user may know such a room.
+func (a *answer) offer(ctx context.Context, p *roomPlan) ([]json.RawMessage, error) {
 	var list []json.RawMessage
 	var err error
 	if len(p.stay.stripped) > 0 {
@@ -27,17 +37,18 @@ func (a *answer) offered(ctx context.Context, p *roomPlan, name string) ([]byte,
 	} else if list, err = a.strippedState(ctx, p); err != nil {
 		return nil, err
 	}
-	if list, err = a.withOwn(ctx, p, list); err != nil {
-		return nil, err
-	}
-	b := append(append([]byte(`{"`), name...), `":{"events":[`...)
+	return a.withOwn(ctx, p, list)
+}
+
+// appendRaw writes the items of a list.
+func appendRaw(b []byte, list []json.RawMessage) []byte {
 	for i, raw := range list {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = append(b, raw...)
 	}
-	return append(b, `]}}`...), nil
+	return b
 }
 
 // unwelcome says whether the user does not want to see invites by sender. The server's own notices are always shown.

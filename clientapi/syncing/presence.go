@@ -195,8 +195,7 @@ func (p *presence) appendContent(b []byte, now int64) []byte {
 }
 
 // setPresence notes by a sync that the user is there.
-func (s *Syncing) setPresence(r *rest.Request) error {
-	state := r.Query("set_presence")
+func (s *Syncing) setPresence(r *rest.Request, state string) error {
 	switch state {
 	case "":
 		state = online

@@ -26,6 +26,9 @@ type room struct {
 	// members is the position of the newest change of membership, 0 if none was seen yet.
 	members storage.Position
 	summary *summary
+	// head and facts are what sliding syncs sort and filter by, each as of a position of its own.
+	head  roomHead
+	facts *facts
 
 	// rung is when receipts last woke the room; ringing: a later ring is set.
 	rung    time.Time

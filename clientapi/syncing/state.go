@@ -22,6 +22,16 @@ func newStates(limit int) *states {
 	return &states{limit: limit / 2, young: map[storage.Snapshot]map[pdu.Key]int64{}}
 }
 
+// known gives the whole state at a snapshot if it is at hand, or nil. Shared: read only.
+func (c *states) known(snapshot storage.Snapshot) map[pdu.Key]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if state, ok := c.young[snapshot]; ok {
+		return state
+	}
+	return c.old[snapshot]
+}
+
 // at gives the whole state at a snapshot. Shared: read only.
 func (c *states) at(ctx context.Context, store *storage.Store, snapshot storage.Snapshot) (map[pdu.Key]int64, error) {
 	c.mu.Lock()

@@ -34,7 +34,7 @@ func (s *Syncing) Sync(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.setPresence(r); err != nil {
+	if err := s.setPresence(r, r.Query("set_presence")); err != nil {
 		return nil, err
 	}
 	body, err := s.wait(r.Context(), q)

@@ -70,6 +70,7 @@ type Syncing struct {
 	states   *states
 	sent     *sentMembers
 	later    chan *later // counts to be finished
+	slides   *slides
 
 	applied atomic.Int64 // the position up to which the memory below is filled
 
@@ -104,6 +105,7 @@ func New(cfg Config, store *storage.Store, b *bus.Bus, reader *view.Reader) *Syn
 		states:   newStates(cfg.CacheBytes / 2),
 		sent:     newSentMembers(),
 		later:    make(chan *later, maxLater),
+		slides:   newSlides(),
 		reached:  make(chan struct{}),
 		users:    map[id.UserID]*user{},
 		rooms:    map[id.RoomID]*room{},
@@ -129,6 +131,7 @@ func (s *Syncing) Run(ctx context.Context) error {
 	var tidying sync.WaitGroup
 	tidying.Go(func() { s.tidy(ctx) })
 	tidying.Go(func() { s.finishCounts(ctx) })
+	tidying.Go(func() { s.keepSlides(ctx) })
 	defer tidying.Wait()
 	return s.watch(ctx)
 }

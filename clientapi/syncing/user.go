@@ -48,6 +48,12 @@ type user struct {
 	rules  *rules.Set
 	// threads that the user follows; nil until they are needed, and again when they change.
 	threads *storage.Followed
+
+	// notes and kicked are for sliding syncs: direct chats and tags, and which leaves (by the event's number) ended a stay.
+	notes  *notes
+	kicked map[int64]bool
+	// threadsAt is when a subscription of a thread last changed.
+	threadsAt storage.Position
 }
 
 // stay is how a user stands to a room. It is never changed once it is in the memory.

@@ -197,10 +197,11 @@ func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 		s.takeReceipt(c, woken)
 	case storage.ThreadNews:
 		if u := s.users[c.UserID]; u != nil {
-			u.threads = nil
+			u.threads, u.threadsAt = nil, c.Position
 			if counted := u.counts[c.RoomID]; counted != nil {
 				counted.again("")
 			}
+			woken.all(u)
 		}
 	case storage.AccountDataNews:
 		if u := s.users[c.UserID]; u != nil {
