@@ -24,6 +24,15 @@ func (s *Server) create(ctx context.Context, c bus.Create) (bus.Created, error) 
 	if !pdu.Known(c.Version) {
 		return bus.Created{}, refuse(400, mautrix.MUnsupportedRoomVersion, "Unknown room version")
 	}
+	if c.Replaces != "" {
+		begun, err := s.store.Upgrades.Of(ctx, c.Replaces)
+		if err != nil {
+			return bus.Created{}, err
+		}
+		if begun != nil {
+			return bus.Created{RoomID: begun.New}, nil
+		}
+	}
 	first, err := s.createEvent(c)
 	if err != nil {
 		return bus.Created{}, err
@@ -65,9 +74,15 @@ func (s *Server) create(ctx context.Context, c bus.Create) (bus.Created, error) 
 		}
 		r.turn.rows.AliasAdded = &storage.Alias{Alias: c.Alias, RoomID: r.id, Creator: c.Sender}
 	}
+	if c.Replaces != "" {
+		r.turn.rows.Upgrade = &storage.Upgrade{Old: c.Replaces, New: r.id, By: c.Sender}
+	}
 	head := r.head
 	r.turn.rows.Line, r.turn.rows.Room, r.turn.rows.Head = r.line, r.id, &head
 	if err := s.writer.WriteAndWait(&r.turn.rows); err != nil {
+		if begun, _ := s.store.Upgrades.Of(ctx, c.Replaces); c.Replaces != "" && begun != nil { // meanwhile
+			return bus.Created{RoomID: begun.New}, nil
+		}
 		if taken, _ := s.store.Rooms.ByAlias(ctx, c.Alias); c.Alias != "" && taken != "" { // meanwhile
 			return bus.Created{}, refuse(400, mautrix.MRoomInUse, "The alias is taken")
 		}

@@ -48,6 +48,9 @@ func (r *room) changeAlias(ctx context.Context, c bus.AliasChange) error {
 			}
 		}
 		r.turn.rows.AliasRemoved = c.Alias
+		if c.To != "" {
+			r.turn.rows.AliasAdded = &storage.Alias{Alias: c.Alias, RoomID: c.To, Creator: a.Creator}
+		}
 		return r.written()
 	}
 	return refuse(404, mautrix.MNotFound, "There is no such alias")

@@ -57,8 +57,11 @@ type RoomRows struct {
 	// EdgesClosed are parents that we now hold.
 	EdgesClosed []id.EventID
 
-	AliasAdded   *Alias
+	// AliasRemoved takes effect before AliasAdded: an alias can go to another room in one turn.
 	AliasRemoved id.RoomAlias
+	AliasAdded   *Alias
+	// Upgrade: this room is made to replace another.
+	Upgrade *Upgrade
 	// Forgotten by this user.
 	Forgotten id.UserID
 
@@ -332,11 +335,14 @@ func (s *Store) writeRest(ctx context.Context, r *RoomRows) error {
 	for _, missing := range r.EdgesClosed {
 		errs = append(errs, do("DELETE FROM edges WHERE room_id = $1 AND missing_id = $2", r.Room, missing))
 	}
+	if r.AliasRemoved != "" {
+		errs = append(errs, do("DELETE FROM aliases WHERE alias = $1 AND room_id = $2", r.AliasRemoved, r.Room))
+	}
 	if a := r.AliasAdded; a != nil {
 		errs = append(errs, do("INSERT INTO aliases (alias, room_id, creator, created) VALUES ($1, $2, $3, $4)", a.Alias, a.RoomID, a.Creator, s.now().UnixMilli()))
 	}
-	if r.AliasRemoved != "" {
-		errs = append(errs, do("DELETE FROM aliases WHERE alias = $1 AND room_id = $2", r.AliasRemoved, r.Room))
+	if u := r.Upgrade; u != nil {
+		errs = append(errs, do("INSERT INTO upgrades (old_room, new_room, by_user, begun) VALUES ($1, $2, $3, $4)", u.Old, u.New, u.By, s.now().UnixMilli()))
 	}
 	if r.Forgotten != "" {
 		errs = append(errs, do("UPDATE memberships SET forgotten = true WHERE room_id = $1 AND user_id = $2", r.Room, r.Forgotten))

@@ -49,6 +49,7 @@ type Store struct {
 	Events      *Events
 	State       *State
 	Memberships *Memberships
+	Upgrades    *Upgrades
 	Leases      *Leases
 
 	Accounts           *Accounts
@@ -177,6 +178,7 @@ func (s *Store) nouns() {
 	s.Events = &Events{s}
 	s.State = &State{s: s, chains: map[int64]chainLink{}}
 	s.Memberships = &Memberships{s}
+	s.Upgrades = &Upgrades{s}
 	s.Leases = &Leases{s}
 
 	s.Accounts = &Accounts{s}

@@ -125,7 +125,7 @@ func TestDelayedEventsAreListedAndChecked(t *testing.T) {
 		return got
 	}
 	for query, want := range map[string]string{
-		"": "bca", "dir=b&since_ts=end": "acb", "order_by=running_since": "abc", "room_id=" + other: "c", "type=org.a": "ca",
+		"": "bca", "dir=b&since_ts=end": "acb", "room_id=" + other: "c", "type=org.a": "ca",
 		"status=finalised": "", "since_ts=1": "bca", "dir=b&since_ts=1": "",
 	} {
 		if got := list(query); got != want {

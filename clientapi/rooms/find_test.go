@@ -2,7 +2,10 @@ package rooms_test
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"testing"
+
+	"maunium.net/go/mautrix/id"
 
 	"chancery/storage/bus"
 )
@@ -127,6 +130,20 @@ func TestUpgrade(t *testing.T) {
 	alice.get("/v3/directory/list/room/"+old).ok().has("visibility", "private")
 	bob.sends(old, "m.room.message", m{"body": "too late"}).fails(403, "M_FORBIDDEN")
 
+	if again := alice.to(old, "upgrade", m{"new_version": "11"}).ok().str("replacement_room"); again != room {
+		t.Errorf("asked again: got %s, want %s", again, room)
+	}
+
+	t.Run("tags and direct chats", func(t *testing.T) {
+		old := alice.create(m{"preset": "public_chat"})
+		bob.join(old).ok()
+		bob.put("/v3/user/"+bob.id+"/rooms/"+old+"/tags/m.favourite", m{"order": 0.5}).ok()
+		bob.put("/v3/user/"+bob.id+"/account_data/m.direct", m{alice.id: []any{old}}).ok()
+		room := alice.to(old, "upgrade", m{"new_version": "11"}).ok().str("replacement_room")
+		bob.join(room).ok()
+		bob.get("/v3/user/"+bob.id+"/rooms/"+room+"/tags").ok().has(`tags.m\.favourite.order`, "0.5")
+		bob.get("/v3/user/"+bob.id+"/account_data/m.direct").ok().has(alice.id+".1", room)
+	})
 	t.Run("version 12 by one who is no creator", func(t *testing.T) {
 		for _, from := range []string{"11", "12"} {
 			old := alice.create(m{"preset": "public_chat", "room_version": from})
@@ -161,4 +178,47 @@ func TestReports(t *testing.T) {
 	if len(got) != 3 || got[2].Reason != "rude" || got[2].UserID != "@alice:interior" || got[2].Score == nil || *got[2].Score != -100 {
 		t.Errorf("reports: got %d, the first %+v", len(got), got[len(got)-1])
 	}
+}
+
+// TestUpgradeGoesOn cuts an upgrade off after the commit that makes the new room.
+func TestUpgradeGoesOn(t *testing.T) {
+	database := filepath.Join(t.TempDir(), "test.db")
+	s := startAt(t, database)
+	alice := s.register("alice")
+	begin := func(old string) string {
+		t.Helper()
+		key := ""
+		state := func(typ, key, content string) bus.Proposal {
+			return bus.Proposal{Sender: id.UserID(alice.id), Type: typ, StateKey: &key, Content: json.RawMessage(content)}
+		}
+		created, err := bus.Ask[bus.Create, bus.Created](t.Context(), s.bus, bus.CreateRoom, bus.Create{
+			Version: "11", Content: json.RawMessage(`{"predecessor":{"room_id":"` + old + `"}}`), Sender: id.UserID(alice.id), Replaces: id.RoomID(old),
+			Events: []bus.Proposal{state("m.room.member", alice.id, `{"membership":"join"}`),
+				state("m.room.power_levels", key, `{"users":{"`+alice.id+`":100}}`)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(created.RoomID)
+	}
+	// By the client, who asks again.
+	first := alice.create(m{"preset": "public_chat", "room_alias_name": "first", "room_version": "10"})
+	room := begin(first)
+	if again := alice.to(first, "upgrade", m{"new_version": "11"}).ok().str("replacement_room"); again != room {
+		t.Errorf("asked again: got %s, want %s, which was made before", again, room)
+	}
+	alice.in(first, "state/m.room.tombstone").ok().has("replacement_room", room)
+	alice.get("/v3/directory/room/%23first:interior").ok().has("room_id", room)
+	// By itself, at the next start.
+	second := alice.create(m{"preset": "public_chat", "room_alias_name": "second", "room_version": "10"})
+	room = begin(second)
+	s.stop()
+	alice.server = startAt(t, database)
+	until(t, "the upgrade goes on after a restart", func() bool {
+		left, err := alice.store.Upgrades.Unfinished(t.Context(), 10)
+		return err == nil && len(left) == 0
+	})
+	alice.in(second, "state/m.room.tombstone").ok().has("replacement_room", room)
+	alice.in(room, "state/m.room.canonical_alias").ok().has("alias", "#second:interior")
+	alice.get("/v3/directory/room/%23second:interior").ok().has("room_id", room)
 }

@@ -62,6 +62,7 @@ func (h *Handlers) join(r *rest.Request, roomID id.RoomID, servers []string) (an
 	if room != nil && room.Joined {
 		_, err := h.propose(ctx, roomID, member(r.By.User, r.By.User, content))
 		if err == nil {
+			h.inherit(ctx, r.By.User, roomID)
 			return roomAnswer{roomID}, nil
 		}
 		if !unableToAuthorise(err) {
@@ -80,6 +81,7 @@ func (h *Handlers) join(r *rest.Request, roomID id.RoomID, servers []string) (an
 	if err != nil {
 		return nil, err
 	}
+	h.inherit(ctx, r.By.User, roomID)
 	return roomAnswer{roomID}, nil
 }
 

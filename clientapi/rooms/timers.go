@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	timersLease = "delayed"
+	timersLease   = "delayed"
+	upgradesLease = "upgrades"
 	// maxWaiting bounds the events whose timers are held in memory at once; later ones are read when these are done.
 	maxWaiting = 100_000
 	// keepFinished is how long one may ask about an event that was sent or cancelled.
@@ -33,6 +34,7 @@ func (h *Handlers) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return h.store.Leases.Hold(ctx, timersLease, h.hold) })
 	group.Go(func() error { return h.index.run(ctx) })
+	group.Go(func() error { return h.store.Leases.Hold(ctx, upgradesLease, h.finishUpgrades) })
 	return group.Wait()
 }
 

@@ -52,13 +52,39 @@ func (h *Handlers) Upgrade(r *rest.Request) (any, error) {
 		}
 	}
 	u := &upgrade{Handlers: h, user: r.By.User, old: roomID, version: body.Version, creators: body.Creators}
-	return u.run(r.Context())
+	replacement, err := u.run(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return map[string]id.RoomID{"replacement_room": replacement}, nil
+}
+
+// finishUpgrades does what is left of upgrades that a stop has cut off, and then waits for ctx to end.
+func (h *Handlers) finishUpgrades(ctx context.Context) error {
+	begun, err := h.store.Upgrades.Unfinished(ctx, 1000)
+	if err != nil {
+		return err
+	}
+	for _, b := range begun {
+		u := &upgrade{Handlers: h, user: b.By, old: b.Old}
+		err := u.read(ctx)
+		if err == nil {
+			err = u.finish(ctx, b.New)
+		}
+		if err != nil && ctx.Err() == nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Stringer("room_id", b.Old).Msg("A room's upgrade cannot be finished")
+		}
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // upgrade replaces a room by a new one.
 type upgrade struct {
 	*Handlers
-	user     id.UserID
+	user id.UserID
+	// maker of the new room: the user, or who began what the user goes on with.
+	maker    id.UserID
 	old      id.RoomID
 	version  id.RoomVersion
 	creators []id.UserID
@@ -67,35 +93,71 @@ type upgrade struct {
 	state map[pdu.Key]*storage.Event
 }
 
-func (u *upgrade) run(ctx context.Context) (any, error) {
+// run makes the new room and does all that follows. What was cut off goes on where it stopped, here when the client asks
+// again or in finishUpgrades: each step may be done twice.
+func (u *upgrade) run(ctx context.Context) (id.RoomID, error) {
 	if err := u.mustBeJoined(ctx, u.user, u.old); err != nil {
-		return nil, err
+		return "", err
 	}
 	// Nothing is made unless the last step, the tombstone, will be allowed.
 	if _, err := u.draft(ctx, u.old, u.tombstone(u.old)); err != nil {
-		return nil, err
+		return "", err
 	}
 	if err := u.read(ctx); err != nil {
-		return nil, err
+		return "", err
+	}
+	if replacement, err := u.already(ctx); err != nil || replacement != "" {
+		return replacement, err
 	}
 	question, err := u.question(ctx)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	created, err := bus.Ask[bus.Create, bus.Created](ctx, u.bus, bus.CreateRoom, *question)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if _, err := u.propose(ctx, u.old, u.tombstone(created.RoomID)); err != nil {
-		return nil, err
+	return created.RoomID, u.finish(ctx, created.RoomID)
+}
+
+// already gives the room by which the same user has replaced this one by the same version: the answer was lost, and the client
+// asks again.
+func (u *upgrade) already(ctx context.Context) (id.RoomID, error) {
+	tombstone := u.state[pdu.Key{Type: event.StateTombstone.Type}]
+	if tombstone == nil || tombstone.Sender != u.user {
+		return "", nil
+	}
+	replacement := id.RoomID(contentText(tombstone, "replacement_room"))
+	create, err := u.store.State.Current(ctx, replacement, pdu.Key{Type: event.StateCreate.Type})
+	if err != nil || create == nil || create.Sender != u.user || contentText(create, "predecessor.room_id") != string(u.old) {
+		return "", err
+	}
+	if version, err := u.view.Version(ctx, replacement); err != nil || version != u.version {
+		return "", err
+	}
+	return replacement, nil
+}
+
+// finish does what follows once the new room is there.
+func (u *upgrade) finish(ctx context.Context, replacement id.RoomID) error {
+	begun, err := u.store.Upgrades.Of(ctx, u.old)
+	if err != nil {
+		return err
+	}
+	if u.maker = u.user; begun != nil && begun.New == replacement {
+		u.maker = begun.By
+	}
+	if _, err := u.propose(ctx, u.old, u.tombstone(replacement)); err != nil {
+		return err
 	}
 	// The rest is courtesy: the room is replaced even where the user may not do all of it.
 	for _, step := range []func(context.Context, id.RoomID) error{u.moveAliases, u.unlist, u.quieten} {
-		if err := step(ctx, created.RoomID); err != nil {
+		if err := step(ctx, replacement); err != nil {
 			zerolog.Ctx(ctx).Info().Err(err).Stringer("room_id", u.old).Msg("A step after a room's upgrade failed")
 		}
 	}
-	return map[string]id.RoomID{"replacement_room": created.RoomID}, nil
+	u.inherit(ctx, u.maker, replacement)
+	return u.store.Upgrades.End(ctx, u.old)
 }
 
 func (u *upgrade) tombstone(replacement id.RoomID) bus.Proposal {
@@ -154,7 +216,7 @@ func (u *upgrade) content(typ string) json.RawMessage {
 
 // question gathers all that makes the new room.
 func (u *upgrade) question(ctx context.Context) (*bus.Create, error) {
-	q := &bus.Create{Version: u.version, Sender: u.user, Listed: u.room.Listed}
+	q := &bus.Create{Version: u.version, Sender: u.user, Listed: u.room.Listed, Replaces: u.old}
 	var err error
 	if q.Content, err = u.createContent(); err != nil {
 		return nil, err
@@ -282,22 +344,17 @@ func (u *upgrade) moveAliases(ctx context.Context, replacement id.RoomID) error 
 	}
 	var failed []error
 	for _, a := range aliases {
-		change := bus.AliasChange{Alias: a.Alias, By: u.user, Remove: true}
-		if _, err := u.ask(ctx, u.old, bus.RoomQuestion{Alias: &change}); err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		change.Remove = false
-		_, err := u.ask(ctx, replacement, bus.RoomQuestion{Alias: &change})
+		_, err := u.ask(ctx, u.old, bus.RoomQuestion{Alias: &bus.AliasChange{Alias: a.Alias, By: u.user, Remove: true, To: replacement}})
 		failed = append(failed, err)
 	}
 	if content := u.content(event.StateCanonicalAlias.Type); content != nil && len(canonicalAliases(gjson.ParseBytes(content))) > 0 {
 		for _, change := range []struct {
 			room    id.RoomID
+			by      id.UserID
 			content json.RawMessage
-		}{{u.old, json.RawMessage("{}")}, {replacement, content}} {
+		}{{replacement, u.maker, content}, {u.old, u.user, json.RawMessage("{}")}} {
 			key := ""
-			_, err := u.propose(ctx, change.room, bus.Proposal{Sender: u.user, Type: event.StateCanonicalAlias.Type, StateKey: &key, Content: change.content})
+			_, err := u.propose(ctx, change.room, bus.Proposal{Sender: change.by, Type: event.StateCanonicalAlias.Type, StateKey: &key, Content: change.content})
 			failed = append(failed, err)
 		}
 	}

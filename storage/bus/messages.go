@@ -179,6 +179,8 @@ type AliasChange struct {
 	Alias  id.RoomAlias `json:"alias"`
 	By     id.UserID    `json:"by"`
 	Remove bool         `json:"remove,omitempty"`
+	// To, with Remove, gives the alias to another room in the same commit.
+	To id.RoomID `json:"to,omitempty"`
 }
 
 // Publish lists the room in the directory, or takes it out.
@@ -202,6 +204,9 @@ type Create struct {
 	Sender id.UserID    `json:"sender"`
 	Alias  id.RoomAlias `json:"alias,omitempty"`
 	Listed bool         `json:"listed,omitempty"`
+	// Replaces is the room that is upgraded by this one. One that is being replaced already is not replaced twice: the
+	// answer then names the room that was made before.
+	Replaces id.RoomID `json:"replaces,omitempty"`
 }
 
 // Created names the new room.

@@ -156,6 +156,14 @@ CREATE TABLE aliases (
 );
 CREATE INDEX aliases_room ON aliases (room_id);
 
+-- Upgrades of rooms that have begun: the new room is there, and what follows is not all done. Gone when it is.
+CREATE TABLE upgrades (
+    old_room TEXT   PRIMARY KEY,
+    new_room TEXT   NOT NULL,
+    by_user  TEXT   NOT NULL,
+    begun    BIGINT NOT NULL
+);
+
 -- How far each persistent follower has read.
 CREATE TABLE cursors (
     name     TEXT   PRIMARY KEY,
