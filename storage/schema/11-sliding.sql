@@ -1,4 +1,4 @@
--- v10: Sliding sync
+-- v11: Sliding sync
 
 -- What a device's sliding sync was told, as of a while ago: written now and then, read after a restart.
 CREATE TABLE sliding_connections (
