@@ -467,6 +467,8 @@ func (s *Server) routes() []rest.Route {
 		{Method: "DELETE", Path: "/_synapse/admin/v1/registration_tokens/{token}", Handler: ad.DeleteRegistrationToken, Auth: rest.Admin},
 		{Method: "POST", Path: "/_synapse/admin/v1/send_server_notice", Handler: ad.SendNotice, Auth: rest.Admin},
 		{Method: "PUT", Path: "/_synapse/admin/v1/send_server_notice/{txnId}", Handler: ad.SendNotice, Auth: rest.Admin},
+		{Method: "GET", Path: "/_chancery/admin/v1/federation", Handler: ad.Peers, Auth: rest.Admin},
+		{Method: "GET", Path: "/_chancery/admin/v1/federation/{serverName}", Handler: ad.Peer, Auth: rest.Admin},
 
 		// Administrators: rooms, media, reports, other servers.
 		{Method: "GET", Path: "/_synapse/admin/v1/rooms", Handler: ad.Rooms, Auth: rest.Admin},

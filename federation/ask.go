@@ -51,6 +51,8 @@ func (f *Federation) answer(ctx context.Context, _ string, q bus.FederationQuest
 		answer.Body, err = f.askPublicRooms(ctx, q.PublicRooms)
 	case q.UserInfo != nil:
 		answer.Body, err = f.askUserInfo(ctx, q.UserInfo)
+	case q.Peers != nil:
+		answer.Body, err = f.peers(ctx, q.Peers)
 	default:
 		err = bus.Refuse(http.StatusNotFound, "M_UNRECOGNIZED", "Federation does not know this question")
 	}

@@ -57,6 +57,23 @@ func (t *Outbounds) For(ctx context.Context, server string, limit int) ([]*Outbo
 	return all(ctx, t.s, scanOutbound, "SELECT position, server, type, content FROM outbound WHERE server = $1 ORDER BY position LIMIT $2", server, limit)
 }
 
+// Counts gives how much waits for each server for which anything does.
+func (t *Outbounds) Counts(ctx context.Context) (map[string]int, error) {
+	type count struct {
+		server string
+		n      int
+	}
+	rows, err := all(ctx, t.s, func(row dbutil.Scannable) (c count, err error) {
+		err = row.Scan(&c.server, &c.n)
+		return c, err
+	}, "SELECT server, COUNT(*) FROM outbound GROUP BY server")
+	counts := make(map[string]int, len(rows))
+	for _, c := range rows {
+		counts[c.server] = c.n
+	}
+	return counts, err
+}
+
 // Servers gives the servers for which something waits.
 func (t *Outbounds) Servers(ctx context.Context) ([]string, error) {
 	return all(ctx, t.s, column[string], "SELECT DISTINCT server FROM outbound")

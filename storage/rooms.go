@@ -111,6 +111,11 @@ func (t *Rooms) ServersNow(ctx context.Context, room id.RoomID) ([]string, error
 	return all(ctx, t.s, column[string], "SELECT server FROM room_servers WHERE room_id = $1 AND until IS NULL ORDER BY since", room)
 }
 
+// AllServers gives the servers with a joined member in any room, at most so many.
+func (t *Rooms) AllServers(ctx context.Context, most int) ([]string, error) {
+	return all(ctx, t.s, column[string], "SELECT DISTINCT server FROM room_servers WHERE until IS NULL ORDER BY server LIMIT $1", most)
+}
+
 // ServerSpan is a span of positions in which a server had a joined member.
 type ServerSpan struct {
 	RoomID id.RoomID

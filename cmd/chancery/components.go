@@ -56,6 +56,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		return behind, err
 	}
 	behind.health = store.Healthy
+	behind.peers = servePeers(messages)
 
 	keys, err := federation.LoadKeys(config.ServerName, config.inData(config.SigningKey))
 	if err != nil {

@@ -122,10 +122,13 @@ func (c *certificate) current(now time.Time) (*tls.Certificate, error) {
 	return c.pair, nil
 }
 
-// adminHandler serves those who watch and measure: metrics, health, profiles; and whoever may keep accounts without asking.
-// Never to be reached from outside.
-func adminHandler(health func(ctx context.Context) error, keep keepAccounts) http.Handler {
+// adminHandler serves those who watch and measure: metrics, health, profiles, peers; and whoever may keep accounts without
+// asking. Never to be reached from outside.
+func adminHandler(health func(ctx context.Context) error, keep keepAccounts, peers http.HandlerFunc) http.Handler {
 	mux := http.NewServeMux()
+	if peers != nil {
+		mux.HandleFunc("GET /federation", peers)
+	}
 	if keep != nil {
 		mux.HandleFunc("POST /accounts", serveAccounts(keep))
 	}

@@ -30,6 +30,7 @@ func subcommands() []subcommand {
 		{"serve", "run the homeserver, or with --only some of its components", serveCommand},
 		{"check", "read the configuration, say what is wrong with it, start nothing", checkCommand},
 		{"account", "make an account, reset a password, make a registration token", accountCommand},
+		{"federation", "how it stands with other servers", federationCommand},
 		{"keygen", "make a signing key", keygenCommand},
 		{"demo", "two ministries on this machine, to try things out", demoCommand},
 	}
@@ -69,7 +70,7 @@ func run(ctx context.Context, args []string) error {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "chancery: a Matrix homeserver with a call focus inside\n\n")
 	for _, command := range subcommands() {
-		fmt.Fprintf(w, "  chancery %-8s %s\n", command.name, command.does)
+		fmt.Fprintf(w, "  chancery %-10s %s\n", command.name, command.does)
 	}
 	fmt.Fprint(w, "\n  chancery SUBCOMMAND -h lists its flags.\n\n")
 }

@@ -94,6 +94,8 @@ type handlers struct {
 	health func(ctx context.Context) error
 	// keepAccounts keeps accounts for administrators; nil where there is no client API.
 	keepAccounts keepAccounts
+	// peers tells administrators of other servers; nil without a homeserver.
+	peers http.HandlerFunc
 }
 
 // both is the client API and, where it is in this process, the federation API beside it, for proxies that have one address for
@@ -126,7 +128,7 @@ func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) e
 		handler       http.Handler
 		secure        *tls.Config
 	}{
-		{"admin", listen.Admin, adminHandler(behind.health, behind.keepAccounts), nil},
+		{"admin", listen.Admin, adminHandler(behind.health, behind.keepAccounts, behind.peers), nil},
 		{"federation", listen.Federation, behind.federation, secure},
 		{"client", listen.Client, behind.both(), nil},
 	} {

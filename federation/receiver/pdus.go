@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"chancery/federation/remote"
 	"chancery/roomserver/pdu"
 	"chancery/storage"
 	"chancery/storage/bus"
@@ -70,6 +72,7 @@ func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, 
 			}
 		}
 		receivedPDUs.WithLabelValues("refused").Add(float64(len(raws)))
+		r.tallies.dropped(origin, len(raws), err.Error())
 		return results, nil
 	}
 	// Steps 1 to 3: the event is valid, its signatures and its hash are right.
@@ -78,6 +81,7 @@ func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, 
 	for i, ev := range events {
 		if errs[i] != nil {
 			receivedPDUs.WithLabelValues("dropped").Inc()
+			r.tallies.dropped(origin, 1, kindOf(errs[i]))
 			zerolog.Ctx(ctx).Debug().Err(errs[i]).Str("origin", origin).Stringer("room_id", room).Msg("PDU dropped")
 			if eventID := anyEventID(version, raws[i]); eventID != "" {
 				results[eventID] = result{errs[i].Error()}
@@ -198,7 +202,21 @@ func (r *Receiver) receive(ctx context.Context, origin string, version id.RoomVe
 	if len(answer.Outcomes) != len(events) {
 		return nil, fmt.Errorf("the room judged %d of %d events", len(answer.Outcomes), len(events))
 	}
+	r.tallies.judged(origin, answer.Outcomes)
 	return answer.Outcomes, nil
+}
+
+// kindOf says in a word or two what was wrong with an event, without naming the event.
+func kindOf(err error) string {
+	switch {
+	case errors.Is(err, remote.ErrOtherRoom):
+		return "belongs to another room"
+	case errors.Is(err, pdu.ErrTooLarge):
+		return "too large"
+	case strings.HasPrefix(err.Error(), "verify "):
+		return "signature not good"
+	}
+	return "malformed"
 }
 
 // setAside keeps events until their parents have been fetched, or their room answers, and waits a while for that. An error says

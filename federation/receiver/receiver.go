@@ -31,13 +31,14 @@ type Receiver struct {
 	now    func() time.Time
 
 	origins *origins
+	tallies *tallies
 	gaps    *gaps
 	lists   *lists
 }
 
 // New makes a receiver. Gaps are filled and device lists fetched only while Run runs.
 func New(client *remote.Client, ring *remote.Ring, store *storage.Store, b *bus.Bus) *Receiver {
-	r := &Receiver{client: client, ring: ring, store: store, bus: b, view: view.New(store), now: time.Now, origins: newOrigins()}
+	r := &Receiver{client: client, ring: ring, store: store, bus: b, view: view.New(store), now: time.Now, origins: newOrigins(), tallies: newTallies()}
 	r.gaps = newGaps(r)
 	r.lists = newLists(r)
 	return r

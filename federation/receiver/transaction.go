@@ -66,6 +66,7 @@ func (r *Receiver) Transaction(ctx context.Context, origin, name string, body []
 	if name == "" || len(name) > maxTransactionID {
 		return nil, mautrix.MInvalidParam.WithMessage("Malformed transaction ID")
 	}
+	r.tallies.heard(origin, r.now())
 	o, done, err := r.origins.enter(ctx, origin)
 	if err != nil {
 		return nil, err

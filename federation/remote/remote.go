@@ -69,6 +69,7 @@ type Client struct {
 	fed       *federation.Client
 	external  *http.Client
 	discovery *discovery
+	peers     *peers
 }
 
 // New makes the client of the server with these keys.
@@ -108,7 +109,8 @@ func New(cfg Config, keys *Keys) (*Client, error) {
 	}
 	c.discovery = newDiscovery(c.external, net.DefaultResolver, cfg.Hosts)
 	c.fed = federation.NewClient(c.name, keys.signingKey(), nil, exhttp.ClientSettings{})
-	c.fed.HTTP.Transport = newTransport(c.discovery, dialer, tlsConfig)
+	c.peers = newPeers()
+	c.fed.HTTP.Transport = newTransport(c.discovery, c.peers, dialer, tlsConfig)
 	c.fed.UserAgent = "Chancery"
 	return c, nil
 }

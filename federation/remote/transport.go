@@ -14,13 +14,14 @@ import (
 // over https. Connections are kept open and shared by host.
 type transport struct {
 	discovery *discovery
+	peers     *peers
 	http      *http.Transport
 }
 
 type addrsKey struct{}
 
-func newTransport(d *discovery, dialer *net.Dialer, tlsConfig *tls.Config) *transport {
-	return &transport{discovery: d, http: &http.Transport{
+func newTransport(d *discovery, known *peers, dialer *net.Dialer, tlsConfig *tls.Config) *transport {
+	return &transport{discovery: d, peers: known, http: &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return dialAny(ctx, dialer, network)
 		},
@@ -55,6 +56,13 @@ func dialAny(ctx context.Context, dialer *net.Dialer, network string) (net.Conn,
 
 // RoundTrip is http.RoundTripper's.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	began := time.Now()
+	resp, err := t.roundTrip(req)
+	t.peers.note(req.Context(), req.URL.Host, began, resp, err)
+	return resp, err
+}
+
+func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "matrix-federation" {
 		return nil, fmt.Errorf("scheme %q is not matrix-federation", req.URL.Scheme)
 	}

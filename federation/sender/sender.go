@@ -265,6 +265,42 @@ func (s *Sender) worthy(server string) bool {
 	return server != s.name && server != "" && s.client.Allows(server)
 }
 
+// Status tells what waits for a destination, and how it stands with it.
+type Status struct {
+	// Queue counts the events and ephemeral messages that wait in memory; Lagging the rooms whose events wait in rows.
+	Queue, Lagging int
+	// Failures in a row, when to try again, and why the last attempt failed.
+	Failures int
+	RetryAt  time.Time
+	Cause    string
+	// Answered is when a transaction was last answered, zero for not since the start.
+	Answered time.Time
+}
+
+// Destinations tells of all servers that something was for since the start.
+func (s *Sender) Destinations() map[string]Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[string]Status, len(s.destinations))
+	for name, d := range s.destinations {
+		all[name] = d.status()
+	}
+	return all
+}
+
+func (d *destination) status() Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st := Status{
+		Queue:   len(d.waiting) + len(d.flight) + len(d.receipts) + len(d.typing) + len(d.presence),
+		Lagging: len(d.lags), Failures: d.failures, Cause: d.cause, Answered: d.answered,
+	}
+	if d.failures > 0 {
+		st.RetryAt = d.retryAt
+	}
+	return st
+}
+
 // dial takes a place for an attempt, where the destination is not one that has just answered.
 func (s *Sender) dial(ctx context.Context, d *destination) (leave func(), err error) {
 	d.mu.Lock()

@@ -250,6 +250,7 @@ type FederationQuestion struct {
 	Hierarchy    *Hierarchy        `json:"hierarchy,omitempty"`
 	Timestamp    *TimestampToEvent `json:"timestamp,omitempty"`
 	UserInfo     *UserInfo         `json:"user_info,omitempty"`
+	Peers        *Peers            `json:"peers,omitempty"`
 }
 
 // FederationAnswer is the other server's JSON answer, where there is one, as it came.
@@ -379,6 +380,53 @@ type TimestampToEvent struct {
 type UserInfo struct {
 	Server string `json:"server"`
 	Token  string `json:"token"`
+}
+
+// Peers asks how it stands with other servers; Body is a PeerList.
+type Peers struct {
+	// Server alone, or all after After in the order of their names, Limit at most.
+	Server string `json:"server,omitempty"`
+	After  string `json:"after,omitempty"`
+	Limit  int    `json:"limit,omitempty"`
+}
+
+// PeerList tells how it stands with other servers.
+type PeerList struct {
+	Peers []Peer `json:"peers"`
+	// Total is how many there are in all; Next is what to ask After for more, empty at the end.
+	Total int    `json:"total"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Peer tells how it stands with another server. Times are in ms since 1970, 0 for never; what is counted is counted since the start.
+type Peer struct {
+	Server string `json:"server"`
+	// Allowed: the configuration lets us speak with it.
+	Allowed bool `json:"allowed"`
+	// Reachable: it answered when it was last asked. Tried: it was asked at all.
+	Reachable bool `json:"reachable"`
+	Tried     bool `json:"tried"`
+	// Answered is when it last answered, Failed when it last did not, and Failure why; Heard is when it last spoke to us.
+	Answered int64  `json:"last_success"`
+	Failed   int64  `json:"last_failure,omitempty"`
+	Failure  string `json:"failure,omitempty"`
+	Heard    int64  `json:"last_heard"`
+	// Queue is what waits for it in memory and rows; Lagging are the rooms of which it lacks events.
+	Queue   int `json:"queue"`
+	Lagging int `json:"lagging_rooms"`
+	// Failures in a row of sending, and when it is tried again.
+	Failures int   `json:"failures"`
+	RetryAt  int64 `json:"retry_at,omitempty"`
+	// Skew in ms is how far its clock is ahead of ours, to about a second; nil if it never told the time.
+	Skew *int64 `json:"clock_skew,omitempty"`
+	// Certificate is until when its certificate is good.
+	Certificate int64 `json:"certificate_until,omitempty"`
+	// What became of its events, and for which reasons some were not accepted.
+	Accepted   int            `json:"accepted"`
+	SoftFailed int            `json:"soft_failed"`
+	Rejected   int            `json:"rejected"`
+	Dropped    int            `json:"dropped"`
+	Reasons    map[string]int `json:"reasons,omitempty"`
 }
 
 // DelayedAction is what is done with a delayed event.
