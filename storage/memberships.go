@@ -116,6 +116,13 @@ func (t *Memberships) OfServer(ctx context.Context, room id.RoomID, server strin
 	return all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+" FROM memberships WHERE room_id = $1 AND user_id LIKE $2", room, "%:"+server)
 }
 
+// Another tells whether a user of the server other than this one is joined to the room.
+func (t *Memberships) Another(ctx context.Context, room id.RoomID, server string, user id.UserID) (bool, error) {
+	n, err := one(ctx, t.s, column[int], `SELECT 1 FROM memberships
+		WHERE room_id = $1 AND membership = 'join' AND server = $2 AND user_id <> $3 LIMIT 1`, room, server, user)
+	return n > 0, err
+}
+
 // With gives how the user stands, or stood, to the rooms in which host is joined, the oldest first. At most ten.
 func (t *Memberships) With(ctx context.Context, host, user id.UserID) ([]*Membership, error) {
 	return all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+` FROM memberships m WHERE user_id = $2 AND EXISTS

@@ -55,14 +55,9 @@ func (l *lists) arrival(ctx context.Context, c *storage.StateChange) error {
 
 // weArrived: one of ours came into a room.
 func (l *lists) weArrived(ctx context.Context, user id.UserID, room id.RoomID) error {
-	members, err := l.r.store.Memberships.ByRoom(ctx, room, event.MembershipJoin)
-	if err != nil {
+	// Where others of ours are, we were told all the time.
+	if others, err := l.r.store.Memberships.Another(ctx, room, l.r.client.ServerName(), user); err != nil || others {
 		return err
-	}
-	for _, m := range members {
-		if m.UserID != user && m.UserID.Homeserver() == l.r.client.ServerName() {
-			return nil // we were told all the time
-		}
 	}
 	return l.r.store.Do(ctx, func(ctx context.Context) error { return l.r.store.DeviceLists.DoubtRoom(ctx, room) })
 }

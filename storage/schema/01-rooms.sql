@@ -136,7 +136,7 @@ CREATE TABLE memberships (
 );
 CREATE INDEX memberships_user ON memberships (user_id, membership);
 CREATE INDEX memberships_position ON memberships (position) WHERE position IS NOT NULL;
-CREATE INDEX memberships_room ON memberships (room_id, membership);
+CREATE INDEX memberships_room ON memberships (room_id, membership, server);
 
 -- The spans of positions in which a server had a joined member.
 CREATE TABLE room_servers (
