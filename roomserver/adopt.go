@@ -198,7 +198,7 @@ func (r *room) authChain(ctx context.Context, ids []id.EventID, chain map[id.Eve
 // populate writes who is where by the adopted state: in slices, which say nothing until the room is ours.
 func (r *room) populate(ctx context.Context) error {
 	r.members, r.joined = map[id.UserID]event.Membership{}, map[string]int{}
-	const slice = 1000
+	const slice = 300
 	var rows []*storage.Membership
 	write := func() error {
 		if len(rows) == 0 {

@@ -416,7 +416,7 @@ func (t *State) WriteUnattached(ctx context.Context, room id.RoomID, state map[K
 	for key, event := range state {
 		entries = append(entries, Entry{Chain: chain, Sequence: int64(len(entries) + 1), Key: key, Event: event})
 	}
-	const slice = 1000
+	const slice = 500
 	for len(entries) > 0 {
 		part := entries[:min(slice, len(entries))]
 		if err := t.s.Do(ctx, func(ctx context.Context) error { return t.s.insertEntries(ctx, part) }); err != nil {

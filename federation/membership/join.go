@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -36,14 +35,6 @@ func (m *Membership) Join(ctx context.Context, q *bus.JoinRemote) (bus.Federatio
 	return answer, err
 }
 
-// joined is what send_join answers.
-type joined struct {
-	State []json.RawMessage `json:"state"`
-	Chain []json.RawMessage `json:"auth_chain"`
-	// Event is our event again, with the resident server's signature if it let us in by its authority.
-	Event json.RawMessage `json:"event"`
-}
-
 // joinTime bounds send_join, whose answer may hold many thousands of events.
 const joinTime = 3 * time.Minute
 
@@ -68,19 +59,21 @@ func (m *Membership) joinThrough(ctx context.Context, server string, q *bus.Join
 	if err != nil {
 		return "", fmt.Errorf("build join: %w", err)
 	}
-	var answer joined
-	err = m.client.Ask(ctx, remote.Request{
+	asking, cancel := context.WithTimeout(ctx, joinTime)
+	defer cancel()
+	resp, err := m.client.Open(asking, remote.Request{
 		Server: server, Method: http.MethodPut, Path: []string{"v2", "send_join", string(q.RoomID), ev.EventID()}, Body: json.RawMessage(ev.JSON()),
-		Query: map[string][]string{"omit_members": {"false"}}, Limit: remote.LargeAnswer, Timeout: joinTime,
-	}, &answer)
+		Query: map[string][]string{"omit_members": {"false"}},
+	})
 	if err != nil {
 		return "", err
 	}
-	if ev, err = m.cosigned(ctx, t.Version, q.RoomID, ev, answer.Event); err != nil {
+	defer resp.Body.Close()
+	snapshot, back, err := m.takeOver(asking, t.Version, q.RoomID, resp.Body)
+	if err != nil {
 		return "", err
 	}
-	snapshot, err := m.keepState(ctx, t.Version, q.RoomID, &answer)
-	if err != nil {
+	if ev, err = m.cosigned(ctx, t.Version, q.RoomID, ev, back); err != nil {
 		return "", err
 	}
 	outcome, err := m.askRoom(ctx, q.RoomID, bus.RoomQuestion{Adopt: &bus.Adopt{
@@ -116,53 +109,6 @@ func (m *Membership) signedByAll(ctx context.Context, ev gomatrixserverlib.PDU) 
 		return fmt.Errorf("join: the authorising server did not sign: %w", err)
 	}
 	return nil
-}
-
-// keepState checks a joined room's state and auth chain, side by side, and stores what is good. It gives the number of the
-// unattached snapshot.
-func (m *Membership) keepState(ctx context.Context, version id.RoomVersion, room id.RoomID, answer *joined) (int64, error) {
-	var state, chain []gomatrixserverlib.PDU
-	var wait sync.WaitGroup
-	wait.Go(func() { state = m.believed(ctx, version, room, answer.State) })
-	wait.Go(func() { chain = m.believed(ctx, version, room, answer.Chain) })
-	wait.Wait()
-	if err := rightVersion(version, state); err != nil {
-		return 0, err
-	}
-	numbers, err := remote.StoreOutliers(ctx, m.store, append(chain, state...))
-	if err != nil {
-		return 0, err
-	}
-	return remote.StoreState(ctx, m.store, room, state, numbers)
-}
-
-// believed gives the events that bear checking; the others are left out.
-func (m *Membership) believed(ctx context.Context, version id.RoomVersion, room id.RoomID, raws []json.RawMessage) []gomatrixserverlib.PDU {
-	events, errs := m.ring.Believe(ctx, version, room, raws)
-	var good []gomatrixserverlib.PDU
-	for i, ev := range events {
-		if errs[i] != nil {
-			zerolog.Ctx(ctx).Debug().Err(errs[i]).Stringer("room_id", room).Msg("Event of a joined room left out")
-			continue
-		}
-		good = append(good, ev)
-	}
-	return good
-}
-
-// rightVersion checks that the state has a create event, of the version that make_join told.
-func rightVersion(version id.RoomVersion, state []gomatrixserverlib.PDU) error {
-	for _, ev := range state {
-		if ev.Type() != "m.room.create" || !ev.StateKeyEquals("") {
-			continue
-		}
-		is := gjson.GetBytes(ev.Content(), "room_version")
-		if is.Exists() && is.Str != string(version) || !is.Exists() && version != id.RoomV1 {
-			return fmt.Errorf("join: the room has version %q, not %q as was told before", is.Str, version)
-		}
-		return nil
-	}
-	return errors.New("join: the state has no create event")
 }
 
 // MakeJoin answers GET /_matrix/federation/v1/make_join/{roomId}/{userId}.

@@ -44,7 +44,7 @@ func (r *Ring) Believe(ctx context.Context, version id.RoomVersion, room id.Room
 }
 
 // outlierSlice is how many outliers are written at once: few enough that others' writes go on.
-const outlierSlice = 500
+const outlierSlice = 200
 
 // StoreOutliers keeps believed events that belong to nobody yet, and gives their numbers. Nil entries are passed over.
 func StoreOutliers(ctx context.Context, store *storage.Store, events []gomatrixserverlib.PDU) (map[id.EventID]int64, error) {
@@ -75,25 +75,4 @@ func outlier(ev gomatrixserverlib.PDU) *storage.Event {
 		row.RelatesTo, row.RelType = id.EventID(relation.Get("event_id").Str), relation.Get("rel_type").Str
 	}
 	return row
-}
-
-// StoreState keeps a state that was fetched, as an unattached snapshot, and gives the number of its chain. The events are
-// stored already, under these numbers.
-func StoreState(ctx context.Context, store *storage.Store, room id.RoomID, state []gomatrixserverlib.PDU, numbers map[id.EventID]int64) (int64, error) {
-	keys := make(map[pdu.Key]int64, len(state))
-	for _, ev := range state {
-		if ev == nil {
-			continue
-		}
-		key, ok := pdu.KeyOf(ev)
-		if !ok {
-			return 0, fmt.Errorf("state of %s: %s is no state event", room, ev.EventID())
-		}
-		keys[key] = numbers[id.EventID(ev.EventID())]
-	}
-	chain, err := store.State.WriteUnattached(ctx, room, keys)
-	if err != nil {
-		return 0, fmt.Errorf("store fetched state: %w", err)
-	}
-	return chain, nil
 }
