@@ -264,7 +264,7 @@ func (p *page) picture(at *url.URL) string {
 func clean(text string, most int) string {
 	text = strings.ToValidUTF8(text, "")
 	text = strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) && !unicode.IsSpace(c) || c == utf8.RuneError {
+		if unprintable(c) && !unicode.IsSpace(c) || c == utf8.RuneError {
 			return -1
 		}
 		return c

@@ -220,12 +220,17 @@ func cleanType(v string) string {
 	return v
 }
 
+// unprintable are controls, and what turns the direction of writing.
+func unprintable(c rune) bool {
+	return c < ' ' || c >= 0x7f && c <= 0x9f || c == '\u2028' || c == '\u2029' || c >= '\u202a' && c <= '\u202e' || c >= '\u2066' && c <= '\u2069'
+}
+
 // cleanName takes what cannot stand in a file name out of it.
 func cleanName(v string) string {
 	v = strings.ToValidUTF8(v, "")
 	v = strings.Map(func(c rune) rune {
-		if c < ' ' || c >= 0x7f && c <= 0x9f || c == '\u2028' || c == '\u2029' || c >= '\u202a' && c <= '\u202e' || c >= '\u2066' && c <= '\u2069' {
-			return -1 // controls, and what turns the direction of writing
+		if unprintable(c) {
+			return -1
 		}
 		return c
 	}, v)

@@ -25,6 +25,8 @@ type OutboundConfig struct {
 	// Proxy is the URL of the proxy through which all such requests go ("http://gateway:3128"). Names are then resolved
 	// there, and its rules hold. Default none.
 	Proxy string `yaml:"proxy"`
+	// Resolver looks names up; nil is the system's. Tests have one of their own.
+	Resolver *net.Resolver `yaml:"-"`
 }
 
 // ErrAddressRefused says that policy forbids connecting to an address.
@@ -41,7 +43,7 @@ func NewOutbound(cfg OutboundConfig) (*http.Client, error) {
 		return nil, fmt.Errorf("outbound: %w", err)
 	}
 	transport := &http.Transport{
-		DialContext:            dialer(addresses).DialContext,
+		DialContext:            dialer(addresses, cfg.Resolver).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    10 * time.Second,
 		ResponseHeaderTimeout:  30 * time.Second,
@@ -68,9 +70,10 @@ func NewOutbound(cfg OutboundConfig) (*http.Client, error) {
 }
 
 // dialer asks policy after the name is resolved, for each address that is tried.
-func dialer(addresses policy.Addresses) *net.Dialer {
+func dialer(addresses policy.Addresses, names *net.Resolver) *net.Dialer {
 	return &net.Dialer{
-		Timeout: 10 * time.Second,
+		Timeout:  10 * time.Second,
+		Resolver: names,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil || !addresses.Allows(to.Addr()) {
