@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/sync/semaphore"
@@ -49,7 +50,8 @@ type Passwords struct {
 	cfg    Config
 	cost   Argon2
 	cores  *semaphore.Weighted
-	dummy  string // the hash that is checked when there is no user to check
+	dummy  string       // the hash that is checked when there is no user to check
+	hashed atomic.Int64 // how many hashes were made: what tests compare in place of time
 }
 
 // NewPasswords makes it.
@@ -65,6 +67,7 @@ func (p *Passwords) Hash(ctx context.Context, password string) (string, error) {
 		return "", err
 	}
 	defer p.cores.Release(1)
+	p.hashed.Add(1)
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt) // never fails
 	return p.encode(salt, argon2.IDKey([]byte(password), salt, p.cost.Passes, p.cost.MemoryKiB, p.cost.Lanes, 32)), nil
@@ -100,6 +103,7 @@ func (p *Passwords) matches(ctx context.Context, hash, password string) (bool, e
 		return false, err
 	}
 	defer p.cores.Release(1)
+	p.hashed.Add(1)
 	got := argon2.IDKey([]byte(password), salt, cost.Passes, cost.MemoryKiB, cost.Lanes, uint32(len(key)))
 	return subtle.ConstantTimeCompare(got, key) == 1, nil
 }
