@@ -61,6 +61,8 @@ type Config struct {
 	Account account.Config `yaml:"account"`
 	// Mail is the way to users' e-mail addresses: to confirm them, to reset passwords, to tell of missed messages.
 	Mail mail.Config `yaml:"mail"`
+	// Push is when missed messages are told by e-mail.
+	Push push.Config `yaml:"push"`
 	// Rooms bounds what users may ask of rooms.
 	Rooms rooms.Config `yaml:"rooms"`
 	// Media is the content repository.
@@ -76,7 +78,7 @@ type Config struct {
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
 	return Config{
-		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), Mail: mail.DefaultConfig(),
+		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), Mail: mail.DefaultConfig(), Push: push.DefaultConfig(),
 		Rooms: rooms.DefaultConfig(), Media: media.DefaultConfig(), Sync: syncing.DefaultConfig(),
 		AppService: appservice.DefaultConfig(),
 	}
@@ -122,6 +124,10 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	if err != nil {
 		return nil, err
 	}
+	if err := cfg.Push.Validate(); err != nil {
+		return nil, err
+	}
+	cfg.Push.PublicURL = strings.TrimRight(cfg.PublicURL, "/")
 	passwords := account.NewPasswords(cfg.Account, store)
 	uia := rest.NewUIA(store, map[string]rest.Stage{
 		rest.StagePassword:          passwords.Stage,
@@ -155,7 +161,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		rooms: rooms.New(cfg.Rooms, store, messages, reader, services),
 		media: media.New(cfg.Media, store, files, messages, outbound),
 		sync:  syncing.New(cfg.Sync, store, messages, reader),
-		push:  push.New(store, reader, outbound),
+		push:  push.New(cfg.Push, store, reader, outbound, mailer),
 	}
 	s.services = services
 	s.admin = admin.New(cfg.ServerName, store, messages, reader, s.account)
@@ -403,6 +409,8 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v3/notifications", Handler: p.Notifications, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: "/_matrix/client/v3/pushers", Handler: p.Pushers, Auth: rest.User},
 		{Method: "POST", Path: "/_matrix/client/v3/pushers/set", Handler: p.SetPusher, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: push.UnsubscribePath, Handler: p.UnsubscribePage, Limit: rest.LimitRegister},
+		{Method: "POST", Path: push.UnsubscribePath, Handler: p.Unsubscribe, Limit: rest.LimitRegister},
 
 		// Application services, and the networks they bridge to.
 		{Method: "POST", Path: "/_matrix/client/v1/appservice/{appserviceId}/ping", Handler: as.Ping, Auth: rest.Service},

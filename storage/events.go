@@ -259,6 +259,23 @@ func (t *Events) NewsFor(ctx context.Context, user id.UserID, after, before Posi
 		ORDER BY position DESC LIMIT $4`, after, before, user, limit)
 }
 
+// Spoke says where a user said something last in each room, since a position. The caller keeps the span bounded.
+func (t *Events) Spoke(ctx context.Context, user id.UserID, since Position) (map[id.RoomID]Place, error) {
+	type last struct {
+		room  id.RoomID
+		place Place
+	}
+	rows, err := all(ctx, t.s, func(row dbutil.Scannable) (l last, err error) {
+		err = row.Scan(&l.room, &l.place)
+		return l, err
+	}, "SELECT room_id, MAX(place) FROM events WHERE position > $1 AND sender = $2 AND state_key IS NULL GROUP BY room_id", since, user)
+	places := make(map[id.RoomID]Place, len(rows))
+	for _, l := range rows {
+		places[l.room] = l.place
+	}
+	return places, err
+}
+
 // PageOf gives the page that ends just at the event: Backwards from it begins with the one before, Forwards with the one after.
 func (e *Event) PageOf() Page { return Page{e.Place, e.Number} }
 

@@ -53,6 +53,11 @@ func scanReceipt(row dbutil.Scannable) (*Receipt, error) {
 	return r, err
 }
 
+// Newest is the position of the user's newest receipt; 0 if there is none.
+func (t *Receipts) Newest(ctx context.Context, user id.UserID) (Position, error) {
+	return one(ctx, t.s, column[Position], "SELECT COALESCE(MAX(position), 0) FROM receipts WHERE user_id = $1", user)
+}
+
 // Put writes a receipt, inside Do, and tells of it; it fills in Place and Position. A receipt never goes back: false means
 // that the one we have is as far, or farther.
 func (t *Receipts) Put(ctx context.Context, r *Receipt) (bool, error) {

@@ -1,14 +1,10 @@
 package account
 
 import (
-	"bytes"
 	_ "embed"
 	"html/template"
-	"net/http"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/rs/zerolog"
 
 	"chancery/clientapi/mail"
 	"chancery/clientapi/rest"
@@ -26,26 +22,16 @@ type page struct {
 	Address, SID, Token string
 }
 
-// showPage answers with the page, which may load and run nothing, may not be framed, and tells nobody whence it came.
-func showPage(r *rest.Request, code int, p page) rest.Answer {
+func showPage(r *rest.Request, code int, p page) (any, error) {
 	p.Lang = mail.Language(r.HTTP.Header.Get("Accept-Language"), "en")
-	return func(w http.ResponseWriter, hr *http.Request) {
-		var out bytes.Buffer
-		if err := confirmPage.Execute(&out, p); err != nil {
-			zerolog.Ctx(hr.Context()).Error().Err(err).Msg("Page cannot be written")
-			code = http.StatusInternalServerError
-		}
-		head := w.Header()
-		head.Set("Content-Type", "text/html; charset=utf-8")
-		head.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
-		head.Set("X-Content-Type-Options", "nosniff")
-		head.Set("Referrer-Policy", "no-referrer")
-		head.Set("Cache-Control", "no-store")
-		w.WriteHeader(code)
-		if _, err := w.Write(out.Bytes()); err != nil {
-			zerolog.Ctx(hr.Context()).Debug().Err(err).Msg("Browser left before the page")
-		}
+	var title, body strings.Builder
+	if err := confirmPage.ExecuteTemplate(&title, "title", p); err != nil {
+		return nil, err
 	}
+	if err := confirmPage.Execute(&body, p); err != nil {
+		return nil, err
+	}
+	return rest.Page(code, p.Lang, strings.TrimSpace(title.String()), template.HTML(body.String())), nil //nolint:gosec // made by a template just now
 }
 
 // validText says whether a form's text can be looked up.

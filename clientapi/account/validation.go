@@ -212,9 +212,9 @@ func (h *Handlers) SubmitPage(r *rest.Request) (any, error) {
 		return nil, err
 	}
 	if v == nil {
-		return showPage(r, http.StatusBadRequest, page{Text: "stale"}), nil
+		return showPage(r, http.StatusBadRequest, page{Text: "stale"})
 	}
-	return showPage(r, http.StatusOK, page{Text: v.Purpose, Address: v.Address, SID: sid, Token: token}), nil
+	return showPage(r, http.StatusOK, page{Text: v.Purpose, Address: v.Address, SID: sid, Token: token})
 }
 
 // Submit handles POST /_matrix/client/unstable/email/submit_token: the button of that page, or a client with JSON.
@@ -237,11 +237,11 @@ func (h *Handlers) Submit(r *rest.Request) (any, error) {
 	case !form:
 		return map[string]bool{"success": v != nil}, nil
 	case v == nil:
-		return showPage(r, http.StatusBadRequest, page{Text: "stale"}), nil
+		return showPage(r, http.StatusBadRequest, page{Text: "stale"})
 	case v.NextLink != "":
 		return rest.Redirect(v.NextLink), nil
 	}
-	return showPage(r, http.StatusOK, page{Text: "done"}), nil
+	return showPage(r, http.StatusOK, page{Text: "done"})
 }
 
 // submitted reads the token from a form or from JSON.

@@ -22,6 +22,8 @@ const (
 	askUsersEvery = 2 * time.Second
 	// tooOld is the age beyond which nobody is notified any more: the server was away, or the gateway.
 	tooOld = 15 * time.Minute
+	// tooOldForMail is the same for mails, which nobody expects at once.
+	tooOldForMail = 24 * time.Hour
 	// maxAudiences bounds the rooms whose audience is remembered.
 	maxAudiences = 5000
 )
@@ -35,6 +37,7 @@ func (h *Handlers) Run(ctx context.Context) error {
 			owners: map[id.UserID]*owner{}, unread: map[id.UserID]map[id.RoomID]int{},
 		}
 		defer f.gateways.wait()
+		f.gateways.running.Go(func() { h.sendMails(ctx) })
 		return h.store.Follow(ctx, storage.Follower{
 			Name:   "push",
 			Kinds:  []storage.Kind{storage.EventNews, storage.MembershipNews, storage.ReceiptNews, storage.AccountDataNews, storage.ThreadNews},
@@ -107,7 +110,7 @@ func (f *follower) handle(ctx context.Context, news []storage.Change, _ storage.
 }
 
 func (f *follower) askUsers(ctx context.Context) error {
-	if time.Since(f.asked) < askUsersEvery {
+	if !f.changed.Swap(false) && time.Since(f.asked) < askUsersEvery {
 		return nil
 	}
 	list, err := f.store.Pushers.Users(ctx)
@@ -130,7 +133,8 @@ func (f *follower) askUsers(ctx context.Context) error {
 
 // judge asks the rules of each who might be notified, and hands what they say to the gateways.
 func (f *follower) judge(ctx context.Context, e *storage.Event) error {
-	if time.Since(time.UnixMilli(e.Timestamp)) > tooOld || e.RedactedBy != "" {
+	age := time.Since(time.UnixMilli(e.Timestamp))
+	if age > tooOld && (f.mailer == nil || age > tooOldForMail) || e.RedactedBy != "" {
 		return nil
 	}
 	who, err := f.audience(ctx, e.RoomID)
@@ -178,6 +182,12 @@ func (f *follower) notify(ctx context.Context, user id.UserID, e *storage.Event,
 	pushers, err := f.store.Pushers.Of(ctx, user)
 	if err != nil {
 		return err
+	}
+	if err := f.missed(ctx, pushers); err != nil {
+		return err
+	}
+	if time.Since(time.UnixMilli(e.Timestamp)) > tooOld {
+		return nil
 	}
 	return f.gateways.send(ctx, user, pushers, e, v, f.badge(user))
 }
@@ -244,16 +254,9 @@ func (f *follower) owner(ctx context.Context, user id.UserID) (*owner, error) {
 	if err != nil {
 		set = rules.Default(user)
 	}
-	o := &owner{set: set, ignored: map[id.UserID]bool{}}
-	list, err := f.store.AccountData.ByType(ctx, user, "", event.AccountDataIgnoredUserList.Type)
-	if err != nil {
+	o := &owner{set: set}
+	if o.ignored, err = f.ignored(ctx, user); err != nil {
 		return nil, err
-	}
-	if list != nil {
-		gjson.GetBytes(list.Content, "ignored_users").ForEach(func(key, _ gjson.Result) bool {
-			o.ignored[id.UserID(key.Str)] = true
-			return true
-		})
 	}
 	if o.invites, err = f.view.Invites(ctx, user); err != nil {
 		return nil, err
@@ -266,6 +269,20 @@ func (f *follower) owner(ctx context.Context, user id.UserID) (*owner, error) {
 	}
 	f.owners[user] = o
 	return o, nil
+}
+
+// ignored are those of whom the user wants to hear nothing.
+func (h *Handlers) ignored(ctx context.Context, user id.UserID) (map[id.UserID]bool, error) {
+	list, err := h.store.AccountData.ByType(ctx, user, "", event.AccountDataIgnoredUserList.Type)
+	if err != nil || list == nil {
+		return nil, err
+	}
+	ignored := map[id.UserID]bool{}
+	gjson.GetBytes(list.Content, "ignored_users").ForEach(func(key, _ gjson.Result) bool {
+		ignored[id.UserID(key.Str)] = true
+		return true
+	})
+	return ignored, nil
 }
 
 // unwelcome says whether the owner does not hear of invites by sender. The server's own notices are always told.

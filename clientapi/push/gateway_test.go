@@ -67,7 +67,7 @@ func newStreet(t *testing.T) *street {
 	}))
 	s.url = gateway.URL + notifyPath
 	signer := pdu.Signer{ServerName: "interior", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize))}
-	s.handlers = New(store, view.New(store), http.DefaultClient)
+	s.handlers = New(DefaultConfig(), store, view.New(store), http.DefaultClient, nil)
 	rooms, h := roomserver.New(roomserver.DefaultConfig(), store, b, signer), s.handlers
 	ended := make(chan error, 2)
 	go func() { ended <- rooms.Run(ctx) }()

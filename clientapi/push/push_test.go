@@ -43,7 +43,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close(); b.Close() })
-	h := New(store, view.New(store), http.DefaultClient)
+	h := New(DefaultConfig(), store, view.New(store), http.DefaultClient, nil)
 	const p = "/_matrix/client/v3/pushrules/"
 	routes := []rest.Route{
 		{Method: "GET", Path: p + "{$}", Handler: h.Rules, Auth: rest.User},

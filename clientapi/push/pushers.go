@@ -3,10 +3,12 @@ package push
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"net/url"
 
 	"maunium.net/go/mautrix"
 
+	"chancery/clientapi/mail"
 	"chancery/clientapi/rest"
 	"chancery/storage"
 )
@@ -67,18 +69,29 @@ func (h *Handlers) SetPusher(r *rest.Request) (any, error) {
 		return nil, missingParam.WithMessage("app_id or pushkey is missing")
 	}
 	if body.Kind == nil || *body.Kind == "" {
+		if address, err := mail.Address(body.PushKey); err == nil && body.AppID == "m.email" {
+			body.PushKey = address
+		}
 		return rest.Empty, h.store.Do(r.Context(), func(ctx context.Context) error {
 			return h.store.Pushers.Delete(ctx, r.By.User, body.AppID, body.PushKey)
 		})
 	}
-	p, err := body.stored(r)
+	p, err := h.stored(r, body.pusher)
 	if err != nil {
 		return nil, err
 	}
-	return rest.Empty, h.store.Do(r.Context(), func(ctx context.Context) error { return h.store.Pushers.Put(ctx, p, !body.Append) })
+	err = h.store.Do(r.Context(), func(ctx context.Context) error { return h.store.Pushers.Put(ctx, p, !body.Append) })
+	h.changed.Store(true)
+	return rest.Empty, err
 }
 
-func (p *pusher) stored(r *rest.Request) (*storage.Pusher, error) {
+// The kinds of pushers.
+const (
+	kindHTTP  = "http"
+	kindEmail = "email"
+)
+
+func (h *Handlers) stored(r *rest.Request, p pusher) (*storage.Pusher, error) {
 	if p.AppDisplayName == nil || p.DeviceDisplayName == nil || p.Lang == nil || len(p.Data) == 0 {
 		return nil, missingParam.WithMessage("app_display_name, device_display_name, lang or data is missing")
 	}
@@ -90,17 +103,46 @@ func (p *pusher) stored(r *rest.Request) (*storage.Pusher, error) {
 			return nil, mautrix.MInvalidParam.WithMessage("A name of the pusher is too long")
 		}
 	}
-	if *p.Kind != "http" {
+	device := r.By.Device
+	switch *p.Kind {
+	case kindHTTP:
+		if _, err := gateway(p.Data); err != nil {
+			return nil, mautrix.MInvalidParam.WithMessage("data.url is no address of a push gateway")
+		}
+	case kindEmail:
+		var err error
+		if p.PushKey, err = h.ownAddress(r, p); err != nil {
+			return nil, err
+		}
+		device = "" // it concerns the account, and outlives the session that asked for it
+	default:
 		return nil, mautrix.MInvalidParam.WithMessage("Pushers of this kind are not offered")
-	}
-	if _, err := gateway(p.Data); err != nil {
-		return nil, mautrix.MInvalidParam.WithMessage("data.url is no address of a push gateway")
 	}
 	enabled := p.Enabled == nil || *p.Enabled
 	return &storage.Pusher{
-		UserID: r.By.User, AppID: p.AppID, PushKey: p.PushKey, DeviceID: r.By.Device, Kind: *p.Kind, AppDisplayName: *p.AppDisplayName,
+		UserID: r.By.User, AppID: p.AppID, PushKey: p.PushKey, DeviceID: device, Kind: *p.Kind, AppDisplayName: *p.AppDisplayName,
 		DeviceDisplayName: *p.DeviceDisplayName, ProfileTag: p.ProfileTag, Lang: *p.Lang, Data: p.Data, Enabled: enabled,
 	}, nil
+}
+
+// ownAddress is the address to which an e-mail pusher writes: one of the user's, proved before.
+func (h *Handlers) ownAddress(r *rest.Request, p pusher) (string, error) {
+	if h.mailer == nil {
+		return "", mautrix.MInvalidParam.WithMessage("This server sends no e-mail")
+	}
+	if p.AppID != "m.email" {
+		return "", mautrix.MInvalidParam.WithMessage("The app_id of an e-mail pusher is m.email")
+	}
+	notYours := mautrix.RespError{ErrCode: "M_THREEPID_NOT_FOUND", StatusCode: http.StatusBadRequest}.WithMessage("This is no e-mail address of yours")
+	address, err := mail.Address(p.PushKey)
+	if err != nil {
+		return "", notYours
+	}
+	holder, err := h.store.ThreePIDs.ByAddress(r.Context(), "email", address)
+	if err == nil && (holder == nil || holder.UserID != r.By.User) {
+		err = notYours
+	}
+	return address, err
 }
 
 // notifyPath is the one path of gateways.

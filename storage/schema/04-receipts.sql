@@ -76,9 +76,16 @@ CREATE TABLE pushers (
     data                bytea   NOT NULL,
     enabled             BOOLEAN NOT NULL,
     created             BIGINT  NOT NULL,
+    -- of e-mail pushers: the position up to which was mailed, when to look again (0: nothing is missed), when the last
+    -- mail left, and for how many ms to wait after it
+    mail_cursor         BIGINT  NOT NULL DEFAULT 0,
+    mail_due            BIGINT  NOT NULL DEFAULT 0,
+    mail_sent           BIGINT  NOT NULL DEFAULT 0,
+    mail_pause          BIGINT  NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, app_id, push_key)
 );
 CREATE INDEX pushers_device ON pushers (user_id, device_id);
+CREATE INDEX pushers_mail_due ON pushers (mail_due) WHERE mail_due > 0;
 
 -- What users have reported to the administrators.
 CREATE TABLE reports (
