@@ -39,14 +39,31 @@ func (r *room) receive(ctx context.Context, in bus.Received) ([]bus.Outcome, err
 	}
 	outcomes := make([]bus.Outcome, len(in.PDUs))
 	for i, raw := range in.PDUs {
+		var before []string
+		if in.Onward {
+			before = r.servers()
+		}
 		o, err := r.receiveOne(ctx, raw, given)
 		if err != nil {
 			return nil, err
+		}
+		if in.Onward && o.Verdict == bus.Accepted && !o.Already {
+			r.sendOn(o.EventID, in.Origin, before)
 		}
 		verdicts.WithLabelValues(string(o.Verdict)).Inc()
 		outcomes[i] = o
 	}
 	return outcomes, r.knit(ctx)
+}
+
+// sendOn puts an event of another server into the turn for those servers that it does not reach by itself.
+func (r *room) sendOn(event id.EventID, origin string, servers []string) {
+	raw := r.events.get(event).ev.JSON()
+	for _, server := range servers {
+		if server != r.s.signer.ServerName && server != origin {
+			r.turn.rows.Outbound = append(r.turn.rows.Outbound, &storage.Outbound{Server: server, Content: raw})
+		}
+	}
 }
 
 // arrival is one PDU from outside, on its way through the checks.

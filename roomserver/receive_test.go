@@ -400,3 +400,34 @@ func TestKickedServerIsOut(t *testing.T) {
 		t.Errorf("dora stands as %+v, %v", m, err)
 	}
 }
+
+// TestSentOn receives a join that the joiner's server cannot send to the others itself: it waits for them in the same commit.
+func TestSentOn(t *testing.T) {
+	eachDatabase(t, func(h *house) {
+		room := h.create("11")
+		s := h.admits(room)
+		third := id.UserID("@frank:health.example")
+		join := s.make(membership(third, third, "join")) // signed by whomever: the room does not look
+		other := s.make(message(dora, "not sent on"))
+		for range 2 { // the second time it is known
+			if o := s.receiveAs(bus.Received{Onward: true}, join); o[0].Verdict != bus.Accepted {
+				h.Fatalf("got %+v, want it accepted", o[0])
+			}
+		}
+		s.want(bus.Accepted, other)
+		s.signer.ServerName = "health.example"
+		last := s.make(membership(third, third, "leave"))
+		if o := s.receiveAs(bus.Received{Onward: true}, last); o[0].Verdict != bus.Accepted {
+			h.Fatalf("got %+v, want it accepted", o[0])
+		}
+		for server, want := range map[string]int{"finance.example": 1, "health.example": 0, "interior.example": 0} {
+			waiting, err := h.store.Outbound.For(h.context(), server, 10)
+			if err != nil || len(waiting) != want {
+				h.Errorf("%d events wait for %s (%v), want %d", len(waiting), server, err, want)
+			}
+			if want == 1 && string(waiting[0].Content) != string(last.JSON()) {
+				h.Errorf("what waits is %s, want the leave", waiting[0].Content)
+			}
+		}
+	})
+}

@@ -20,7 +20,7 @@ type Outbound struct {
 	Content json.RawMessage
 }
 
-// Outbounds keeps what waits for other servers. Whoever has something adds it, in the transaction in which it arises;
+// Outbounds keeps what waits for other servers. Whoever has something adds it, in the transaction in which it arises (a room's turn: RoomRows);
 // federation/sender sends and removes it.
 type Outbounds struct{ s *Store }
 
@@ -38,18 +38,28 @@ func (t *Outbounds) Add(ctx context.Context, waiting []*Outbound) error {
 		return nil
 	}
 	return t.s.Do(ctx, func(ctx context.Context) error {
-		first := t.s.Next(ctx, len(waiting))
-		rows := make([][]any, len(waiting))
-		for i, o := range waiting {
-			o.Position = first + Position(i)
-			rows[i] = []any{o.Position, o.Server, o.Type, []byte(o.Content)}
-			t.s.note(ctx, o.news())
-		}
-		if err := t.s.insert(ctx, "INSERT INTO outbound (position, server, type, content) VALUES", rows, ""); err != nil {
-			return fmt.Errorf("store outbound: %w", err)
-		}
-		return nil
+		t.place(ctx, waiting)
+		return t.insert(ctx, waiting)
 	})
+}
+
+// place gives the rows their positions, and rings the sender.
+func (t *Outbounds) place(ctx context.Context, waiting []*Outbound) {
+	for _, o := range waiting {
+		o.Position = t.s.Next(ctx, 1)
+		t.s.note(ctx, o.news())
+	}
+}
+
+func (t *Outbounds) insert(ctx context.Context, waiting []*Outbound) error {
+	rows := make([][]any, len(waiting))
+	for i, o := range waiting {
+		rows[i] = []any{o.Position, o.Server, o.Type, []byte(o.Content)}
+	}
+	if err := t.s.insert(ctx, "INSERT INTO outbound (position, server, type, content) VALUES", rows, ""); err != nil {
+		return fmt.Errorf("store outbound: %w", err)
+	}
+	return nil
 }
 
 // For gives up to limit rows that wait for the server, the oldest first.

@@ -65,6 +65,9 @@ type RoomRows struct {
 	// Forgotten by this user.
 	Forgotten id.UserID
 
+	// Outbound are events of other servers that we send on.
+	Outbound []*Outbound
+
 	last Position // the last position that the rows were given
 }
 
@@ -140,6 +143,7 @@ func positionsOf(rooms []*RoomRows) int {
 				n++
 			}
 		}
+		n += len(r.Outbound)
 	}
 	return n
 }
@@ -244,6 +248,7 @@ func (s *Store) place(ctx context.Context, r *RoomRows) {
 		}
 		s.note(ctx, m.news())
 	}
+	s.Outbound.place(ctx, r.Outbound)
 	r.last = transactionOf(ctx).next
 }
 
@@ -338,6 +343,7 @@ func (s *Store) writeRest(ctx context.Context, r *RoomRows) error {
 	if r.AliasRemoved != "" {
 		errs = append(errs, do("DELETE FROM aliases WHERE alias = $1 AND room_id = $2", r.AliasRemoved, r.Room))
 	}
+	errs = append(errs, s.Outbound.insert(ctx, r.Outbound))
 	if a := r.AliasAdded; a != nil {
 		errs = append(errs, do("INSERT INTO aliases (alias, room_id, creator, created) VALUES ($1, $2, $3, $4)", a.Alias, a.RoomID, a.Creator, s.now().UnixMilli()))
 	}

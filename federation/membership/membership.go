@@ -335,18 +335,14 @@ func (m *Membership) compatible(ctx context.Context, origin string, room id.Room
 	return refusal
 }
 
-// take hands a checked event to its room, which must accept it, and sends it on to the room's other servers.
+// take hands a checked event to its room, which must accept it, and sends it on to the other servers.
 func (m *Membership) take(ctx context.Context, origin string, a *arrived, raw json.RawMessage) error {
 	events, errs := m.ring.Believe(ctx, a.version, a.room, []json.RawMessage{raw})
 	if errs[0] != nil {
 		return mautrix.MForbidden.WithMessage("The event's signatures could not be verified")
 	}
-	servers, err := m.store.Rooms.ServersNow(ctx, a.room)
-	if err != nil {
-		return err
-	}
 	outcome, err := m.askRoom(ctx, a.room, bus.RoomQuestion{Receive: &bus.Received{
-		Origin: origin, Version: a.version, PDUs: []json.RawMessage{events[0].JSON()},
+		Origin: origin, Version: a.version, PDUs: []json.RawMessage{events[0].JSON()}, Onward: true,
 	}})
 	if err != nil {
 		return err
@@ -358,16 +354,7 @@ func (m *Membership) take(ctx context.Context, origin string, a *arrived, raw js
 	default:
 		return mautrix.MForbidden.WithMessage("The room does not allow it: %s", outcome.Reason)
 	}
-	if outcome.Already {
-		return nil
-	}
-	var onward []*storage.Outbound
-	for _, server := range servers {
-		if server != m.name && server != origin {
-			onward = append(onward, &storage.Outbound{Server: server, Content: events[0].JSON()})
-		}
-	}
-	return m.store.Outbound.Add(ctx, onward)
+	return nil
 }
 
 // malformed tells what is wrong with an event that cannot be parsed.

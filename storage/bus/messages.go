@@ -159,6 +159,8 @@ type Received struct {
 	Backfill bool `json:"backfill,omitempty"`
 	// Stripped is the state sent along with an invite (or knock) to a room that we are not in.
 	Stripped []json.RawMessage `json:"stripped,omitempty"`
+	// Onward: what is accepted is sent on, to the servers that were in the room before it: its own cannot reach them yet, or any more.
+	Onward bool `json:"onward,omitempty"`
 }
 
 // Adopt takes a joined room's state into use: the join event, and the number of
