@@ -55,7 +55,7 @@ type roomPlan struct {
 	id   id.RoomID
 	stay stay
 	// live: the room is in the memory; the slices reach back to the positions beside them.
-	live                                  bool
+	live, bottom                          bool
 	eventsFrom, changesFrom, receiptsFrom storage.Position
 	events                                []*entry
 	changes                               []storage.StateChange
@@ -202,6 +202,7 @@ func (s *Syncing) planRoom(u *user, roomID id.RoomID, st *stay, typed bool) *roo
 		p.live, p.room = true, r
 		p.events, p.changes, p.receipts = r.events, r.changes, r.receipts
 		p.eventsFrom, p.changesFrom, p.receiptsFrom, p.members = r.eventsFrom, r.changesFrom, r.receiptsFrom, r.members
+		p.bottom = r.bottom
 	}
 	return p
 }

@@ -29,6 +29,10 @@ type entry struct {
 	// live: it came while the memory watched. related: others relate to it, and are bundled with it for each viewer.
 	// gap: history was missing before it when it came.
 	live, related, gap bool
+	// open: everybody may see it who is joined now; asked: that is known.
+	open, asked bool
+	// first tells of a membership event whether the user was never in the room before; 0 is not known yet.
+	first int8
 	// head is the rendered object without unsigned and without its closing brace, extra what unsigned holds for everybody, but for age.
 	head, extra []byte
 	// verdicts of push rules by class, for those whom the event does not concern.

@@ -3,6 +3,7 @@ package syncing
 import (
 	"slices"
 	"sort"
+	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -22,6 +23,15 @@ type room struct {
 	bytes                                 int                   // of events
 	changes                               []storage.StateChange // ascending
 	receipts                              []*storage.Receipt    // ascending, each key once
+
+	// bottom: nothing of the room's history lies before the events above; sealed: something does that is no news, and stays out.
+	bottom, sealed bool
+	// reworked counts what happened to events that are older than their ring.
+	reworked int
+	filling  sync.Mutex // held while history is read; never together with Syncing.mu
+
+	// snapshot is the current state, where no change is held above; zero where it is not known.
+	snapshot storage.Snapshot
 
 	// members is the position of the newest change of membership, 0 if none was seen yet.
 	members storage.Position
@@ -60,7 +70,7 @@ func (r *room) addEvent(x *entry, limit int) {
 	if len(r.events) >= 2*limit || r.bytes > maxRingBytes {
 		cut := len(r.events) / 2
 		if cut > 0 {
-			r.eventsFrom = r.events[cut-1].position
+			r.eventsFrom, r.bottom, r.sealed = r.events[cut-1].position, false, false
 		}
 		r.events = slices.Clone(r.events[cut:])
 		r.bytes = 0

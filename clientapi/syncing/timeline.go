@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"chancery/roomserver/pdu"
 	"chancery/storage"
 )
 
@@ -30,27 +31,58 @@ func (a *answer) timeline(ctx context.Context, p *roomPlan, from, to storage.Pos
 	if !part.room(p.id) {
 		return t, nil
 	}
-	if p.live && p.eventsFrom <= from && from > 0 {
-		return t, a.fromRing(ctx, p, t, from, to)
+	limit := part.limit()
+	for tries := 0; p.live; tries++ {
+		done, err := a.fromRing(ctx, p, t, from, to)
+		if err != nil || done {
+			return t, err
+		}
+		if tries == 2 {
+			break
+		}
+		if deeper, err := a.deepen(ctx, p, reads(limit)+tries*a.s.cfg.RingEvents); err != nil {
+			return t, err
+		} else if !deeper {
+			break
+		}
 	}
+	t.entries = nil
 	return t, a.fromTables(ctx, p, t, from, to)
 }
 
-func (a *answer) fromRing(ctx context.Context, p *roomPlan, t *timeline, from, to storage.Position) error {
+// fromRing takes the timeline from memory, if that reaches far enough back.
+func (a *answer) fromRing(ctx context.Context, p *roomPlan, t *timeline, from, to storage.Position) (bool, error) {
+	limit := a.q.filter.Room.Timeline.limit()
+	whole := from > 0 && p.eventsFrom <= from || p.bottom
 	entries := within(p.events, from, to, entryPosition)
+	if !whole && len(entries) <= limit {
+		return false, nil
+	}
 	t.entries = make([]*entry, 0, len(entries))
 	for _, x := range entries {
 		if a.lets(x.row()) {
 			t.entries = append(t.entries, x)
 		}
 	}
-	if err := a.keep(ctx, p, &t.entries); err != nil {
-		return err
+	if n := len(t.entries); n > limit+limit/2+8 {
+		t.entries = t.entries[n-limit-limit/2-8:] // the rest is left out whatever can be seen of it
+		if err := a.keep(ctx, p, &t.entries); err != nil || len(t.entries) <= limit {
+			t.entries = nil
+			return false, err
+		}
+	} else if err := a.keep(ctx, p, &t.entries); err != nil {
+		return false, err
+	}
+	if !whole && len(t.entries) <= limit {
+		return false, nil
 	}
 	t.prev = from.End()
-	t.cut(a.q.filter.Room.Timeline.limit(), to)
+	if from == 0 && len(p.events) > 0 {
+		t.prev = p.events[0].row().PageOf()
+	}
+	t.cut(limit, to)
 	t.begin(func(x *entry) bool { return x.afterGap() })
-	return nil
+	return true, nil
 }
 
 func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from, to storage.Position) error {
@@ -187,9 +219,14 @@ func (a *answer) keep(ctx context.Context, p *roomPlan, entries *[]*entry) error
 
 // visible takes out what the user may not see. What came while the user is joined needs no question.
 func (a *answer) visible(ctx context.Context, p *roomPlan, entries *[]*entry) error {
+	if p.stay.membership == "join" {
+		if err := a.askOpen(ctx, p, *entries); err != nil {
+			return err
+		}
+	}
 	var doubtful []*storage.Event
 	for _, x := range *entries {
-		if !p.stay.seesAll(x.position) {
+		if !p.stay.sees(x) {
 			doubtful = append(doubtful, x.row())
 		}
 	}
@@ -204,8 +241,44 @@ func (a *answer) visible(ctx context.Context, p *roomPlan, entries *[]*entry) er
 	for _, e := range seen {
 		ok[e.Number] = true
 	}
-	*entries = slices.DeleteFunc(*entries, func(x *entry) bool { return !p.stay.seesAll(x.position) && !ok[x.number] })
+	*entries = slices.DeleteFunc(*entries, func(x *entry) bool { return !p.stay.sees(x) && !ok[x.number] })
 	return nil
+}
+
+// askOpen finds out, once for all viewers, which of the events everybody may see who is joined.
+func (a *answer) askOpen(ctx context.Context, p *roomPlan, entries []*entry) error {
+	var unknown []*entry
+	var events []*storage.Event
+	for _, x := range entries {
+		x.mu.Lock()
+		if !x.asked && !p.stay.seesAll(x.position) {
+			unknown, events = append(unknown, x), append(events, x.event)
+		}
+		x.mu.Unlock()
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	open, err := a.s.view.Open(ctx, events)
+	if err != nil {
+		return err
+	}
+	for _, x := range unknown {
+		x.mu.Lock()
+		x.open, x.asked = open[x.number], true
+		x.mu.Unlock()
+	}
+	return nil
+}
+
+// sees tells whether the user is known to be allowed to see the event.
+func (st *stay) sees(x *entry) bool {
+	if st.seesAll(x.position) {
+		return true
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.open && st.membership == "join"
 }
 
 // seesAll tells whether the user is known to have been joined from before this position until now.
@@ -237,8 +310,15 @@ func (a *answer) appendTimeline(ctx context.Context, b []byte, t *timeline, st *
 func (a *answer) appendShown(ctx context.Context, b []byte, entries []*entry, st *stay) ([]byte, error) {
 	own := map[int64]int{}
 	var events []*storage.Event
+	arrival := storage.Position(-1) // of who was never in the room before
 	for _, x := range entries {
-		if !x.shared() || !st.seesAll(x.position) {
+		if x.shared() && !st.seesAll(x.position) && arrival < 0 {
+			var err error
+			if arrival, err = a.arrival(ctx, st); err != nil {
+				return nil, err
+			}
+		}
+		if !x.shared() || !st.seesAll(x.position) && arrival == 0 {
 			e, err := x.now(ctx, a.s)
 			if err != nil {
 				return nil, err
@@ -257,9 +337,43 @@ func (a *answer) appendShown(ctx context.Context, b []byte, entries []*entry, st
 		}
 		if n, ok := own[x.number]; ok {
 			b = append(b, rendered[n]...)
-		} else if b, err = a.look.show(ctx, a.s, b, x, "join"); err != nil {
+			continue
+		}
+		membership := "join"
+		if !st.seesAll(x.position) && x.position < arrival {
+			membership = "leave"
+		}
+		if b, err = a.look.show(ctx, a.s, b, x, membership); err != nil {
 			return nil, err
 		}
 	}
 	return b, nil
+}
+
+// arrival gives the position at which the user came into the room, if they were never in it before; 0 otherwise.
+func (a *answer) arrival(ctx context.Context, st *stay) (storage.Position, error) {
+	found, err := a.s.byNumbers(ctx, []int64{st.event})
+	own := found[st.event]
+	if err != nil || own == nil || st.membership != "join" || own.position == 0 {
+		return 0, err
+	}
+	own.mu.Lock()
+	first, before := own.first, own.event.Before
+	own.mu.Unlock()
+	if first == 0 {
+		number, err := a.s.store.State.Key(ctx, before, pdu.Key{Type: "m.room.member", StateKey: string(a.u.id)})
+		if err != nil {
+			return 0, err
+		}
+		if first = 1; number != 0 {
+			first = -1
+		}
+		own.mu.Lock()
+		own.first = first
+		own.mu.Unlock()
+	}
+	if first < 0 {
+		return 0, nil
+	}
+	return own.position, nil
 }

@@ -243,6 +243,7 @@ func (s *Syncing) takeEvent(c *storage.Change, around surroundings, woken wake) 
 		return
 	}
 	if e.RelatesTo != "" {
+		r.reworked++
 		for _, x := range r.events {
 			if x.id == e.RelatesTo {
 				x.relate()
@@ -259,6 +260,7 @@ func (s *Syncing) takeEvent(c *storage.Change, around surroundings, woken wake) 
 func (s *Syncing) outdate(room id.RoomID, target id.EventID) {
 	s.rendered.drop(target)
 	if r := s.rooms[room]; r != nil {
+		r.reworked++
 		for _, x := range r.events {
 			if x.id == target {
 				x.outdate()

@@ -69,6 +69,28 @@ func (r *Reader) Visible(ctx context.Context, user id.UserID, events []*storage.
 	return visible, nil
 }
 
+// Open gives, by number, those of the events that everybody may see who is joined now, whenever they came.
+// Spec: client-server-api/#room-history-visibility
+func (r *Reader) Open(ctx context.Context, events []*storage.Event) (map[int64]bool, error) {
+	asked := make([]storage.Lookup, len(events))
+	for i, e := range events {
+		asked[i] = storage.Lookup{At: e.Before, Key: keyVisibility}
+	}
+	state, err := r.stateAt(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	open := make(map[int64]bool, len(events))
+	for _, e := range events {
+		for _, setting := range state.around(e, keyVisibility) {
+			if shown(e) && rule(setting, "") >= ifJoinedLater {
+				open[e.Number] = true
+			}
+		}
+	}
+	return open, nil
+}
+
 // stickTo gives those of the events that the user may see because they are sticky: whoever is joined may, whatever the history
 // visibility says.
 // Spec: MSC4354
