@@ -41,6 +41,14 @@ type answer struct {
 	changes     map[id.RoomID][]storage.StateChange
 	changesErr  error
 
+	receiptsOnce sync.Once
+	receiptsIn   map[id.RoomID][]*storage.Receipt
+	receiptsErr  error
+
+	ownOnce sync.Once
+	own     map[id.RoomID][]*storage.Receipt
+	ownErr  error
+
 	stickOnce sync.Once
 	sticking  map[id.RoomID]bool
 	stickErr  error
@@ -56,6 +64,7 @@ type roomPlan struct {
 	stay stay
 	// live: the room is in the memory; the slices reach back to the positions beside them.
 	live, bottom                          bool
+	snapshot                              storage.Snapshot
 	eventsFrom, changesFrom, receiptsFrom storage.Position
 	events                                []*entry
 	changes                               []storage.StateChange
@@ -202,7 +211,7 @@ func (s *Syncing) planRoom(u *user, roomID id.RoomID, st *stay, typed bool) *roo
 		p.live, p.room = true, r
 		p.events, p.changes, p.receipts = r.events, r.changes, r.receipts
 		p.eventsFrom, p.changesFrom, p.receiptsFrom, p.members = r.eventsFrom, r.changesFrom, r.receiptsFrom, r.members
-		p.bottom = r.bottom
+		p.bottom, p.snapshot = r.bottom, r.snapshot
 	}
 	return p
 }
@@ -224,6 +233,10 @@ func (a *answer) sections(ctx context.Context) (*sections, error) {
 		return nil, err
 	}
 	parts := &sections{}
+	// Each room asks for the user's own membership event: read them at once.
+	if err := a.readStays(ctx); err != nil {
+		return nil, err
+	}
 	if len(a.rooms) <= 1 {
 		for _, p := range a.rooms {
 			if err := a.section(ctx, p, parts); err != nil {
@@ -243,6 +256,21 @@ func (a *answer) sections(ctx context.Context) (*sections, error) {
 		})
 	}
 	return parts, group.Wait()
+}
+
+// readStays brings the membership events of the rooms to hand.
+func (a *answer) readStays(ctx context.Context) error {
+	if len(a.rooms) < 2 {
+		return nil
+	}
+	numbers := make([]int64, 0, len(a.rooms))
+	for _, p := range a.rooms {
+		if p.stay.event != 0 {
+			numbers = append(numbers, p.stay.event)
+		}
+	}
+	_, err := a.s.byNumbers(ctx, numbers)
+	return err
 }
 
 func (a *answer) section(ctx context.Context, p *roomPlan, into *sections) error {

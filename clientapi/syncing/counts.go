@@ -182,7 +182,7 @@ func (j *judge) goOn(ctx context.Context, c *count, news []*entry) error {
 
 // readSoFar reads from the tables up to where the user has read: by receipts, and by coming in.
 func (a *answer) readSoFar(ctx context.Context, p *roomPlan, c *count) error {
-	receipts, err := a.s.store.Receipts.Of(ctx, p.id, a.u.id)
+	receipts, err := a.ownReceipts(ctx, p)
 	if err != nil {
 		return err
 	}

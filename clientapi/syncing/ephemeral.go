@@ -68,8 +68,8 @@ func (s *Syncing) typingMoved(room id.RoomID, woken wake) {
 	if r := s.rooms[room]; r != nil {
 		for u := range r.users {
 			u.typed[room] = s.mark
-			woken.all(u)
 		}
+		woken.room(r)
 	}
 }
 
@@ -173,11 +173,49 @@ func (a *answer) receipts(ctx context.Context, p *roomPlan, from storage.Positio
 		}
 	} else {
 		var err error
-		if list, err = a.s.store.Receipts.In(ctx, p.id, a.u.id, from, a.to, maxReceiptsRead); err != nil {
+		if list, err = a.readReceipts(ctx, p, from); err != nil {
 			return nil, err
 		}
 	}
 	return slices.DeleteFunc(list, func(r *storage.Receipt) bool { return a.ignored[r.UserID] }), nil
+}
+
+// readReceipts reads them, once for all rooms of the answer.
+func (a *answer) readReceipts(ctx context.Context, p *roomPlan, from storage.Position) ([]*storage.Receipt, error) {
+	if from != a.since || len(a.rooms) < 2 {
+		return a.s.store.Receipts.In(ctx, p.id, a.u.id, from, a.to, maxReceiptsRead)
+	}
+	a.receiptsOnce.Do(func() {
+		rooms := make([]id.RoomID, len(a.rooms))
+		for i, room := range a.rooms {
+			rooms[i] = room.id
+		}
+		var all []*storage.Receipt
+		all, a.receiptsErr = a.s.store.Receipts.InAll(ctx, rooms, a.u.id, from, a.to, maxReceiptsRead)
+		a.receiptsIn = byRoom(all)
+	})
+	return a.receiptsIn[p.id], a.receiptsErr
+}
+
+// ownReceipts gives the user's own receipts in the room: read once for all rooms where the answer has many.
+func (a *answer) ownReceipts(ctx context.Context, p *roomPlan) ([]*storage.Receipt, error) {
+	if len(a.rooms) < 10 {
+		return a.s.store.Receipts.Of(ctx, p.id, a.u.id)
+	}
+	a.ownOnce.Do(func() {
+		var all []*storage.Receipt
+		all, a.ownErr = a.s.store.Receipts.AllOf(ctx, a.u.id)
+		a.own = byRoom(all)
+	})
+	return a.own[p.id], a.ownErr
+}
+
+func byRoom(receipts []*storage.Receipt) map[id.RoomID][]*storage.Receipt {
+	rooms := map[id.RoomID][]*storage.Receipt{}
+	for _, r := range receipts {
+		rooms[r.RoomID] = append(rooms[r.RoomID], r)
+	}
+	return rooms
 }
 
 type receiptData struct {

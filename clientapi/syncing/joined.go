@@ -182,9 +182,19 @@ func (a *answer) current(ctx context.Context, p *roomPlan) (storage.Snapshot, er
 	if changes := within(p.changes, 0, a.to, changePosition); len(changes) > 0 {
 		return changes[len(changes)-1].After, nil
 	}
+	if p.snapshot != (storage.Snapshot{}) {
+		return p.snapshot, nil
+	}
 	room, err := a.s.store.Rooms.ByID(ctx, p.id)
 	if err != nil || room == nil {
 		return storage.Snapshot{}, err
+	}
+	if p.room != nil {
+		a.s.mu.Lock()
+		if p.room.snapshot == (storage.Snapshot{}) {
+			p.room.snapshot = room.State
+		}
+		a.s.mu.Unlock()
 	}
 	return room.State, nil
 }

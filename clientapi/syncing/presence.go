@@ -71,8 +71,8 @@ func (s *Syncing) appeared(m bus.Presence) {
 			if r := s.rooms[roomID]; r != nil {
 				for u := range r.users {
 					u.shown[m.UserID] = s.mark
-					woken.all(u)
 				}
+				woken.room(r)
 			}
 		}
 	}

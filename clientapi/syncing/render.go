@@ -304,6 +304,17 @@ func (c *rendered) put(x *entry) {
 	c.young[x.number], c.youngIDs[x.id] = x, x
 }
 
+// relate notes that another event relates to this one.
+func (c *rendered) relate(event id.EventID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, half := range []map[id.EventID]*entry{c.youngIDs, c.oldIDs} {
+		if x := half[event]; x != nil {
+			x.relate()
+		}
+	}
+}
+
 // drop forgets an event whose row has changed.
 func (c *rendered) drop(event id.EventID) {
 	c.mu.Lock()

@@ -58,8 +58,8 @@ func newRoom(roomID id.RoomID, from storage.Position) *room {
 func (r *room) touch(at storage.Position, woken wake) {
 	for u := range r.users {
 		u.touched[r.id] = max(u.touched[r.id], at)
-		woken.all(u)
 	}
+	woken.room(r)
 }
 
 func (r *room) addEvent(x *entry, limit int) {

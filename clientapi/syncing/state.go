@@ -100,10 +100,21 @@ func beforeTimeline(last map[pdu.Key]int64, timeline []*entry, held before) (map
 	return state, nil
 }
 
+// fewKeys is how many keys are looked up one by one; for more the whole state is read, which others may ask for too.
+const fewKeys = 16
+
 // heldAt asks the snapshot before the timeline's first event.
 func (a *answer) heldAt(ctx context.Context, t *timeline) before {
 	return func(keys []pdu.Key) (map[pdu.Key]int64, error) {
 		at := t.entries[0].row().Before
+		if len(keys) > fewKeys {
+			whole, err := a.s.states.at(ctx, a.s.store, at)
+			held := make(map[pdu.Key]int64, len(keys))
+			for _, key := range keys {
+				held[key] = whole[key]
+			}
+			return held, err
+		}
 		asked := make([]storage.Lookup, len(keys))
 		for i, key := range keys {
 			asked[i] = storage.Lookup{At: at, Key: key}

@@ -98,14 +98,15 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 	if err := s.reachSoon(ctx, reach); err != nil {
 		return nil, err
 	}
-	w := &waiter{device: q.by.Device, woken: make(chan struct{}, 1), ended: make(chan struct{})}
+	w := &waiter{device: q.by.Device, woken: make(chan struct{}, 1), ended: make(chan struct{}), surplus: make(chan struct{})}
+	w.express.Store(true)
 	var enough <-chan time.Time
 	if q.wait > 0 {
 		timer := time.NewTimer(q.wait)
 		defer timer.Stop()
 		enough = timer.C
 		s.mu.Lock()
-		u.waiters[w] = struct{}{}
+		u.wait(w)
 		s.mu.Unlock()
 		waiting.Inc()
 		defer func() {
@@ -116,7 +117,7 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 		}()
 	}
 	for {
-		body, empty, err := s.answerSoon(ctx, u, q)
+		body, empty, err := s.answerSoon(ctx, u, q, w.express.Swap(false))
 		if err != nil {
 			return nil, err
 		}
@@ -129,6 +130,8 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 			return nil, ctx.Err()
 		case <-w.ended:
 			return nil, mautrix.MUnknownToken.WithMessage("This device has been logged out")
+		case <-w.surplus:
+			return body, nil
 		case <-enough:
 			answers.WithLabelValues("empty").Inc()
 			return body, nil
@@ -147,7 +150,20 @@ func (s *Syncing) reachSoon(ctx context.Context, to storage.Position) error {
 	return s.reach(ctx, to)
 }
 
-func (s *Syncing) answerSoon(ctx context.Context, u *user, q *question) (json.RawMessage, bool, error) {
+// answerSoon makes the answer when its turn has come: those from memory do not wait for those that are read from the tables, of
+// which few are made at once.
+func (s *Syncing) answerSoon(ctx context.Context, u *user, q *question, express bool) (json.RawMessage, bool, error) {
+	s.mu.RLock()
+	covered := q.since != nil && !q.fullState && q.since.Position >= u.from
+	s.mu.RUnlock()
+	turns := s.quick
+	if !covered {
+		turns = s.slow
+	}
+	if err := turns.enter(ctx, express); err != nil {
+		return nil, false, err
+	}
+	defer turns.leave()
 	ctx, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	return s.answer(ctx, u, q)

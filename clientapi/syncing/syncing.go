@@ -14,6 +14,7 @@ package syncing
 import (
 	"context"
 	"crypto/rand"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,6 +72,8 @@ type Syncing struct {
 	sent     *sentMembers
 	later    chan *later // counts to be finished
 	slides   *slides
+	// quick and slow are the turns of answers from memory, and of those that are read from the tables.
+	quick, slow *gate
 
 	applied atomic.Int64 // the position up to which the memory below is filled
 
@@ -106,6 +109,8 @@ func New(cfg Config, store *storage.Store, b *bus.Bus, reader *view.Reader) *Syn
 		sent:     newSentMembers(),
 		later:    make(chan *later, maxLater),
 		slides:   newSlides(),
+		quick:    newGate(4 * runtime.GOMAXPROCS(0)),
+		slow:     newGate(2 * runtime.GOMAXPROCS(0)),
 		reached:  make(chan struct{}),
 		users:    map[id.UserID]*user{},
 		rooms:    map[id.RoomID]*room{},

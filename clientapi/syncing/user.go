@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"maunium.net/go/mautrix/event"
@@ -23,7 +24,8 @@ type user struct {
 	err    error
 
 	waiters map[*waiter]struct{}
-	using   int // requests at work
+	waited  int64 // how many syncs have waited
+	using   int   // requests at work
 	seen    time.Time
 
 	stays map[id.RoomID]*stay
@@ -83,8 +85,13 @@ type device struct {
 // waiter is one sync that waits.
 type waiter struct {
 	device id.DeviceID
-	woken  chan struct{}
-	ended  chan struct{} // closed when the device has ended
+	// express: it was woken by what is not for a crowd.
+	express atomic.Bool
+	// surplus is closed when the device has too many that wait; nil for one that does not count. age tells the oldest.
+	surplus chan struct{}
+	age     int64
+	woken   chan struct{}
+	ended   chan struct{} // closed when the device has ended
 }
 
 func newUser(name id.UserID, from storage.Position) *user {
@@ -210,6 +217,29 @@ func (u *user) count(room id.RoomID) *count {
 		u.counts[room] = c
 	}
 	return c
+}
+
+// maxWaiting bounds how many syncs of one device wait at once.
+const maxWaiting = 16
+
+// wait lets a sync wait; the device's oldest ends when there are too many. mu is held.
+func (u *user) wait(w *waiter) {
+	u.waited++
+	w.age = u.waited
+	u.waiters[w] = struct{}{}
+	waiting, oldest := 0, w
+	for x := range u.waiters {
+		if x.surplus != nil && x.device == w.device {
+			waiting++
+			if x.age < oldest.age {
+				oldest = x
+			}
+		}
+	}
+	if waiting > maxWaiting {
+		close(oldest.surplus)
+		delete(u.waiters, oldest)
+	}
 }
 
 // end tells the waiters of a device that it is gone.

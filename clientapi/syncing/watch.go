@@ -189,6 +189,7 @@ func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 	case storage.StateNews:
 		if r := s.rooms[c.RoomID]; r != nil {
 			r.addChange(*c.State, s.cfg.RingEvents)
+			r.snapshot = c.State.After
 			r.touch(c.Position, woken)
 		}
 	case storage.MembershipNews:
@@ -237,6 +238,9 @@ func (s *Syncing) takeEvent(c *storage.Change, around surroundings, woken wake) 
 				s.uncount(c.RoomID)
 			}
 		}
+	}
+	if e.RelatesTo != "" {
+		s.rendered.relate(e.RelatesTo)
 	}
 	r := s.rooms[c.RoomID]
 	if r == nil {
@@ -367,9 +371,7 @@ func (s *Syncing) takeReceipt(c *storage.Change, woken wake) {
 	}
 	if now := s.now(); now.Sub(r.rung) >= receiptPause {
 		r.rung = now
-		for u := range r.users {
-			woken.all(u)
-		}
+		woken.room(r)
 	} else if !r.ringing {
 		r.ringing = true
 		time.AfterFunc(receiptPause-now.Sub(r.rung), func() { s.ringLate(r) })
@@ -381,9 +383,7 @@ func (s *Syncing) ringLate(r *room) {
 	woken := wake{}
 	s.mu.Lock()
 	r.ringing, r.rung = false, s.now()
-	for u := range r.users {
-		woken.all(u)
-	}
+	woken.room(r)
 	s.mu.Unlock()
 	woken.ring()
 }
@@ -400,8 +400,8 @@ func (s *Syncing) takeDeviceList(c *storage.Change, circle []id.RoomID, woken wa
 		}
 		for u := range r.users {
 			u.listChanged(c.UserID, c.Position)
-			woken.all(u)
 		}
+		woken.room(r)
 	}
 }
 
@@ -445,29 +445,51 @@ func (s *Syncing) dropIdle() {
 	}
 }
 
-// wake gathers whom news concerns: all of a user's waiters, or those of one device.
-type wake map[*waiter]struct{}
+// wake gathers whom news concerns: all of a user's waiters, or those of one device; false for those whom it concerns as part of
+// a crowd only.
+type wake map[*waiter]bool
+
+// crowded is how many of a room's users sync here before they are a crowd.
+const crowded = 50
 
 func (w wake) all(u *user) {
 	for x := range u.waiters {
-		w[x] = struct{}{}
+		w[x] = true
+	}
+}
+
+// room wakes all of the room's users.
+func (w wake) room(r *room) {
+	few := len(r.users) <= crowded
+	for u := range r.users {
+		for x := range u.waiters {
+			w[x] = w[x] || few
+		}
 	}
 }
 
 func (w wake) device(u *user, device id.DeviceID) {
 	for x := range u.waiters {
 		if x.device == device {
-			w[x] = struct{}{}
+			w[x] = true
 		}
 	}
 }
 
-// ring wakes them; it never blocks.
+// ring wakes them, the crowd last; it never blocks.
 func (w wake) ring() {
-	for x := range w {
-		select {
-		case x.woken <- struct{}{}:
-		default:
+	for _, express := range []bool{true, false} {
+		for x, is := range w {
+			if is != express {
+				continue
+			}
+			if express {
+				x.express.Store(true)
+			}
+			select {
+			case x.woken <- struct{}{}:
+			default:
+			}
 		}
 	}
 }
