@@ -3,6 +3,7 @@ package syncing
 import (
 	"context"
 	"encoding/json"
+	"sync"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -57,7 +58,7 @@ func (s *Syncing) filter(ctx context.Context, user id.UserID, text string) (*Fil
 	case text == "":
 		return &Filter{}, nil
 	case text[0] == '{':
-		raw = json.RawMessage(text)
+		return s.parsed.filter(text)
 	default:
 		var err error
 		if raw, err = s.store.Filters.ByID(ctx, user, text); err != nil {
@@ -67,5 +68,37 @@ func (s *Syncing) filter(ctx context.Context, user id.UserID, text string) (*Fil
 			return nil, mautrix.MInvalidParam.WithMessage("There is no such filter")
 		}
 	}
-	return ParseFilter(raw)
+	return s.parsed.filter(string(raw))
+}
+
+// maxParsed is how many filters are kept at hand in each of two halves: clients send theirs with each sync.
+const maxParsed = 500
+
+// parsed keeps filters at hand that were read from their text. They are shared: read only.
+type parsed struct {
+	mu         sync.Mutex
+	young, old map[string]*Filter
+}
+
+func (p *parsed) filter(text string) (*Filter, error) {
+	p.mu.Lock()
+	f := p.young[text]
+	if f == nil {
+		f = p.old[text]
+	}
+	p.mu.Unlock()
+	if f != nil {
+		return f, nil
+	}
+	f, err := ParseFilter([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.young == nil || len(p.young) >= maxParsed {
+		p.young, p.old = map[string]*Filter{}, p.young
+	}
+	p.young[text] = f
+	return f, nil
 }

@@ -3,6 +3,7 @@ package syncing
 import (
 	"context"
 	"maps"
+	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -74,28 +75,48 @@ func (w *walk) take(ctx context.Context, j *judge, x *entry, e *storage.Event) e
 
 // step reads one page.
 func (w *walk) step(ctx context.Context, j *judge) error {
-	ask := j.s.store.Events.Backwards
-	if w.threadsOnly(w.page.Place) {
-		ask = j.s.store.Events.InThreads
-	}
-	events, err := ask(ctx, w.room, w.page, unreadPage)
+	entries, err := w.next(ctx, j.s)
 	if err != nil {
 		return err
 	}
 	end := w.end()
-	for _, e := range events {
+	for _, x := range entries {
+		e := x.row()
 		if e.Place <= end {
 			w.done = true
 			return nil
 		}
 		w.page = e.PageOf()
-		if err := w.take(ctx, j, newEntry(e), e); err != nil {
+		if err := w.take(ctx, j, x, e); err != nil {
 			return err
 		}
 		end = w.end()
 	}
-	w.done = len(events) < unreadPage
+	w.done = len(entries) < unreadPage
 	return nil
+}
+
+// next gives the next page, newest first.
+func (w *walk) next(ctx context.Context, s *Syncing) ([]*entry, error) {
+	key := pageKey{w.room, w.page, w.threadsOnly(w.page.Place)}
+	found, version := s.walked.find(key)
+	if found != nil {
+		return found, nil
+	}
+	ask := s.store.Events.Backwards
+	if key.threadsOnly {
+		ask = s.store.Events.InThreads
+	}
+	events, err := ask(ctx, w.room, w.page, unreadPage)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]*entry, len(events))
+	for i, e := range events {
+		entries[i] = newEntry(e)
+	}
+	s.walked.keep(key, entries, version)
+	return entries, nil
 }
 
 // countAgain counts the stale threads anew: from the memory as far as it reaches back, then from the tables. rest is what
@@ -220,4 +241,62 @@ func (s *Syncing) finishCount(ctx context.Context, l *later) error {
 	s.mu.Unlock()
 	woken.ring()
 	return nil
+}
+
+// pages keeps at hand the newest pages of history that were walked through: many a count goes the same way.
+type pages struct {
+	mu         sync.Mutex
+	version    int // rises when an event looks otherwise: what was read before is not kept
+	young, old map[pageKey][]*entry
+}
+
+type pageKey struct {
+	room        id.RoomID
+	page        storage.Page
+	threadsOnly bool
+}
+
+// maxPagesKept is how many pages each of two halves holds.
+const maxPagesKept = 16
+
+func (p *pages) find(key pageKey) (found []*entry, version int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if found := p.young[key]; found != nil {
+		return found, p.version
+	}
+	return p.old[key], p.version
+}
+
+func (p *pages) keep(key pageKey, entries []*entry, version int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.version != version {
+		return
+	}
+	if p.young == nil || len(p.young) >= maxPagesKept {
+		p.young, p.old = map[pageKey][]*entry{}, p.young
+	}
+	p.young[key] = entries
+}
+
+// outdate drops what is kept of a room: one of its events looks otherwise now.
+func (p *pages) outdate(room id.RoomID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.version++
+	for _, half := range []map[pageKey][]*entry{p.young, p.old} {
+		for key := range half {
+			if key.room == room {
+				delete(half, key)
+			}
+		}
+	}
+}
+
+// age drops what was not walked through for a while.
+func (p *pages) age() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.young, p.old = nil, p.young
 }

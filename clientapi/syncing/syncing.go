@@ -67,11 +67,13 @@ type Syncing struct {
 	// process tells tokens of this process from others': they alone understand its ephemeral marks.
 	process string
 
+	parsed   parsed
 	rendered *rendered
 	states   *states
 	sent     *sentMembers
 	later    chan *later // counts to be finished
 	slides   *slides
+	walked   pages
 	// quick and slow are the turns of answers from memory, and of those that are read from the tables.
 	quick, slow *gate
 

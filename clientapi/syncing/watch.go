@@ -263,6 +263,7 @@ func (s *Syncing) takeEvent(c *storage.Change, around surroundings, woken wake) 
 // outdate makes an event be read and rendered again when it is next shown.
 func (s *Syncing) outdate(room id.RoomID, target id.EventID) {
 	s.rendered.drop(target)
+	s.walked.outdate(room)
 	if r := s.rooms[room]; r != nil {
 		r.reworked++
 		for _, x := range r.events {
@@ -415,6 +416,7 @@ func (s *Syncing) tidy(ctx context.Context) {
 			return
 		case <-tick.C:
 			s.dropIdle()
+			s.walked.age()
 			s.fadePresence()
 		}
 	}

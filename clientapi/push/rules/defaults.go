@@ -3,6 +3,8 @@ package rules
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"sync"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -97,30 +99,58 @@ var table = []line{
 		is("type", "org.matrix.msc3401.call"), {Kind: "call_started"}}, actions: sound},
 }
 
-// defaults makes the default rules of a user.
+// common are the default rules that are the same for everybody, compiled: all sets share them. nil where a line is personal.
+var common = sync.OnceValue(func() []*Rule {
+	list := make([]*Rule, len(table))
+	for i, l := range table {
+		if !l.personal() {
+			list[i] = l.rule("")
+			list[i].compile(l.kind)
+		}
+	}
+	return list
+})
+
+func (l line) personal() bool {
+	return l.pattern == localpart || slices.ContainsFunc(l.conditions, func(c Condition) bool {
+		return c.Pattern != nil && *c.Pattern == me || string(c.Value) == me
+	})
+}
+
+// rule makes the rule for a user.
+func (l line) rule(user id.UserID) *Rule {
+	r := &Rule{ID: l.id, Default: true, Enabled: !l.off, Conditions: slices.Clone(l.conditions)}
+	if r.Conditions == nil {
+		r.Conditions = []Condition{}
+	}
+	for i := range r.Conditions {
+		c := &r.Conditions[i]
+		if c.Pattern != nil && *c.Pattern == me {
+			own := string(user)
+			c.Pattern = &own
+		}
+		if string(c.Value) == me {
+			c.Value, _ = json.Marshal(user)
+		}
+	}
+	if l.pattern == localpart {
+		own := user.Localpart()
+		r.Pattern = &own
+	}
+	if err := json.Unmarshal(fmt.Appendf(nil, "[%s]", l.actions), &r.Actions); err != nil {
+		panic(fmt.Sprintf("rules: actions of %s: %v", l.id, err))
+	}
+	return r
+}
+
+// defaults makes the default rules of a user. Most are shared: never to be changed in place.
 func defaults(user id.UserID) map[Kind][]*Rule {
 	byKind := make(map[Kind][]*Rule, len(Kinds))
-	for _, l := range table {
-		r := &Rule{ID: l.id, Default: true, Enabled: !l.off, Conditions: make([]Condition, len(l.conditions))}
-		copy(r.Conditions, l.conditions)
-		for i := range r.Conditions {
-			c := &r.Conditions[i]
-			if c.Pattern != nil && *c.Pattern == me {
-				own := string(user)
-				c.Pattern = &own
-			}
-			if string(c.Value) == me {
-				c.Value, _ = json.Marshal(user)
-			}
+	for i, r := range common() {
+		if r == nil {
+			r = table[i].rule(user)
 		}
-		if l.pattern == localpart {
-			own := user.Localpart()
-			r.Pattern = &own
-		}
-		if err := json.Unmarshal(fmt.Appendf(nil, "[%s]", l.actions), &r.Actions); err != nil {
-			panic(fmt.Sprintf("rules: actions of %s: %v", l.id, err))
-		}
-		byKind[l.kind] = append(byKind[l.kind], r)
+		byKind[table[i].kind] = append(byKind[table[i].kind], r)
 	}
 	return byKind
 }

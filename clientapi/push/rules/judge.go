@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -109,14 +110,7 @@ func (s *Set) compile() {
 	sum := sha256.New()
 	for _, kind := range Kinds {
 		for _, r := range s.rules[kind] {
-			r.kind = kind
-			r.verdict = verdictOf(r)
-			if kind == Content && r.Pattern != nil {
-				r.content = compile(*r.Pattern, true)
-			}
-			for i := range r.Conditions {
-				r.Conditions[i].compile()
-			}
+			r.compile(kind)
 			if r.Default {
 				fmt.Fprintf(sum, "%s %s %t %s\n", kind, r.ID, r.Enabled, r.Actions)
 			} else if r.Enabled {
@@ -136,6 +130,29 @@ func (s *Set) compile() {
 		}
 	}
 	s.class = base64.RawStdEncoding.EncodeToString(sum.Sum(nil)[:12])
+}
+
+// compile prepares the rule, once.
+func (r *Rule) compile(kind Kind) {
+	if r.compiled {
+		return
+	}
+	r.kind, r.compiled = kind, true
+	r.verdict = verdictOf(r)
+	if kind == Content && r.Pattern != nil {
+		r.content = compile(*r.Pattern, true)
+	}
+	for i := range r.Conditions {
+		r.Conditions[i].compile()
+	}
+}
+
+// changed gives a rule like this one that may be changed.
+func (r *Rule) changed(change func(*Rule)) *Rule {
+	other := *r
+	other.Conditions, other.compiled = slices.Clone(r.Conditions), false
+	change(&other)
+	return &other
 }
 
 func verdictOf(r *Rule) Verdict {

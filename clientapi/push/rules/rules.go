@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -50,9 +51,10 @@ type Rule struct {
 	Conditions []Condition       `json:"conditions,omitempty"`
 	Pattern    *string           `json:"pattern,omitempty"`
 
-	kind    Kind
-	content *pattern // compiled Pattern
-	verdict Verdict
+	compiled bool // never changed from then on
+	kind     Kind
+	content  *pattern // compiled Pattern
+	verdict  Verdict
 }
 
 // Condition of an override, postcontent or underride rule.
@@ -98,10 +100,23 @@ type stored struct {
 	Global map[Kind][]*Rule `json:"global"`
 }
 
+// standardClass is the class of those who never changed anything.
+var standardClass atomic.Pointer[string]
+
 // Default is the set of a user who never changed anything.
 func Default(user id.UserID) *Set {
 	s := &Set{User: user, rules: defaults(user)}
+	if class := standardClass.Load(); class != nil {
+		for kind, list := range s.rules {
+			for _, r := range list {
+				r.compile(kind)
+			}
+		}
+		s.class = *class
+		return s
+	}
 	s.compile()
+	standardClass.Store(&s.class)
 	return s
 }
 
@@ -128,9 +143,10 @@ func Parse(user id.UserID, content []byte) (*Set, error) {
 			}
 		}
 		list := make([]*Rule, 0, len(own)+len(standard[kind]))
-		for _, r := range standard[kind] {
+		for i, r := range standard[kind] {
 			if c := changed[r.ID]; c != nil {
-				r.Enabled, r.Actions = c.Enabled, c.Actions
+				r = r.changed(func(r *Rule) { r.Enabled, r.Actions = c.Enabled, c.Actions })
+				standard[kind][i] = r
 			}
 			if r.ID == master {
 				list = append(list, r)
@@ -252,10 +268,8 @@ func (s *Set) change(kind Kind, ruleID string, change func(*Rule)) error {
 	if old == nil {
 		return ErrNoRule
 	}
-	changed := *old
-	change(&changed)
 	list := slices.Clone(s.rules[kind])
-	list[slices.Index(list, old)] = &changed
+	list[slices.Index(list, old)] = old.changed(change)
 	s.replace(kind, list)
 	return nil
 }
