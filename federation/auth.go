@@ -115,9 +115,9 @@ func parseParameter(s string) (name, value, rest string, err error) {
 	return "", "", "", fmt.Errorf("%w: %s is not closed", errXMatrix, name)
 }
 
-// authenticate checks who sent the request, and reads its body. The order: form of the header, names, policy, body, signature;
-// so that nothing is fetched for a malformed or unwelcome origin.
-func (d *door) authenticate(r *http.Request, limit int64) (origin string, body []byte, err error) {
+// authenticate checks who sent the request, and reads its body. The order: form of the header, names, policy, limits, keys, body,
+// signature; so that nothing is fetched for a malformed or unwelcome origin, and nothing read that cannot be checked.
+func (d *door) authenticate(w http.ResponseWriter, r *http.Request, limit int64) (origin string, body []byte, err error) {
 	headers, err := xMatrixHeaders(r)
 	if err != nil {
 		return "", nil, err
@@ -126,9 +126,26 @@ func (d *door) authenticate(r *http.Request, limit int64) (origin string, body [
 	if err := d.admit(headers); err != nil {
 		return "", nil, err
 	}
+	if err := d.guests.welcome(origin); err != nil {
+		return "", nil, err
+	}
+	keyIDs := make([]string, len(headers))
+	for i, h := range headers {
+		keyIDs[i] = h.key
+	}
+	if !d.ring.Prepare(r.Context(), origin, keyIDs) { // no use in reading what cannot be checked
+		return "", nil, mUnauthorized.WithMessage("The keys of %s are not known", origin)
+	}
+	done, err := d.guests.pay(r.Context(), r, origin, limit)
+	if err != nil {
+		return "", nil, err
+	}
+	defer done()
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // where there is no connection there is no deadline
 	if body, err = readBody(r, limit); err != nil {
 		return "", nil, err
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	signatures := make(map[string]string, len(headers))
 	for _, h := range headers {
 		signatures[h.key] = h.signature

@@ -12,10 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
@@ -98,20 +96,22 @@ const (
 type door struct {
 	name   string
 	remote *remote.Client
-	ring   gomatrixserverlib.JSONVerifier
+	ring   *remote.Ring
 	log    zerolog.Logger
 	mux    *http.ServeMux
 	paths  map[string]map[string]route // by pattern, by method
 	// allowed are globs of the paths that may be asked; none: all.
 	allowed []string
 	guests  *guests
+	// heard is told of each server that spoke to us.
+	heard func(server string)
 }
 
-func newDoor(client *remote.Client, ring gomatrixserverlib.JSONVerifier, cfg Config, log zerolog.Logger) *door {
+func newDoor(client *remote.Client, ring *remote.Ring, cfg Config, log zerolog.Logger) *door {
 	return &door{
 		allowed: cfg.AllowedPaths,
 		name:    client.ServerName(), remote: client, ring: ring, log: log,
-		mux: http.NewServeMux(), paths: make(map[string]map[string]route), guests: newGuests(cfg.RequestsPerOrigin),
+		mux: http.NewServeMux(), paths: make(map[string]map[string]route), guests: newGuests(cfg),
 	}
 }
 
@@ -180,7 +180,7 @@ func (d *door) answer(w http.ResponseWriter, r *http.Request, rt route) (status 
 		}
 	}()
 	req := &request{Request: r.WithContext(log.WithContext(r.Context())), query: r.URL.Query()}
-	value, err := d.handle(req, rt)
+	value, err := d.handle(w, req, rt)
 	switch v := value.(type) {
 	case stream:
 		if err == nil {
@@ -210,7 +210,7 @@ func (d *door) answer(w http.ResponseWriter, r *http.Request, rt route) (status 
 	return writeError(w, refusal)
 }
 
-func (d *door) handle(r *request, rt route) (any, error) {
+func (d *door) handle(w http.ResponseWriter, r *request, rt route) (any, error) {
 	limit := rt.limit
 	if limit == 0 {
 		limit = defaultBody
@@ -224,40 +224,16 @@ func (d *door) handle(r *request, rt route) (any, error) {
 		}
 		return rt.handle(r)
 	}
-	if r.origin, r.body, err = d.authenticate(r.Request, limit); err != nil {
+	if r.origin, r.body, err = d.authenticate(w, r.Request, limit); err != nil {
 		return nil, err
 	}
-	leave, ok := d.guests.enter(r.origin)
-	if !ok {
-		return nil, mautrix.MLimitExceeded.WithMessage("Too many requests at once")
+	leave, err := d.guests.enter(r.origin)
+	if err != nil {
+		return nil, err
 	}
 	defer leave()
+	d.heard(r.origin)
 	return rt.handle(r)
-}
-
-// guests counts what each origin has under way, so that one cannot take all.
-type guests struct {
-	most int
-	mu   sync.Mutex
-	busy map[string]int
-}
-
-func newGuests(most int) *guests { return &guests{most: most, busy: make(map[string]int)} }
-
-func (g *guests) enter(origin string) (leave func(), ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.most > 0 && g.busy[origin] >= g.most {
-		return nil, false
-	}
-	g.busy[origin]++
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.busy[origin]--; g.busy[origin] == 0 {
-			delete(g.busy, origin)
-		}
-	}, true
 }
 
 func writeJSON(w http.ResponseWriter, status int, value any) int {
@@ -279,6 +255,7 @@ func writeError(w http.ResponseWriter, refusal mautrix.RespError) int {
 	if refusal.StatusCode == 0 {
 		refusal.StatusCode = http.StatusBadRequest
 	}
+	retryAfter(w, refusal)
 	body := make(map[string]any, len(refusal.ExtraData)+2)
 	for k, v := range refusal.ExtraData {
 		body[k] = v

@@ -91,7 +91,11 @@ type town struct {
 	ca        *authority
 	hosts     map[string]string
 	listeners map[string]net.Listener
+	// change, if set, changes the configuration of houses opened from then on.
+	change func(*config)
 }
+
+type config = federation.Config
 
 // newTown reserves a place for each server.
 func newTown(t *testing.T, names ...string) *town {
@@ -112,6 +116,9 @@ func (w *town) config() federation.Config {
 	cfg := federation.DefaultConfig()
 	cfg.Remote.CAFiles, cfg.Remote.AllowedNetworks, cfg.Remote.Hosts = []string{w.ca.file}, []string{"127.0.0.0/8"}, w.hosts
 	cfg.Sender.FirstRetry = 20 * time.Millisecond
+	if w.change != nil {
+		w.change(&cfg)
+	}
 	return cfg
 }
 

@@ -23,6 +23,8 @@ type Config struct {
 	Remote remote.Config `yaml:",inline"`
 	// RequestsPerOrigin bounds what one other server may have under way at once; 0 is no bound. Default: 100.
 	RequestsPerOrigin int `yaml:"requests_per_origin"`
+	// Rate bounds what one other server may ask. Its transactions are worked one at a time in any case.
+	Rate Rate `yaml:"rate"`
 	// AllowedPaths are the paths that other servers may ask, with * for any run of characters
 	// ("/_matrix/federation/v1/send/*"). Default: none listed, all may be asked.
 	AllowedPaths []string `yaml:"allowed_paths"`
@@ -32,9 +34,20 @@ type Config struct {
 	Sender sender.Config `yaml:"sender"`
 }
 
+// Rate is a bucket of requests.
+type Rate struct {
+	// PerSecond is how many requests come into the bucket each second; 0 is no bound. Default: 1000.
+	PerSecond float64 `yaml:"per_second"`
+	// Burst is how many the bucket holds. Default: 3000.
+	Burst float64 `yaml:"burst"`
+}
+
 // DefaultConfig is an open federation.
 func DefaultConfig() Config {
-	return Config{Remote: remote.DefaultConfig(), RequestsPerOrigin: 100, MaxMedia: 100 << 20, Sender: sender.DefaultConfig()}
+	return Config{
+		Remote: remote.DefaultConfig(), RequestsPerOrigin: 100, Rate: Rate{PerSecond: 1000, Burst: 3000},
+		MaxMedia: 100 << 20, Sender: sender.DefaultConfig(),
+	}
 }
 
 // Keys are the server's own signing keys.
@@ -55,6 +68,7 @@ type Federation struct {
 	media  fetches
 	notary *notary
 	door   *door
+	visits visits
 
 	receiver   *receiver.Receiver
 	membership *membership.Membership
@@ -77,6 +91,7 @@ func New(cfg Config, keys *Keys, store *storage.Store, files *blobs.Store, b *bu
 	f.membership = membership.New(client, f.ring, store, b)
 	f.sender = sender.New(cfg.Sender, client, store, b)
 	f.door = newDoor(client, f.ring, cfg, log)
+	f.door.heard = f.heard
 	f.door.serve(f.routes())
 	return f, nil
 }

@@ -12,8 +12,6 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
-
-	"chancery/storage/bus"
 )
 
 // The most that one transaction may hold.
@@ -81,7 +79,6 @@ func (r *Receiver) Transaction(ctx context.Context, origin, name string, body []
 	// The origin may go away while we work; what has begun is ended.
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
-	_ = bus.Tell(r.bus, bus.Alive(origin), origin) // nobody need listen
 	// What is in our hands and cannot be kept is not answered: the origin sends it again.
 	results, err := r.takePDUs(work, origin, t.PDUs)
 	if err != nil {

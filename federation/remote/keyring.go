@@ -37,6 +37,35 @@ func NewRing(client *Client, db gomatrixserverlib.KeyDatabase, notaries []string
 	return &Ring{keyring: gomatrixserverlib.KeyRing{KeyFetchers: fetchers, KeyDatabase: cache}}
 }
 
+// Prepare sees to it that one of these keys of the server is at hand, and says whether it is: so that nothing else need be done
+// for a server whose keys cannot be had.
+func (r *Ring) Prepare(ctx context.Context, server string, keyIDs []string) bool {
+	asked := make(map[keyRequest]spec.Timestamp, len(keyIDs))
+	now := spec.AsTimestamp(time.Now())
+	for _, keyID := range keyIDs {
+		asked[keyRequest{ServerName: spec.ServerName(server), KeyID: gomatrixserverlib.KeyID(keyID)}] = now
+	}
+	known, err := r.keyring.KeyDatabase.FetchKeys(ctx, asked)
+	if err != nil || len(known) > 0 {
+		return err == nil // whether one is still good is the check's own business
+	}
+	for _, fetcher := range r.keyring.KeyFetchers {
+		found, err := fetcher.FetchKeys(ctx, asked)
+		if err != nil || len(found) == 0 {
+			continue
+		}
+		if r.keyring.KeyDatabase.StoreKeys(ctx, found) != nil {
+			return false
+		}
+		for req := range asked {
+			if _, ok := found[req]; ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // quiet keeps the library's own log lines out of ours; what matters is in the results.
 var quiet = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Formatter: new(logrus.TextFormatter), Level: logrus.PanicLevel})
 

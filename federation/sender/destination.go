@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
+	"chancery/federation/remote"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -376,6 +378,9 @@ func (d *destination) failed(ctx context.Context, t *transaction, cause error) {
 	if n := d.failures - 1; n < 30 {
 		pause = min(d.s.cfg.FirstRetry<<n, d.s.cfg.LastRetry)
 	}
+	if told := toldToWait(cause); told > pause {
+		pause = told
+	}
 	pause += time.Duration(rand.Int64N(int64(pause)/4 + 1)) // so that not all come back at once
 	d.tried = time.Now()
 	d.retryAt, d.cause = d.tried.Add(pause), brief(cause)
@@ -386,6 +391,19 @@ func (d *destination) failed(ctx context.Context, t *transaction, cause error) {
 	d.keep(ctx, t)
 	d.fallBehind(ctx)
 }
+
+// toldToWait is how long a server wants to be left alone that says it is asked too much.
+func toldToWait(err error) time.Duration {
+	said, ok := remote.Refused(err)
+	if !ok || said.StatusCode != http.StatusTooManyRequests {
+		return 0
+	}
+	ms, _ := said.ExtraData["retry_after_ms"].(float64)
+	return time.Duration(min(max(ms, 0), float64(longestTold.Milliseconds()))) * time.Millisecond
+}
+
+// longestTold bounds what another server may tell us to wait.
+const longestTold = 5 * time.Minute
 
 // brief is what operators are told of a failure.
 func brief(err error) string {
