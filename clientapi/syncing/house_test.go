@@ -225,6 +225,22 @@ func (h *house) create(creator id.UserID, preset string, further ...bus.Proposal
 	return made.RoomID
 }
 
+// createOf makes a room of a type.
+func (h *house) createOf(creator id.UserID, kind string) id.RoomID {
+	h.Helper()
+	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
+	defer stop()
+	made, err := bus.Ask[bus.Create, bus.Created](ctx, h.bus, bus.CreateRoom, bus.Create{
+		Version: id.RoomV11, Content: content(`{"type":%q}`, kind), Sender: creator,
+		Events: []bus.Proposal{{Sender: creator, Type: "m.room.member", StateKey: key(string(creator)), Content: content(`{"membership":"join"}`)},
+			{Sender: creator, Type: "m.room.power_levels", StateKey: key(""), Content: content(`{"users":{%q:100}}`, creator)}},
+	})
+	if err != nil {
+		h.Fatalf("create room: %v", err)
+	}
+	return made.RoomID
+}
+
 func content(format string, args ...any) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(format, args...))
 }

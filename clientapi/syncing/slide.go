@@ -231,7 +231,7 @@ func (a *slideAnswer) choose(ctx context.Context, touched map[id.RoomID]bool) er
 			if old == nil || !c.gone() || was(old.membership) || len(a.ask.lists)+len(a.ask.rooms) == 0 {
 				continue
 			}
-			want = &slideWant{limit: 1, state: old.state}
+			want = &slideWant{limit: a.ask.most(), state: old.state}
 		}
 		w := &slideWork{candidate: c, want: want, old: old, plan: plans[c.id]}
 		if old != nil {

@@ -258,6 +258,18 @@ func (c *slideConfigBody) config(sh shape, me id.UserID) (*slideConfig, error) {
 	return &slideConfig{limit: min(c.Limit, maxTimeline), state: state}, err
 }
 
+// most is the highest limit of a timeline that is asked for.
+func (ask *slideAsk) most() int {
+	n := 0
+	for _, l := range ask.lists {
+		n = max(n, l.config.limit)
+	}
+	for _, config := range ask.rooms {
+		n = max(n, config.limit)
+	}
+	return n
+}
+
 // within tells whether a place in the filtered list lies in one of the list's ranges.
 func (l *slideList) within(i int) bool {
 	if l.all {

@@ -26,7 +26,8 @@ type slideWork struct {
 
 	fresh, expanded bool
 	timeline        *timeline
-	body            []byte // what is told; nil if nothing
+	known           *slideRoom // old, where it turned out that the client holds all there is
+	body            []byte     // what is told; nil if nothing
 	next            *slideRoom
 }
 
@@ -195,7 +196,11 @@ func (w *slideWork) held() int {
 	case w.timeline.limited:
 		return max(n, w.want.limit)
 	default:
-		return min(w.old.held+n, wholeTimeline)
+		known := w.old
+		if w.known != nil {
+			known = w.known
+		}
+		return min(known.held+n, wholeTimeline)
 	}
 }
 
@@ -215,20 +220,16 @@ func (a *slideAnswer) slideTimeline(ctx context.Context, w *slideWork) (err erro
 		// Where nothing older came to light, it is news like any other.
 		w.expanded = slices.ContainsFunc(w.timeline.entries, func(x *entry) bool { return x.position <= w.since })
 		if !w.expanded {
-			first := w.timeline
-			if w.timeline, err = w.ra.timeline(ctx, w.plan, w.since, a.to); err == nil && !first.limited {
-				w.old = w.old.whole()
+			all := *w.old
+			all.held = w.want.limit
+			if !w.timeline.limited {
+				all.held = wholeTimeline
 			}
+			w.known = &all
+			w.timeline, err = w.ra.timeline(ctx, w.plan, w.since, a.to)
 		}
 	}
 	return err
-}
-
-// whole says that the client holds all there is.
-func (r *slideRoom) whole() *slideRoom {
-	all := *r
-	all.held = wholeTimeline
-	return &all
 }
 
 // latestAtHand takes the newest events from the ring, where it holds more than enough; nil where it does not.
