@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -17,13 +18,62 @@ import (
 	"chancery/storage/bus"
 )
 
-// deviceKeys are identity keys of a device, in form; nobody looks into them here.
-func deviceKeys(u *user) map[string]any {
+// deviceKeys are identity keys of a device, the same each time, with the device's own signature.
+func deviceKeys(u *user) map[string]any { return deviceKeysOf(u, 1) }
+
+func deviceKeysOf(u *user, seed byte) map[string]any {
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
 	name := "ed25519:" + u.Device
-	return map[string]any{
+	keys := map[string]any{
 		"user_id": u.ID, "device_id": u.Device, "algorithms": []string{"m.megolm.v1.aes-sha2"},
-		"keys":       map[string]string{name: "public", "curve25519:" + u.Device: "public"},
-		"signatures": map[id.UserID]map[string]string{u.ID: {name: "c2lnbmF0dXJl"}},
+		"keys": map[string]string{name: base64.RawStdEncoding.EncodeToString(private.Public().(ed25519.PublicKey)), "curve25519:" + u.Device: "public"},
+	}
+	raw, err := json.Marshal(keys)
+	if err == nil {
+		raw, err = gomatrixserverlib.SignJSON(string(u.ID), gomatrixserverlib.KeyID(name), private, raw)
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &keys)
+	}
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return keys
+}
+
+func TestK3DeviceKeysAreChecked(t *testing.T) {
+	s := start(t, testConfig())
+	alice := s.register("alice")
+	upload := func(keys map[string]any) *answer {
+		return alice.do("POST", v3+"/keys/upload", map[string]any{"device_keys": keys})
+	}
+	forged := deviceKeys(alice)
+	forged["keys"].(map[string]any)["curve25519:"+alice.Device] = "another"
+	upload(forged).fails(400, "M_INVALID_SIGNATURE")
+	for field, value := range map[string]any{"user_id": "@bob:interior", "device_id": "OTHER"} {
+		bad := deviceKeys(alice)
+		bad[field] = value
+		upload(bad).fails(400, "M_INVALID_PARAM")
+	}
+	for _, field := range []string{"algorithms", "keys", "signatures"} {
+		bad := deviceKeys(alice)
+		delete(bad, field)
+		upload(bad).fails(400, "M_BAD_JSON")
+		bad[field] = "text"
+		upload(bad).fails(400, "M_BAD_JSON")
+	}
+	float := deviceKeys(alice)
+	delete(float["signatures"].(map[string]any), string(alice.ID))
+	float["extra"] = 1.5
+	upload(float).fails(400, "M_BAD_JSON")
+
+	upload(deviceKeys(alice)).ok()
+	upload(deviceKeys(alice)).ok()
+	upload(deviceKeysOf(alice, 2)).fails(400, "M_INVALID_PARAM") // the first keys stay
+	q := alice.do("POST", v3+"/keys/query", map[string]any{"device_keys": map[id.UserID][]string{alice.ID: {}}}).ok()
+	got := q.body.Get("device_keys").Get(escape(string(alice.ID))).Get(escape(alice.Device)).Get("keys." + escape("ed25519:"+alice.Device)).Str
+	if want := deviceKeys(alice)["keys"].(map[string]any)["ed25519:"+alice.Device]; got != want {
+		t.Errorf("key: got %s, want %s", got, want)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"sort"
 
 	"maunium.net/go/mautrix"
@@ -92,6 +93,9 @@ func (h *Handlers) upload(ctx context.Context, user id.UserID, device id.DeviceI
 			return "", err
 		}
 		if !bytes.Equal(known, identity) {
+			if known != nil && ownSignature(known, user, device) == signatureGood && !sameIdentity(known, identity) {
+				return "", errFixed
+			}
 			if err := h.store.Keys.PutDevice(ctx, storage.DeviceKeys{UserID: user, DeviceID: device, JSON: identity}); err != nil {
 				return "", err
 			}
@@ -109,6 +113,44 @@ func (h *Handlers) upload(ctx context.Context, user id.UserID, device id.DeviceI
 		}
 	}
 	return "", nil
+}
+
+// errFixed: whoever has seen the signed keys of a device trusts them for as long as the device lives.
+var errFixed = mautrix.MInvalidParam.WithMessage("The identity keys of a device never change: log in anew")
+
+// sameIdentity says whether two sets of identity keys hold the same keys.
+func sameIdentity(a, b json.RawMessage) bool {
+	var x, y struct {
+		Keys map[string]string `json:"keys"`
+	}
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && maps.Equal(x.Keys, y.Keys)
+}
+
+// What there is to say of a device's signature upon its own keys.
+type signature int
+
+const (
+	signatureMissing signature = iota
+	signatureWrong
+	signatureGood
+)
+
+// ownSignature judges the signature with which a device vouches for its own keys.
+func ownSignature(raw json.RawMessage, user id.UserID, device id.DeviceID) signature {
+	var form struct {
+		Keys       map[string]string               `json:"keys"`
+		Signatures map[id.UserID]map[string]string `json:"signatures"`
+	}
+	name := "ed25519:" + string(device)
+	switch {
+	case json.Unmarshal(raw, &form) != nil:
+		return signatureWrong
+	case form.Signatures[user][name] == "":
+		return signatureMissing
+	case !verify(raw, user, name, form.Keys[name]):
+		return signatureWrong
+	}
+	return signatureGood
 }
 
 // checkDeviceKeys judges a device's identity keys, and gives them in canonical form without what is not signed.
@@ -134,6 +176,10 @@ func checkDeviceKeys(raw json.RawMessage, user id.UserID, device id.DeviceID) (j
 		if _, keyID, ok := storage.SplitKeyName(name); !ok || keyID != string(device) {
 			return nil, mautrix.MBadJSON.WithMessage("device_keys holds a key that is not named algorithm:device ID")
 		}
+	}
+	// Clients refuse keys without a signature themselves; Complement (2026) uploads such keys, and changes them.
+	if ownSignature(raw, user, device) == signatureWrong {
+		return nil, errSignature.WithMessage("device_keys does not bear the signature of its own ed25519 key")
 	}
 	return canonical(raw, "unsigned")
 }
