@@ -30,6 +30,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3881":                             true,
 	"org.matrix.msc3912":                             true,
 	"org.matrix.msc2285.stable":                      true,
+	"org.matrix.msc3814":                             true,
 	"org.matrix.msc3916.stable":                      true,
 	"org.matrix.msc4140":                             true,
 	"org.matrix.msc4143":                             true,

@@ -193,6 +193,9 @@ func (s *Server) Accounts() *account.Handlers { return s.account }
 // ServeHTTP serves the client API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
+// dehydrated is where the device of a user is kept that nobody holds.
+const dehydrated = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
+
 func (s *Server) routes() []rest.Route {
 	a, k, r, m, y, p, as, ad := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services, s.admin
 	acts := r.Acts()
@@ -295,6 +298,11 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/v3/sendToDevice/{eventType}/{txnId}", Handler: k.SendToDevice, Auth: rest.User, MaxBody: 8 << 20},
 
 		// Backup of room keys.
+		{Method: "PUT", Path: dehydrated, Handler: k.Dehydrate, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: dehydrated, Handler: k.DehydratedDevice, Auth: rest.User},
+		{Method: "DELETE", Path: dehydrated, Handler: k.DeleteDehydrated, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: dehydrated + "/{deviceId}/events", Handler: k.DehydratedEvents, Auth: rest.User},
+		{Method: "GET", Path: dehydrated + "/{deviceId}/events", Handler: k.DehydratedEvents, Auth: rest.User},
 		{Method: "POST", Path: "/_matrix/client/v3/room_keys/version", Handler: k.CreateBackup, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/room_keys/version", Handler: k.NewestBackup, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/room_keys/version/{version}", Handler: k.Backup, Auth: rest.User},

@@ -32,7 +32,8 @@ const (
 	deviceRename = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2"
 	deviceSee    = "UPDATE devices SET seen = $3, address = $4, agent = $5 WHERE user_id = $1 AND device_id = $2"
 	deviceIdle   = "SELECT " + deviceColumns + ` FROM devices WHERE seen < $1 AND user_id NOT IN
-		(SELECT user_id FROM accounts WHERE service_id <> '') ORDER BY seen LIMIT $2`
+		(SELECT user_id FROM accounts WHERE service_id <> '') AND NOT EXISTS (SELECT 1 FROM dehydrated_devices d
+		WHERE d.user_id = devices.user_id AND d.device_id = devices.device_id) ORDER BY seen LIMIT $2`
 	deviceEndedAdd   = "INSERT INTO ended_devices (position, user_id, device_id, ended) VALUES ($1, $2, $3, $4)"
 	deviceEndedSince = "SELECT position, user_id, device_id FROM ended_devices WHERE position > $1 AND position <= $2"
 	deviceEndedSweep = "DELETE FROM ended_devices WHERE ended < $1"
@@ -48,6 +49,7 @@ var deviceRows = []string{
 	"DELETE FROM key_signatures WHERE user_id = $1 AND key_name = $2",
 	"DELETE FROM pushers WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM to_device WHERE user_id = $1 AND device_id = $2",
+	"DELETE FROM dehydrated_devices WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM sliding_connections WHERE user_id = $1 AND device_id = $2",
 }
 
@@ -71,7 +73,8 @@ func (d *Devices) All(ctx context.Context, user id.UserID) ([]*Device, error) {
 	return all(ctx, d.s, scanDevice, deviceAll, user)
 }
 
-// Idle are devices that have not been seen since then, but for those of application services' users, the longest first.
+// Idle are devices that have not been seen since then, the longest first; but for those of application services' users, and
+// for dehydrated ones.
 func (d *Devices) Idle(ctx context.Context, since time.Time, limit int) ([]*Device, error) {
 	return all(ctx, d.s, scanDevice, deviceIdle, since.UnixMilli(), limit)
 }

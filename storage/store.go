@@ -72,6 +72,7 @@ type Store struct {
 	DeviceLists *DeviceLists
 	ToDevice    *ToDevice
 	Backups     *Backups
+	Dehydrated  *DehydratedDevices
 
 	Receipts            *Receipts
 	ThreadSubscriptions *ThreadSubscriptions
@@ -190,6 +191,7 @@ func (s *Store) nouns() {
 	s.RegistrationTokens = &RegistrationTokens{s}
 	s.Confirmations = &Confirmations{s}
 	s.ThreePIDs = &ThreePIDs{s}
+	s.Dehydrated = &DehydratedDevices{s}
 	s.Validations = &Validations{s}
 	s.Rates = &Rates{s}
 	s.ExternalIDs = &ExternalIDs{s}

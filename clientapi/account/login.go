@@ -286,15 +286,20 @@ func (h *Handlers) endDevices(ctx context.Context, user id.UserID, devices ...id
 	})
 }
 
-// endOtherDevices ends all devices of the user but this one.
+// endOtherDevices ends all sessions of the user but this one's. A dehydrated device, which has none, stays: it is there to
+// receive keys while nobody is logged in.
 func (h *Handlers) endOtherDevices(ctx context.Context, user id.UserID, but id.DeviceID) error {
 	return h.store.Do(ctx, func(ctx context.Context) error {
 		devices, err := h.store.Devices.All(ctx, user)
 		if err != nil {
 			return err
 		}
+		asleep, err := h.store.Dehydrated.Of(ctx, user)
+		if err != nil {
+			return err
+		}
 		for _, d := range devices {
-			if d.DeviceID == but {
+			if d.DeviceID == but || asleep != nil && d.DeviceID == asleep.DeviceID {
 				continue
 			}
 			if err := h.store.Devices.End(ctx, user, d.DeviceID); err != nil {

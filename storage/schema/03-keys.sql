@@ -109,3 +109,11 @@ CREATE TABLE backup_keys (
     session_data        bytea   NOT NULL,
     PRIMARY KEY (user_id, version, room_id, session_id)
 );
+
+-- A user's device that nobody holds: it receives keys until somebody logs in and takes them over (MSC3814). One for each user.
+CREATE TABLE dehydrated_devices (
+    user_id   TEXT  PRIMARY KEY,
+    device_id TEXT  NOT NULL,
+    -- JSON, for the user's other devices only
+    data      bytea NOT NULL
+);
