@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -26,16 +27,47 @@ import (
 
 var mediaID = regexp.MustCompile(`^[A-Za-z0-9_=-]{1,255}$`)
 
-// fetches lets each remote file be fetched once at a time.
+// fetches lets each remote file be fetched once at a time, and one that is not there not again at once.
 type fetches struct {
 	most   int64
 	flight singleflight.Group
+
+	mu     sync.Mutex
+	absent map[string]time.Time // until when it is not asked for again
 }
 
 const (
-	mediaTime    = 5 * time.Minute
-	maxFileName  = 255
-	maxMediaJSON = 64 << 10
+	absentTime = 10 * time.Second
+	maxAbsent  = 1000
+)
+
+// known says that the file was looked for just now, and was not there.
+func (m *fetches) known(file string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Now().Before(m.absent[file])
+}
+
+// note remembers what came of looking for a file.
+func (m *fetches) note(file string, err error) {
+	var refused *bus.Refusal
+	if !errors.As(err, &refused) || refused.Status != http.StatusNotFound {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.absent == nil || len(m.absent) >= maxAbsent {
+		m.absent = map[string]time.Time{}
+	}
+	m.absent[file] = time.Now().Add(absentTime)
+}
+
+const (
+	mediaTime   = 5 * time.Minute
+	maxFileName = 255
+	// maxMediaJSON is what an answer may hold besides the file.
+	maxMediaJSON = 1 << 20
+	maxBoundary  = 200
 )
 
 // download handles GET /_matrix/federation/v1/media/download/{mediaId}.
@@ -137,11 +169,17 @@ func (f *Federation) fetchMedia(ctx context.Context, q *bus.FetchMedia) error {
 	if err != nil || known != nil {
 		return err
 	}
-	answer := f.media.flight.DoChan(q.Server+"/"+q.MediaID, func() (any, error) {
+	file := q.Server + "/" + q.MediaID
+	if f.media.known(file) {
+		return errNoSuchFile
+	}
+	answer := f.media.flight.DoChan(file, func() (any, error) {
 		// Who asks first may go away; others wait for the same file.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mediaTime)
 		defer cancel()
-		return nil, f.bring(ctx, q)
+		err := f.bring(ctx, q)
+		f.media.note(file, err)
+		return nil, err
 	})
 	select {
 	case res := <-answer:
@@ -173,12 +211,20 @@ func (f *Federation) bring(ctx context.Context, q *bus.FetchMedia) error {
 	return notHad(err)
 }
 
+var errNoSuchFile = bus.Refuse(http.StatusNotFound, "M_NOT_FOUND", "The other server has no such file")
+
 // notHad tells a client why a file cannot be had: it is not there, or its server cannot be asked.
 func notHad(err error) error {
-	if said, ok := remote.Refused(err); ok && said.StatusCode < 500 {
-		return bus.Refuse(http.StatusNotFound, "M_NOT_FOUND", "The other server has no such file")
+	said, ok := remote.Refused(err)
+	switch {
+	case !ok:
+		return refusal(err)
+	case said.ErrCode == "M_TOO_LARGE":
+		return fmt.Errorf("%w (%w)", bus.Refuse(http.StatusBadGateway, "M_TOO_LARGE", "The file is too large"), err)
+	case said.StatusCode == http.StatusTooManyRequests || said.StatusCode >= 500:
+		return fmt.Errorf("%w (%w)", bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The other server cannot give the file now"), err)
 	}
-	return refusal(err)
+	return errNoSuchFile
 }
 
 // bringOld asks a server in the way of before Matrix 1.11.
@@ -197,21 +243,9 @@ func (f *Federation) bringOld(ctx context.Context, q *bus.FetchMedia) error {
 
 // takeMultipart reads the two parts: metadata, and the file or the place where it is.
 func (f *Federation) takeMultipart(ctx context.Context, q *bus.FetchMedia, resp *http.Response) error {
-	kind, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil || kind != "multipart/mixed" || params["boundary"] == "" {
-		return bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The other server's answer is not multipart")
-	}
-	parts := multipart.NewReader(resp.Body, params["boundary"])
-	meta, err := parts.NextPart()
-	if err == nil {
-		_, err = io.Copy(io.Discard, io.LimitReader(meta, maxMediaJSON))
-	}
-	var file *multipart.Part
-	if err == nil {
-		file, err = parts.NextPart()
-	}
+	file, err := filePart(resp.Header.Get("Content-Type"), io.LimitReader(resp.Body, f.media.most+maxMediaJSON))
 	if err != nil {
-		return bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The other server's answer is broken")
+		return fmt.Errorf("%w (%w)", bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The other server's answer is broken"), err)
 	}
 	where := file.Header.Get("Location")
 	if where == "" {
@@ -228,24 +262,34 @@ func (f *Federation) takeMultipart(ctx context.Context, q *bus.FetchMedia, resp 
 	return f.keepFile(ctx, q, textproto.MIMEHeader(elsewhere.Header), elsewhere.Body)
 }
 
+// filePart finds the second part of an answer, which is the file or names its place.
+func filePart(contentType string, body io.Reader) (*multipart.Part, error) {
+	kind, params, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return nil, err
+	}
+	if kind != "multipart/mixed" || params["boundary"] == "" || len(params["boundary"]) > maxBoundary {
+		return nil, fmt.Errorf("%q is not multipart", kind)
+	}
+	parts := multipart.NewReader(body, params["boundary"])
+	if _, err := parts.NextPart(); err != nil {
+		return nil, err
+	}
+	return parts.NextPart()
+}
+
 func (f *Federation) keepFile(ctx context.Context, q *bus.FetchMedia, header textproto.MIMEHeader, content io.Reader) error {
 	hash, size, err := f.blobs.Put(content, f.media.most)
 	if errors.Is(err, blobs.ErrTooLarge) {
 		return bus.Refuse(http.StatusBadGateway, "M_TOO_LARGE", "The file is too large")
 	}
+	if errors.Is(err, blobs.ErrFull) {
+		return fmt.Errorf("%w (%w)", bus.Refuse(http.StatusInsufficientStorage, "M_LIMIT_EXCEEDED", "The server has no room for this file"), err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w (%w)", bus.Refuse(http.StatusBadGateway, "M_UNKNOWN", "The file did not come through"), err)
 	}
-	kind, _, err := mime.ParseMediaType(header.Get("Content-Type"))
-	if err != nil {
-		kind = "application/octet-stream"
-	} else {
-		kind = header.Get("Content-Type")
-	}
-	name := ""
-	if _, params, err := mime.ParseMediaType(header.Get("Content-Disposition")); err == nil {
-		name = cleanName(params["filename"])
-	}
+	kind, name := described(header)
 	added, err := f.store.Media.Add(ctx, &storage.File{
 		Server: q.Server, MediaID: q.MediaID, ContentType: kind, Name: name, Size: size, Hash: hash, Created: time.Now().UnixMilli(),
 		Authenticated: q.Authenticated,
@@ -256,8 +300,21 @@ func (f *Federation) keepFile(ctx context.Context, q *bus.FetchMedia, header tex
 	return err
 }
 
+// described gives a file's type and name as its sender has them, in a form that can stand in a header of ours.
+func described(header textproto.MIMEHeader) (kind, name string) {
+	kind = header.Get("Content-Type")
+	if _, _, err := mime.ParseMediaType(kind); err != nil || len(kind) > maxFileName || strings.ContainsFunc(kind, func(c rune) bool { return c < ' ' || c > '~' }) {
+		kind = "application/octet-stream"
+	}
+	if _, params, err := mime.ParseMediaType(header.Get("Content-Disposition")); err == nil {
+		name = cleanName(params["filename"])
+	}
+	return kind, name
+}
+
 // cleanName takes what cannot be in a file name, or in a header, out of it.
 func cleanName(name string) string {
+	name = strings.ToValidUTF8(name, "")
 	name = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == 0xfffd {
 			return -1
