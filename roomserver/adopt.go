@@ -34,6 +34,9 @@ func (r *room) adopt(ctx context.Context, a bus.Adopt) (bus.Outcome, error) {
 	if err := r.quiet(ctx); err != nil {
 		return bus.Outcome{}, err
 	}
+	if err := r.barred(ctx, id.UserID(gjson.GetBytes(a.Event, "state_key").Str), event.MembershipJoin); err != nil {
+		return bus.Outcome{}, err
+	}
 	if !pdu.Known(a.Version) {
 		return bus.Outcome{}, refuse(400, mautrix.MIncompatibleRoomVersion, "Unknown room version")
 	}

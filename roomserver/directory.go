@@ -21,7 +21,7 @@ func (r *room) changeAlias(ctx context.Context, c bus.AliasChange) error {
 		return refuse(404, mautrix.MNotFound, "There is no such room")
 	}
 	if !c.Remove {
-		if r.members[c.By] != event.MembershipJoin {
+		if r.members[c.By] != event.MembershipJoin && !c.Anyway {
 			return refuse(403, mautrix.MForbidden, "You are not in this room")
 		}
 		taken, err := r.s.store.Rooms.ByAlias(ctx, c.Alias)
@@ -42,7 +42,7 @@ func (r *room) changeAlias(ctx context.Context, c bus.AliasChange) error {
 		if a.Alias != c.Alias {
 			continue
 		}
-		if a.Creator != c.By {
+		if a.Creator != c.By && !c.Anyway {
 			if err := r.mayNameRoom(ctx, c.By); err != nil {
 				return err
 			}

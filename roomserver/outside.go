@@ -61,6 +61,9 @@ func (r *room) outside(ctx context.Context, in bus.Received, raw []byte) (bus.Ou
 	pending := was != nil && (was.Membership == event.MembershipInvite || was.Membership == event.MembershipKnock)
 	switch is {
 	case event.MembershipInvite, event.MembershipKnock:
+		if err := r.barred(ctx, user, is); err != nil {
+			return o, err
+		}
 		if was != nil && was.EventID == eventID {
 			o.Already = true
 			return o, nil

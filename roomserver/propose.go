@@ -45,6 +45,12 @@ func (r *room) propose(ctx context.Context, p bus.Proposal) (bus.Outcome, error)
 	if same, err := r.alreadySo(ctx, p); err != nil || same != "" {
 		return bus.Outcome{EventID: same, Verdict: bus.Accepted, Already: true}, err
 	}
+	if p.Type == event.StateMember.Type && p.StateKey != nil {
+		is := event.Membership(gjson.GetBytes(p.Content, "membership").Str)
+		if err := r.barred(ctx, id.UserID(*p.StateKey), is); err != nil {
+			return bus.Outcome{}, err
+		}
+	}
 	ev, err := r.build(ctx, &p)
 	if err != nil {
 		return bus.Outcome{}, err

@@ -45,7 +45,9 @@ type room struct {
 
 	awake bool
 	// exists: we have its state. joined members of ours may be none.
-	exists  bool
+	exists bool
+	// closing: the room is being removed, and takes nothing any more.
+	closing bool
 	version id.RoomVersion
 	// head is the room's row as it will stand after all that was handed over.
 	head storage.Room
@@ -178,6 +180,10 @@ func (r *room) answer(ctx context.Context, q *question) {
 func (r *room) do(ctx context.Context, q bus.RoomQuestion) ([]bus.Outcome, error) {
 	single := func(o bus.Outcome, err error) ([]bus.Outcome, error) { return []bus.Outcome{o}, err }
 	switch {
+	case q.Purge != nil:
+		return single(r.purge(ctx, *q.Purge))
+	case r.closing:
+		return nil, errClosing
 	case q.Propose != nil:
 		return single(r.propose(ctx, *q.Propose))
 	case q.Draft != nil:
@@ -208,11 +214,15 @@ func (r *room) wake(ctx context.Context) error {
 	r.current, r.members, r.joined = map[pdu.Key]ref{}, map[id.UserID]event.Membership{}, map[string]int{}
 	r.waiting, r.onTrial = map[id.EventID][]id.EventID{}, map[id.EventID]int64{}
 	r.edges, r.judged = map[id.EventID][]storage.Edge{}, map[id.EventID]bool{}
+	var err error
+	if r.closing, err = r.s.store.Rooms.Closing(ctx, r.id); err != nil {
+		return err
+	}
 	stored, err := r.s.store.Rooms.ByID(ctx, r.id)
 	if err != nil {
 		return err
 	}
-	if r.exists = stored != nil; !r.exists {
+	if r.exists = stored != nil && !r.closing; !r.exists {
 		r.head = storage.Room{ID: r.id}
 		r.awake = true
 		return nil

@@ -21,7 +21,7 @@ type turn struct {
 func (t *turn) empty() bool {
 	r := &t.rows
 	return len(r.Events)+len(r.Risen)+len(r.Chains)+len(r.Entries)+len(r.Memberships)+len(r.EdgesClosed)+len(r.Waited)+len(r.Attach)+len(r.Outbound) == 0 &&
-		r.Head == nil && r.AliasAdded == nil && r.AliasRemoved == "" && r.Forgotten == ""
+		r.Head == nil && r.AliasAdded == nil && r.AliasRemoved == "" && r.Forgotten == "" && r.Erasure == nil
 }
 
 // handOver gives the turn to the committer and goes on without waiting.

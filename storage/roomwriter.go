@@ -64,6 +64,8 @@ type RoomRows struct {
 	Upgrade *Upgrade
 	// Forgotten by this user.
 	Forgotten id.UserID
+	// Erasure takes something away; nil: nothing.
+	Erasure *Erasure
 
 	// Outbound are events of other servers that we send on.
 	Outbound []*Outbound
@@ -352,6 +354,9 @@ func (s *Store) writeRest(ctx context.Context, r *RoomRows) error {
 	}
 	if r.Forgotten != "" {
 		errs = append(errs, do("UPDATE memberships SET forgotten = true WHERE room_id = $1 AND user_id = $2", r.Room, r.Forgotten))
+	}
+	if r.Erasure != nil {
+		errs = append(errs, s.erase(ctx, r.Room, r.Erasure))
 	}
 	return errors.Join(errs...)
 }

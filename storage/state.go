@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -98,6 +99,9 @@ func (t *State) link(ctx context.Context, chain int64) (chainLink, error) {
 	}
 	var parent, sequence sql.NullInt64
 	err := t.s.queryRow(ctx, "SELECT parent_chain, parent_sequence, room_id FROM state_chains WHERE chain = $1", chain).Scan(&parent, &sequence, &link.room)
+	if errors.Is(err, sql.ErrNoRows) {
+		return link, nil // of a room that was removed: an empty state, on nothing
+	}
 	if err != nil {
 		return link, fmt.Errorf("read chain %d: %w", chain, err)
 	}
@@ -430,6 +434,9 @@ func (t *State) WriteUnattached(ctx context.Context, room id.RoomID, state map[K
 // Top gives the snapshot at the end of a chain.
 func (t *State) Top(ctx context.Context, chain int64) (Snapshot, error) {
 	sequence, err := one(ctx, t.s, column[sql.NullInt64], "SELECT MAX(sequence) FROM state_entries WHERE chain = $1", chain)
+	if err == nil && !sequence.Valid {
+		err = fmt.Errorf("storage: chain %d holds nothing", chain)
+	}
 	return Snapshot{chain, sequence.Int64}, err
 }
 

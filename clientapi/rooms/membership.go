@@ -55,6 +55,9 @@ func (h *Handlers) join(r *rest.Request, roomID id.RoomID, servers []string) (an
 		return nil, err
 	}
 	ctx := r.Context()
+	if err := h.barred(ctx, roomID); err != nil {
+		return nil, err
+	}
 	room, err := h.store.Rooms.ByID(ctx, roomID)
 	if err != nil {
 		return nil, err
@@ -83,6 +86,15 @@ func (h *Handlers) join(r *rest.Request, roomID id.RoomID, servers []string) (an
 	}
 	h.inherit(ctx, r.By.User, roomID)
 	return roomAnswer{roomID}, nil
+}
+
+// barred refuses a room that an administrator has blocked, before other servers are asked about it; the room itself refuses too.
+func (h *Handlers) barred(ctx context.Context, roomID id.RoomID) error {
+	by, err := h.store.Rooms.BlockedBy(ctx, roomID)
+	if err == nil && by != "" {
+		err = mautrix.MForbidden.WithMessage("This room has been blocked on this server")
+	}
+	return err
 }
 
 // joinContent is the content of a join: what the client adds, and over it what the profile shows.
@@ -131,6 +143,9 @@ func (h *Handlers) Knock(r *rest.Request) (any, error) {
 	ctx := r.Context()
 	content, err := h.memberContent(ctx, r.By.User, event.MembershipKnock, req.Reason)
 	if err != nil {
+		return nil, err
+	}
+	if err := h.barred(ctx, roomID); err != nil {
 		return nil, err
 	}
 	room, err := h.store.Rooms.ByID(ctx, roomID)

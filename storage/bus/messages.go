@@ -85,6 +85,7 @@ type RoomQuestion struct {
 	Alias   *AliasChange `json:"alias,omitempty"`
 	Publish *Publish     `json:"publish,omitempty"`
 	Forget  *Forget      `json:"forget,omitempty"`
+	Purge   *Purge       `json:"purge,omitempty"`
 }
 
 // RoomAnswer holds one outcome for Propose, Draft and Adopt, and one for each
@@ -144,6 +145,9 @@ type Outcome struct {
 	Version id.RoomVersion  `json:"version,omitempty"`
 	// Already: the transaction or the state was so before; nothing was written.
 	Already bool `json:"already,omitempty"`
+	// Removed tells of a Purge how many events it took away; More, that it has to be asked again for the rest.
+	Removed int  `json:"removed,omitempty"`
+	More    bool `json:"more,omitempty"`
 }
 
 // Received hands PDUs from outside to their room. The receiver has checked
@@ -183,6 +187,8 @@ type AliasChange struct {
 	Remove bool         `json:"remove,omitempty"`
 	// To, with Remove, gives the alias to another room in the same commit.
 	To id.RoomID `json:"to,omitempty"`
+	// Anyway: an administrator wishes it; By need not be in the room.
+	Anyway bool `json:"anyway,omitempty"`
 }
 
 // Publish lists the room in the directory, or takes it out.
@@ -194,6 +200,19 @@ type Publish struct {
 // Forget makes a room that the user has left vanish from the user's lists.
 type Forget struct {
 	User id.UserID `json:"user"`
+}
+
+// Purge takes something away from the room, a slice with each question. Exactly one of All, Before and Extremities is set.
+type Purge struct {
+	// All removes the room altogether; none of our users may be left in it.
+	All bool `json:"all,omitempty"`
+	// Force removes it though some are.
+	Force bool `json:"force,omitempty"`
+	// Before is the place before which history goes; with Local, also what our own users sent.
+	Before int64 `json:"before,omitempty"`
+	Local  bool  `json:"local,omitempty"`
+	// Extremities forgets all forward extremities but the deepest.
+	Extremities bool `json:"extremities,omitempty"`
 }
 
 // Create makes a room: the create event, and then the given events, in one commit or not at all.
