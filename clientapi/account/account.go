@@ -66,8 +66,10 @@ type Config struct {
 	// PasswordLength is the least number of characters of a new password. Default 8.
 	PasswordLength int `yaml:"password_length"`
 	// PasswordNeeds are kinds of characters that a new password has to have: digit, symbol, lowercase, uppercase. Default
-	// none: length does more. The commonest passwords are refused always.
+	// none: length does more.
 	PasswordNeeds []string `yaml:"password_needs"`
+	// CommonPasswords allows those that everybody tries first: for tests only. Default false.
+	CommonPasswords bool `yaml:"common_passwords"`
 	// BreachedPasswords is a file of passwords that are refused: their SHA-1 in hexadecimal, one a line, sorted, as Have I
 	// Been Pwned offers it for download. Default none. Nothing is ever asked of another server.
 	BreachedPasswords string `yaml:"breached_passwords"`

@@ -93,7 +93,7 @@ func (p *Passwords) checkNew(password string) error {
 			return refused(n.errcode, "The password needs %s", n.what)
 		}
 	}
-	if common()[strings.ToLower(password)] {
+	if !p.cfg.CommonPasswords && common()[strings.ToLower(password)] {
 		return refused("M_WEAK_PASSWORD", "This password is one of those that everybody tries first")
 	}
 	if p.cfg.BreachedPasswords == "" {

@@ -295,7 +295,8 @@ func (a *answer) section(ctx context.Context, p *roomPlan, into *sections) error
 		return err
 	}
 	if a.q.since == nil || p.stay.position <= a.since {
-		if !a.q.filter.Room.IncludeLeave {
+		// Who was thrown out is told so, even at first sight: nobody else would say why the room is gone.
+		if !a.q.filter.Room.IncludeLeave && p.stay.sender == a.u.id {
 			return nil
 		}
 		// Forgetting is no news: the row knows.
