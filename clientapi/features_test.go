@@ -10,8 +10,10 @@ import (
 // with that feature answers so.
 func TestFeaturesAnswer(t *testing.T) {
 	cfg := testConfig()
+	cfg.PolicyServerKey = "6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s"
 	cfg.Foci = []string{"https://calls.example"}
 	s := start(t, cfg)
+	s.do("", "GET", "/.well-known/matrix/policy_server", nil).ok()
 	alice := s.register("alice")
 	room := alice.do("POST", v3+"/createRoom", map[string]any{}).ok().str("room_id")
 	message := alice.do("PUT", v3+"/rooms/"+room+"/send/m.room.message/t1", map[string]any{"body": "x", "msgtype": "m.text"}).ok().str("event_id")

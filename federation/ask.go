@@ -49,6 +49,8 @@ func (f *Federation) answer(ctx context.Context, _ string, q bus.FederationQuest
 		answer.Body, err = f.askClaim(ctx, q.ClaimKeys)
 	case q.PublicRooms != nil:
 		answer.Body, err = f.askPublicRooms(ctx, q.PublicRooms)
+	case q.PolicySign != nil:
+		answer.Body, err = f.askPolicy(ctx, q.PolicySign)
 	case q.UserInfo != nil:
 		answer.Body, err = f.askUserInfo(ctx, q.UserInfo)
 	case q.Peers != nil:

@@ -41,6 +41,9 @@ func (r *room) knit(ctx context.Context) error {
 		}
 		return errors.Join(err, state.err)
 	}
+	if ev, err = r.approved(ctx, ev); err != nil {
+		return nil // as above
+	}
 	row, err := r.stored(ctx, ev)
 	if err != nil {
 		return err

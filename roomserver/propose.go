@@ -58,6 +58,9 @@ func (r *room) propose(ctx context.Context, p bus.Proposal) (bus.Outcome, error)
 	if err := r.permitted(ctx, ev, p.Sender); err != nil {
 		return bus.Outcome{}, err
 	}
+	if ev, err = r.approved(ctx, ev); err != nil {
+		return bus.Outcome{}, err
+	}
 	row, err := r.stored(ctx, ev)
 	if err != nil {
 		return bus.Outcome{}, err
@@ -256,6 +259,12 @@ func (r *room) draft(ctx context.Context, p bus.Proposal) (bus.Outcome, error) {
 		}
 		if err := r.permitted(ctx, ev, p.Sender); err != nil {
 			return bus.Outcome{}, err
+		}
+		// Only invites are drafted to be sent; other drafts ask whether something would be allowed.
+		if p.Type == event.StateMember.Type {
+			if ev, err = r.approved(ctx, ev); err != nil {
+				return bus.Outcome{}, err
+			}
 		}
 		return bus.Outcome{EventID: id.EventID(ev.EventID()), Verdict: bus.Accepted, Event: ev.JSON(), Version: r.version}, nil
 	}

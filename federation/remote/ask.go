@@ -28,7 +28,9 @@ type Request struct {
 	Key  bool
 	// Media: the path is one of /_matrix/media instead.
 	Media bool
-	Query url.Values
+	// Policy: the path is one of /_matrix/policy instead.
+	Policy bool
+	Query  url.Values
 	// Body is marshalled as JSON; nil is no body.
 	Body any
 	// Unsigned leaves the X-Matrix header out, for the few endpoints that need none.
@@ -117,6 +119,8 @@ func (q Request) params(answer any) federation.RequestParams {
 		p.Path = federation.KeyURLPath(segments)
 	case q.Media:
 		p.Path = mediaPath(segments)
+	case q.Policy:
+		p.Path = policyPath(segments)
 	default:
 		p.Path = federation.URLPath(segments)
 	}
@@ -129,6 +133,12 @@ type mediaPath []any
 // FullPath is mautrix.PrefixableURLPath's.
 func (p mediaPath) FullPath() []any { return append([]any{"_matrix", "media"}, p...) }
 
+// policyPath is a path of a policy server.
+type policyPath []any
+
+// FullPath is mautrix.PrefixableURLPath's.
+func (p policyPath) FullPath() []any { return append([]any{"_matrix", "policy"}, p...) }
+
 // endpoint is the short name of a question, for errors and metrics: it names no room and no user.
 func (q Request) endpoint() string {
 	switch {
@@ -136,6 +146,8 @@ func (q Request) endpoint() string {
 		return "key"
 	case q.Media:
 		return "media/old"
+	case q.Policy:
+		return "policy"
 	case len(q.Path) > 2 && (q.Path[1] == "query" || q.Path[1] == "media" || q.Path[1] == "openid"):
 		return q.Path[1] + "/" + q.Path[2]
 	case len(q.Path) > 1:

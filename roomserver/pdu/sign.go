@@ -303,3 +303,65 @@ func serverOf(s string) string {
 	_, server, _ := strings.Cut(s, ":")
 	return server
 }
+
+// AddSignature adds another server's signature to an event of ours, under the ID of its key; all else stays as it is, and so
+// does the event ID.
+func AddSignature(ev gomatrixserverlib.PDU, server, keyID, signature string) (gomatrixserverlib.PDU, error) {
+	version := id.RoomVersion(ev.Version())
+	f, err := formatOf(version)
+	if err != nil {
+		return nil, err
+	}
+	all, err := parseMembers(ev.JSON(), f.strictNumbers)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := members(nil, field(all, "signatures"))
+	if err != nil {
+		return nil, err
+	}
+	var keys []member
+	if theirs := field(servers, server); theirs != nil {
+		if keys, err = members(nil, theirs); err != nil {
+			return nil, err
+		}
+	}
+	keys = with(keys, keyID, appendText(nil, signature))
+	all = with(all, "signatures", appendObject(nil, with(servers, server, appendObject(nil, keys))))
+	return Parse(version, appendObject(nil, all))
+}
+
+// SignedWith says whether the event bears a signature of the server under the ID of a key, made with this key.
+// Spec: server-server-api/#validating-policy-server-signatures
+func SignedWith(ev gomatrixserverlib.PDU, server, keyID string, key ed25519.PublicKey) bool {
+	f, err := formatOf(id.RoomVersion(ev.Version()))
+	if err != nil || len(key) != ed25519.PublicKeySize {
+		return false
+	}
+	all, err := members(nil, ev.JSON())
+	if err != nil {
+		return false
+	}
+	servers, err := members(nil, field(all, "signatures"))
+	if err != nil {
+		return false
+	}
+	theirs := field(servers, server)
+	if theirs == nil {
+		return false
+	}
+	keys, err := members(nil, theirs)
+	if err != nil {
+		return false
+	}
+	encoded, _ := text(field(keys, keyID))
+	signature, ok := decodeBase64(encoded)
+	if !ok || len(signature) != ed25519.SignatureSize {
+		return false
+	}
+	kept, err := f.redact(all)
+	if err != nil {
+		return false
+	}
+	return ed25519.Verify(key, appendObject(nil, kept, "signatures", "unsigned"), signature)
+}

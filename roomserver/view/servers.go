@@ -29,6 +29,24 @@ func (r *Reader) ACL(ctx context.Context, room id.RoomID) (*policy.ACL, error) {
 	return acl, nil
 }
 
+// PolicyServer gives the server that signs the room's events before they count, and its key in base64; empty where the room has none.
+// Spec: server-server-api/#determining-if-a-policy-server-is-enabled-in-a-room
+func (r *Reader) PolicyServer(ctx context.Context, room id.RoomID) (server, key string, err error) {
+	e, err := r.store.State.Current(ctx, room, pdu.Key{Type: "m.room.policy"})
+	if err != nil || e == nil || e.RedactedBy != "" {
+		return "", "", err
+	}
+	server, key = policy.PolicyServer([]byte(gjson.GetBytes(e.JSON, "content").Raw))
+	if server == "" {
+		return "", "", nil
+	}
+	in, err := r.store.Rooms.HasServer(ctx, room, server)
+	if err != nil || !in {
+		return "", "", err
+	}
+	return server, key, nil
+}
+
 // ForServer gives the events, all of one room and in their order, as the other server gets them: whole where it may see them,
 // pruned where it was redacted or the server may not see more.
 // Spec: server-server-api/#backfilling-and-retrieving-missing-events

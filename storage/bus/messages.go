@@ -271,6 +271,7 @@ type FederationQuestion struct {
 	Hierarchy    *Hierarchy        `json:"hierarchy,omitempty"`
 	Timestamp    *TimestampToEvent `json:"timestamp,omitempty"`
 	UserInfo     *UserInfo         `json:"user_info,omitempty"`
+	PolicySign   *PolicySign       `json:"policy_sign,omitempty"`
 	Peers        *Peers            `json:"peers,omitempty"`
 }
 
@@ -395,6 +396,12 @@ type TimestampToEvent struct {
 	Servers   []string  `json:"servers"`
 	Timestamp int64     `json:"timestamp"`
 	Forwards  bool      `json:"forwards"`
+}
+
+// PolicySign asks a room's policy server for its signature on an event, in federation format; Body is {server: {key ID: signature}}.
+type PolicySign struct {
+	Server string          `json:"server"`
+	Event  json.RawMessage `json:"event"`
 }
 
 // UserInfo asks whom an OpenID token names; Body is {"sub"}.
