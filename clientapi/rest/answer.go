@@ -105,10 +105,9 @@ func writeJSON(w http.ResponseWriter, r *http.Request, code int, body any) {
 	if body == nil {
 		body = Empty
 	}
-	var buf bytes.Buffer
-	if raw, ok := body.(json.RawMessage); ok {
-		buf.Write(raw)
-	} else {
+	raw, ready := body.(json.RawMessage)
+	if !ready {
+		var buf bytes.Buffer
 		enc := json.NewEncoder(&buf)
 		enc.SetEscapeHTML(false)
 		if err := enc.Encode(body); err != nil {
@@ -117,18 +116,18 @@ func writeJSON(w http.ResponseWriter, r *http.Request, code int, body any) {
 			buf.Reset()
 			buf.WriteString(`{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
 		}
-		buf.Truncate(len(bytes.TrimRight(buf.Bytes(), "\n")))
+		raw = bytes.TrimRight(buf.Bytes(), "\n")
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(buf.Len()))
+	h.Set("Content-Length", strconv.Itoa(len(raw)))
 	if h.Get("Cache-Control") == "" {
 		h.Set("Cache-Control", "no-store")
 	}
 	// Not every server supports deadlines (a test's recorder does not); then there is none.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	w.WriteHeader(code)
-	if _, err := w.Write(buf.Bytes()); err != nil {
+	if _, err := w.Write(raw); err != nil {
 		zerolog.Ctx(r.Context()).Debug().Err(err).Msg("Client left before the answer")
 	}
 }

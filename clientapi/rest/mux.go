@@ -142,7 +142,7 @@ func (d *door) endpoint(route Route) http.HandlerFunc {
 }
 
 func (d *door) handle(r *Request, route Route) (any, error) {
-	if !validQuery(r.HTTP) {
+	if !validQuery(r) {
 		return nil, mautrix.MInvalidParam.WithMessage("The URL holds text that is not UTF-8")
 	}
 	if err := d.authenticate(r, route); err != nil {
@@ -175,11 +175,11 @@ func (d *door) handle(r *Request, route Route) (any, error) {
 }
 
 // validQuery refuses paths and queries with bytes that could not be stored.
-func validQuery(r *http.Request) bool {
-	if !validText(r.URL.Path) {
+func validQuery(r *Request) bool {
+	if !validText(r.HTTP.URL.Path) {
 		return false
 	}
-	for name, values := range r.URL.Query() {
+	for name, values := range r.values() {
 		for _, v := range values {
 			if !validText(name) || !validText(v) {
 				return false

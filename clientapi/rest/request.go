@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ type Request struct {
 	maxBody int64
 	body    []byte
 	read    bool
+	query   url.Values // read once
 }
 
 // Requester is who a request comes from.
@@ -49,7 +51,14 @@ func (r *Request) Context() context.Context { return r.HTTP.Context() }
 func (r *Request) Path(name string) string { return r.HTTP.PathValue(name) }
 
 // Query is the first value of a query parameter, or "".
-func (r *Request) Query(name string) string { return r.HTTP.URL.Query().Get(name) }
+func (r *Request) Query(name string) string { return r.values().Get(name) }
+
+func (r *Request) values() url.Values {
+	if r.query == nil {
+		r.query = r.HTTP.URL.Query()
+	}
+	return r.query
+}
 
 // RoomID is {roomId}, checked for its form.
 func (r *Request) RoomID() (id.RoomID, error) {

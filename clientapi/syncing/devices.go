@@ -2,8 +2,9 @@ package syncing
 
 import (
 	"context"
-	"encoding/json"
+	"maps"
 	"slices"
+	"strconv"
 
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -218,15 +219,24 @@ func (s *Syncing) keyCounts(ctx context.Context, by rest.Requester) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	counts, err := json.Marshal(left.OneTime)
-	if err != nil {
-		return nil, err
+	b := append(make([]byte, 0, 200), `,"device_one_time_keys_count":{`...)
+	for i, algorithm := range slices.Sorted(maps.Keys(left.OneTime)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(appendText(b, algorithm), ':')
+		b = strconv.AppendInt(b, int64(left.OneTime[algorithm]), 10)
 	}
-	unused, err := json.Marshal(left.Fallback)
-	if err != nil {
-		return nil, err
+	b = append(b, '}')
+	for _, name := range []string{`,"device_unused_fallback_key_types":[`, `,"org.matrix.msc2732.device_unused_fallback_key_types":[`} {
+		b = append(b, name...)
+		for i, algorithm := range left.Fallback {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendText(b, algorithm)
+		}
+		b = append(b, ']')
 	}
-	b := append([]byte(`,"device_one_time_keys_count":`), counts...)
-	b = append(append(b, `,"device_unused_fallback_key_types":`...), unused...)
-	return append(append(b, `,"org.matrix.msc2732.device_unused_fallback_key_types":`...), unused...), nil
+	return b, nil
 }

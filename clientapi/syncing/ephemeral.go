@@ -67,7 +67,7 @@ func (s *Syncing) typingMoved(room id.RoomID, woken wake) {
 	s.mark++
 	if r := s.rooms[room]; r != nil {
 		for u := range r.users {
-			u.typed[room] = s.mark
+			u.typed[room], u.marked = s.mark, s.mark
 		}
 		woken.room(r)
 	}

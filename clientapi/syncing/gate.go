@@ -2,7 +2,9 @@ package syncing
 
 import (
 	"context"
+	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // gate lets so many answers be made at once, in the order in which they came: but those who wait for little go before the crowd
@@ -13,6 +15,7 @@ type gate struct {
 	express queue
 	crowd   queue
 	turn    int
+	size    int
 }
 
 // queue holds who waits, in order.
@@ -21,7 +24,7 @@ type queue []chan struct{}
 // crowdsTurn is which of the turns is the crowd's, whoever else waits.
 const crowdsTurn = 8
 
-func newGate(size int) *gate { return &gate{free: size} }
+func newGate(size int) *gate { return &gate{free: size, size: size} }
 
 // enter waits for a turn, which [gate.leave] gives back.
 func (g *gate) enter(ctx context.Context, express bool) error {
@@ -78,4 +81,39 @@ func (q *queue) remove(one chan struct{}) bool {
 		}
 	}
 	return false
+}
+
+// turns gives how many turns have ended, and whether none is being taken.
+func (g *gate) turns() (ended int, still bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.turn, g.free == g.size
+}
+
+const (
+	// aStorm is how many answers read from the tables leave memory behind that is worth giving back.
+	aStorm = 200
+	// afterStorm is how long it must have been still.
+	afterStorm = 250 * time.Millisecond
+)
+
+// relieve gives memory back to the system when many first syncs, or all clients after a restart, have been answered: what their
+// answers took is not needed again soon, and what waits afterwards is small.
+func (s *Syncing) relieve(ctx context.Context) {
+	tick := time.NewTicker(afterStorm)
+	defer tick.Stop()
+	relieved, last := 0, 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ended, still := s.slow.turns()
+		if still && ended == last && ended-relieved >= aStorm {
+			debug.FreeOSMemory()
+			relieved = ended
+		}
+		last = ended
+	}
 }

@@ -63,14 +63,14 @@ func (s *Syncing) appeared(m bus.Presence) {
 	if old == nil || old.state != p.state || old.status != p.status {
 		s.mark++
 		if u := s.users[m.UserID]; u != nil {
-			u.shown[m.UserID] = s.mark
+			u.shown[m.UserID], u.marked = s.mark, s.mark
 			woken.all(u)
 			rooms = u.joinedRooms()
 		}
 		for _, roomID := range rooms {
 			if r := s.rooms[roomID]; r != nil {
 				for u := range r.users {
-					u.shown[m.UserID] = s.mark
+					u.shown[m.UserID], u.marked = s.mark, s.mark
 				}
 				woken.room(r)
 			}
@@ -113,10 +113,10 @@ func (s *Syncing) introduce(r *room, user id.UserID) {
 	newcomer := s.users[user]
 	for u := range r.users {
 		if s.presence[user] != nil {
-			u.shown[user] = s.mark
+			u.shown[user], u.marked = s.mark, s.mark
 		}
 		if newcomer != nil && s.presence[u.id] != nil {
-			newcomer.shown[u.id] = s.mark
+			newcomer.shown[u.id], newcomer.marked = s.mark, s.mark
 		}
 	}
 }

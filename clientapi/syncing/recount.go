@@ -235,7 +235,7 @@ func (s *Syncing) finishCount(ctx context.Context, l *later) error {
 			c.threads[thread] = unread{sum.notify + n.notify, sum.highlight + n.highlight}
 		}
 		s.mark++
-		l.user.counted[l.room] = s.mark
+		l.user.counted[l.room], l.user.marked = s.mark, s.mark
 		woken.all(l.user)
 	}
 	s.mu.Unlock()

@@ -57,7 +57,7 @@ func newRoom(roomID id.RoomID, from storage.Position) *room {
 
 func (r *room) touch(at storage.Position, woken wake) {
 	for u := range r.users {
-		u.touched[r.id] = max(u.touched[r.id], at)
+		u.touch(r.id, at)
 	}
 	woken.room(r)
 }

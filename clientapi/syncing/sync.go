@@ -116,12 +116,18 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 			waiting.Dec()
 		}()
 	}
-	for {
-		body, empty, err := s.answerSoon(ctx, u, q, w.express.Swap(false))
+	for last := q.wait == 0; ; {
+		body, empty, err := json.RawMessage(nil), true, error(nil)
+		// Nothing new costs a look into the memory; an answer that says so is made when the client's patience ends.
+		if still := s.quiet(u, q); !still {
+			body, empty, err = s.answerSoon(ctx, u, q, w.express.Swap(false))
+		} else if last {
+			body, err = s.unchanged(ctx, u, q)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if !empty || q.wait == 0 {
+		if !empty || last {
 			answers.WithLabelValues(kindOf(q, empty)).Inc()
 			return body, nil
 		}
@@ -131,20 +137,58 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 		case <-w.ended:
 			return nil, mautrix.MUnknownToken.WithMessage("This device has been logged out")
 		case <-w.surplus:
-			return body, nil
+			last = true
 		case <-enough:
-			answers.WithLabelValues("empty").Inc()
-			return body, nil
+			last = true
 		case <-w.woken:
+			s.hold(ctx, u, q)
 		}
-		s.hold(ctx, u, q)
 	}
+}
+
+// quiet tells from memory that nothing has happened since the client's token that an answer could tell.
+func (s *Syncing) quiet(u *user, q *question) bool {
+	since := q.since
+	if since == nil || q.fullState || since.Process != s.process {
+		return false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if since.Position < u.from || since.Position < u.latest || since.Ephemeral < u.marked {
+		return false
+	}
+	if q.by.Device == "" {
+		return true
+	}
+	d := u.devices[q.by.Device]
+	return d != nil && d.fetched > 0 && d.newest <= max(since.ToDevice, d.deleted)
+}
+
+// unchanged is the answer that tells nothing but how far it reaches.
+func (s *Syncing) unchanged(ctx context.Context, u *user, q *question) (json.RawMessage, error) {
+	s.mu.RLock()
+	token := storage.Token{Incarnation: s.store.Incarnation(), Position: max(storage.Position(s.applied.Load()), q.since.Position), Ephemeral: s.mark, Process: s.process}
+	s.mu.RUnlock()
+	if !s.quiet(u, q) { // just now something came: it is told the next time
+		token.Position, token.Ephemeral = q.since.Position, q.since.Ephemeral
+	}
+	token.ToDevice = max(token.Position, q.since.ToDevice)
+	keys, err := s.keyCounts(ctx, q.by)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, 256+len(keys))
+	b = appendText(append(b, `{"next_batch":`...), token.String())
+	return append(append(b, keys...), '}'), nil
 }
 
 // patience bounds what an answer may take to be made: a database that hangs must not keep requests for ever.
 const patience = time.Minute
 
 func (s *Syncing) reachSoon(ctx context.Context, to storage.Position) error {
+	if s.applied.Load() >= int64(to) {
+		return nil
+	}
 	ctx, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	return s.reach(ctx, to)

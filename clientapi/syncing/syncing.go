@@ -138,6 +138,7 @@ func (s *Syncing) Run(ctx context.Context) error {
 	var tidying sync.WaitGroup
 	tidying.Go(func() { s.tidy(ctx) })
 	tidying.Go(func() { s.finishCounts(ctx) })
+	tidying.Go(func() { s.relieve(ctx) })
 	tidying.Go(func() { s.keepSlides(ctx) })
 	defer tidying.Wait()
 	return s.watch(ctx)

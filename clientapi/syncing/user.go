@@ -29,6 +29,9 @@ type user struct {
 	seen    time.Time
 
 	stays map[id.RoomID]*stay
+	// latest is the position of the newest news that concerns the user, and marked the newest mark.
+	latest storage.Position
+	marked int64
 	// touched is the position of the newest news in a room.
 	touched map[id.RoomID]storage.Position
 	// typed and shown are the marks of the newest typing in a room, and of another user's presence.
@@ -197,8 +200,14 @@ func (u *user) noteAccountData(d *storage.AccountData) {
 	}
 	u.account = append(kept, d)
 	if d.RoomID != "" {
-		u.touched[d.RoomID] = max(u.touched[d.RoomID], d.Position)
+		u.touch(d.RoomID, d.Position)
 	}
+	u.latest = max(u.latest, d.Position)
+}
+
+// touch notes news in a room.
+func (u *user) touch(room id.RoomID, at storage.Position) {
+	u.touched[room], u.latest = max(u.touched[room], at), max(u.latest, at)
 }
 
 func (u *user) device(name id.DeviceID) *device {
@@ -254,12 +263,12 @@ func (u *user) end(name id.DeviceID) {
 }
 
 func (u *user) listChanged(other id.UserID, at storage.Position) {
-	u.changed[other] = at
+	u.changed[other], u.latest = at, max(u.latest, at)
 	delete(u.left, other)
 }
 
 func (u *user) listLeft(other id.UserID, at storage.Position) {
-	u.left[other] = at
+	u.left[other], u.latest = at, max(u.latest, at)
 	delete(u.changed, other)
 }
 

@@ -346,7 +346,7 @@ func (s *Syncing) stand(u *user, m *storage.Membership, from storage.Position) {
 			}
 		}
 	}
-	u.touched[m.RoomID] = max(u.touched[m.RoomID], m.Position)
+	u.touch(m.RoomID, m.Position)
 }
 
 func (s *Syncing) takeReceipt(c *storage.Change, woken wake) {
@@ -356,7 +356,7 @@ func (s *Syncing) takeReceipt(c *storage.Change, woken wake) {
 	}
 	if u := s.users[c.UserID]; u != nil {
 		u.count(c.RoomID).takeReceipt(receipt)
-		u.touched[c.RoomID] = max(u.touched[c.RoomID], c.Position)
+		u.touch(c.RoomID, c.Position)
 		woken.all(u)
 	}
 	r := s.rooms[c.RoomID]
@@ -368,7 +368,7 @@ func (s *Syncing) takeReceipt(c *storage.Change, woken wake) {
 		return
 	}
 	for u := range r.users {
-		u.touched[r.id] = max(u.touched[r.id], c.Position)
+		u.touch(r.id, c.Position)
 	}
 	if now := s.now(); now.Sub(r.rung) >= receiptPause {
 		r.rung = now
