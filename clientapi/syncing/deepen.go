@@ -33,8 +33,11 @@ func (a *answer) deepen(ctx context.Context, p *roomPlan, want int) (bool, error
 			return false, err
 		}
 		a.s.mu.Lock()
-		if r.eventsFrom == bottomUp {
+		if r.eventsFrom == bottomUp && a.s.rooms[r.id] == r {
+			before := r.bytes
 			r.fill(f, r.reworked != reworked)
+			a.s.ringed += r.bytes - before
+			a.s.boundRings()
 		}
 		a.s.mu.Unlock()
 	}

@@ -264,24 +264,52 @@ func (a *answer) lazy(ctx context.Context, p *roomPlan, t *timeline, last map[pd
 	if len(fresh) == 0 {
 		return wanted, nil
 	}
-	var at storage.Snapshot
 	for _, user := range fresh {
 		key := pdu.Key{Type: "m.room.member", StateKey: string(user)}
 		number, known := last[key]
 		if !known {
 			var err error
-			if at == (storage.Snapshot{}) {
-				if at, err = a.current(ctx, p); err != nil {
-					return nil, err
-				}
-			}
-			if number, err = a.s.store.State.Key(ctx, at, key); err != nil {
+			if number, err = a.member(ctx, p, key); err != nil {
 				return nil, err
 			}
 		}
 		wanted[key] = number
 	}
 	return wanted, nil
+}
+
+// maxSpeakers bounds whose member events are held at hand for a room.
+const maxSpeakers = 1000
+
+// member gives the number of a user's member event in the current state: found once for all who are told of a speaker.
+func (a *answer) member(ctx context.Context, p *roomPlan, key pdu.Key) (int64, error) {
+	user, r := id.UserID(key.StateKey), p.room
+	if r != nil {
+		a.s.mu.RLock()
+		number, known := r.speakers[user]
+		known = known && r.spokeAt == p.members
+		a.s.mu.RUnlock()
+		if known {
+			return number, nil
+		}
+	}
+	at, err := a.current(ctx, p)
+	if err != nil {
+		return 0, err
+	}
+	number, err := a.s.store.State.Key(ctx, at, key)
+	if err != nil || r == nil {
+		return number, err
+	}
+	a.s.mu.Lock()
+	if r.members == p.members {
+		if r.spokeAt != p.members || len(r.speakers) >= maxSpeakers || r.speakers == nil {
+			r.speakers, r.spokeAt = map[id.UserID]int64{}, p.members
+		}
+		r.speakers[user] = number
+	}
+	a.s.mu.Unlock()
+	return number, nil
 }
 
 // appendEntries writes events of the state.

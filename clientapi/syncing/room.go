@@ -33,6 +33,10 @@ type room struct {
 	// snapshot is the current state, where no change is held above; zero where it is not known.
 	snapshot storage.Snapshot
 
+	// speakers are the member events of those who spoke, as of the change of membership at spokeAt.
+	speakers map[id.UserID]int64
+	spokeAt  storage.Position
+
 	// members is the position of the newest change of membership, 0 if none was seen yet.
 	members storage.Position
 	summary *summary
@@ -60,6 +64,14 @@ func (r *room) touch(at storage.Position, woken wake) {
 		u.touch(r.id, at)
 	}
 	woken.room(r)
+}
+
+// empty lets the ring go.
+func (r *room) empty() {
+	if n := len(r.events); n > 0 {
+		r.eventsFrom = r.events[n-1].position
+	}
+	r.events, r.bytes, r.bottom, r.sealed = nil, 0, false, false
 }
 
 func (r *room) addEvent(x *entry, limit int) {

@@ -48,13 +48,15 @@ type Config struct {
 	Idle time.Duration `yaml:"idle"`
 	// RingEvents is how many of a room's newest events are kept at hand while somebody in it syncs. Default 128.
 	RingEvents int `yaml:"ring_events"`
+	// RingBytes bounds the memory of all rooms' rings together: those of the rooms that were silent longest go. Default 64 MiB.
+	RingBytes int `yaml:"ring_bytes"`
 	// CacheBytes bounds the memory of rendered events and of states, besides the rings. Default 64 MiB.
 	CacheBytes int `yaml:"cache_bytes"`
 }
 
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
-	return Config{Presence: true, MaxWait: time.Minute, Idle: 10 * time.Minute, RingEvents: 128, CacheBytes: 64 << 20}
+	return Config{Presence: true, MaxWait: time.Minute, Idle: 10 * time.Minute, RingEvents: 128, RingBytes: 64 << 20, CacheBytes: 64 << 20}
 }
 
 // Syncing answers syncs, and keeps typing and presence.
@@ -83,6 +85,7 @@ type Syncing struct {
 	reached  chan struct{} // closed and replaced when applied moves
 	users    map[id.UserID]*user
 	rooms    map[id.RoomID]*room
+	ringed   int   // bytes in all rings
 	mark     int64 // counts changes of typing and presence
 	typing   map[id.RoomID]*typists
 	presence map[id.UserID]*presence
@@ -99,6 +102,9 @@ func New(cfg Config, store *storage.Store, b *bus.Bus, reader *view.Reader) *Syn
 	}
 	if cfg.RingEvents <= 0 {
 		cfg.RingEvents = standard.RingEvents
+	}
+	if cfg.RingBytes <= 0 {
+		cfg.RingBytes = standard.RingBytes
 	}
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = standard.CacheBytes

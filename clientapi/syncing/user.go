@@ -166,7 +166,7 @@ func (s *Syncing) load(ctx context.Context, u *user) {
 		u.err = fmt.Errorf("read rooms of %s: %w", u.id, err)
 		delete(s.users, u.id)
 		for _, r := range s.rooms {
-			delete(r.users, u)
+			s.leaveRoom(u, r)
 		}
 		return
 	}
@@ -262,12 +262,25 @@ func (u *user) end(name id.DeviceID) {
 	}
 }
 
+// maxLists bounds the users whose device lists are held at hand for one who no longer asks: beyond it the tables are asked.
+const maxLists = 5000
+
+func (u *user) boundLists(at storage.Position) {
+	if len(u.changed)+len(u.left) > maxLists {
+		clear(u.changed)
+		clear(u.left)
+		u.from = max(u.from, at)
+	}
+}
+
 func (u *user) listChanged(other id.UserID, at storage.Position) {
+	u.boundLists(at)
 	u.changed[other], u.latest = at, max(u.latest, at)
 	delete(u.left, other)
 }
 
 func (u *user) listLeft(other id.UserID, at storage.Position) {
+	u.boundLists(at)
 	u.left[other], u.latest = at, max(u.latest, at)
 	delete(u.changed, other)
 }

@@ -1,6 +1,7 @@
 package syncing
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -81,6 +82,7 @@ func (s *Syncing) apply(ctx context.Context, news []storage.Change, to storage.P
 	for i := range news {
 		s.take(&news[i], around, woken)
 	}
+	s.boundRings()
 	s.applied.Store(int64(to))
 	close(s.reached)
 	s.reached = make(chan struct{})
@@ -256,7 +258,9 @@ func (s *Syncing) takeEvent(c *storage.Change, around surroundings, woken wake) 
 	}
 	x := s.rendered.hold(e)
 	x.enliven(around.gaps[e.ID])
+	before := r.bytes
 	r.addEvent(x, s.cfg.RingEvents)
+	s.ringed += r.bytes - before
 	r.touch(c.Position, woken)
 }
 
@@ -340,13 +344,43 @@ func (s *Syncing) stand(u *user, m *storage.Membership, from storage.Position) {
 		r.users[u] = struct{}{}
 	default:
 		if r := s.rooms[m.RoomID]; r != nil {
-			delete(r.users, u)
-			if len(r.users) == 0 {
-				delete(s.rooms, m.RoomID)
-			}
+			s.leaveRoom(u, r)
 		}
 	}
 	u.touch(m.RoomID, m.Position)
+}
+
+// leaveRoom takes a user from a room, and lets the room go with the last one. mu is held.
+func (s *Syncing) leaveRoom(u *user, r *room) {
+	delete(r.users, u)
+	if len(r.users) == 0 && s.rooms[r.id] == r {
+		delete(s.rooms, r.id)
+		s.ringed -= r.bytes
+		r.bytes = 0
+	}
+}
+
+// boundRings empties the rings of the rooms that were silent longest when all together hold too much. mu is held.
+func (s *Syncing) boundRings() {
+	if s.ringed <= s.cfg.RingBytes {
+		return
+	}
+	held := make([]*room, 0, len(s.rooms))
+	for _, r := range s.rooms {
+		if len(r.events) > 0 {
+			held = append(held, r)
+		}
+	}
+	slices.SortFunc(held, func(x, y *room) int {
+		return cmp.Compare(x.events[len(x.events)-1].position, y.events[len(y.events)-1].position)
+	})
+	for _, r := range held {
+		if s.ringed <= s.cfg.RingBytes*3/4 {
+			return
+		}
+		s.ringed -= r.bytes
+		r.empty()
+	}
 }
 
 func (s *Syncing) takeReceipt(c *storage.Change, woken wake) {
@@ -438,10 +472,7 @@ func (s *Syncing) dropIdle() {
 		}
 		for roomID := range u.stays {
 			if r := s.rooms[roomID]; r != nil {
-				delete(r.users, u)
-				if len(r.users) == 0 {
-					delete(s.rooms, roomID)
-				}
+				s.leaveRoom(u, r)
 			}
 		}
 	}
