@@ -61,10 +61,10 @@ type Search struct {
 const (
 	searchFTS = `CREATE VIRTUAL TABLE IF NOT EXISTS search_words USING fts5(words, room, content='', contentless_delete=1, tokenize='unicode61')`
 
-	searchAdd      = "INSERT INTO search_entries (number, room_id, place, key) VALUES ($1, $2, $3, $4) ON CONFLICT (number) DO NOTHING"
-	searchAddWords = "INSERT INTO search_words (rowid, words, room) VALUES ($1, $2, $3)"
-	searchAddBoth  = `INSERT INTO search_entries (number, room_id, place, key, words) VALUES ($1, $2, $3, $4, to_tsvector('simple', $5))
-		ON CONFLICT (number) DO NOTHING`
+	searchAdd         = "INSERT INTO search_entries (number, room_id, place, key) VALUES "
+	searchAddBoth     = "INSERT INTO search_entries (number, room_id, place, key, words) VALUES "
+	searchAddEnd      = " ON CONFLICT (number) DO NOTHING RETURNING number"
+	searchAddWords    = "INSERT INTO search_words (rowid, words, room) VALUES"
 	searchRemove      = "DELETE FROM search_entries WHERE number = $1"
 	searchRemoveWords = "DELETE FROM search_words WHERE rowid = $1"
 
@@ -137,24 +137,55 @@ func roomWord(room id.RoomID) string {
 // Add puts events into the index, inside Do; those that are in it stay as they are. At most a hundred at a time: it takes
 // longer than other writes.
 func (t *Search) Add(ctx context.Context, entries []SearchEntry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	words := make(map[int64]string, len(entries))
+	into, each, columns := searchAdd, "($%d, $%d, $%d, $%d)", 4
+	if t.s.Postgres() {
+		into, each, columns = searchAddBoth, "($%d, $%d, $%d, $%d, to_tsvector('simple', $%d))", 5
+	}
+	var q strings.Builder
+	q.WriteString(into)
+	var args []any
 	for _, e := range entries {
-		words := strings.Join(SearchWords(e.Text), " ")
-		if t.s.Postgres() {
-			if _, err := t.s.exec(ctx, searchAddBoth, e.Number, e.RoomID, e.Place, e.Key, words+" "+roomWord(e.RoomID)); err != nil {
-				return fmt.Errorf("index event %d: %w", e.Number, err)
-			}
+		if words[e.Number] != "" {
 			continue
 		}
-		done, err := t.s.exec(ctx, searchAdd, e.Number, e.RoomID, e.Place, e.Key)
-		if err != nil {
-			return fmt.Errorf("index event %d: %w", e.Number, err)
+		words[e.Number] = strings.Join(SearchWords(e.Text), " ") + " "
+		if len(args) > 0 {
+			q.WriteByte(',')
 		}
-		if n, err := done.RowsAffected(); n == 0 || err != nil {
-			continue
+		places := make([]any, columns)
+		for i := range places {
+			places[i] = len(args) + i + 1
 		}
-		if _, err := t.s.exec(ctx, searchAddWords, e.Number, words, roomWord(e.RoomID)); err != nil {
-			return fmt.Errorf("index event %d: %w", e.Number, err)
+		fmt.Fprintf(&q, each, places...)
+		if args = append(args, e.Number, e.RoomID, e.Place, e.Key); t.s.Postgres() {
+			args = append(args, words[e.Number]+roomWord(e.RoomID))
 		}
+	}
+	q.WriteString(searchAddEnd)
+	added, err := all(ctx, t.s, column[int64], q.String(), args...)
+	if err != nil {
+		return fmt.Errorf("index %d events: %w", len(entries), err)
+	}
+	if t.s.Postgres() {
+		return nil
+	}
+	fresh := make(map[int64]bool, len(added))
+	for _, n := range added {
+		fresh[n] = true
+	}
+	rows := make([][]any, 0, len(added))
+	for _, e := range entries {
+		if fresh[e.Number] {
+			delete(fresh, e.Number)
+			rows = append(rows, []any{e.Number, words[e.Number], roomWord(e.RoomID)})
+		}
+	}
+	if err := t.s.insert(ctx, searchAddWords, rows, ""); err != nil {
+		return fmt.Errorf("index words of %d events: %w", len(entries), err)
 	}
 	return nil
 }
