@@ -72,7 +72,7 @@ func (r *room) propose(ctx context.Context, p bus.Proposal) (bus.Outcome, error)
 	}
 	r.append(h)
 	if p.TransactionID != "" {
-		r.remember(txn, row.ID)
+		r.sent.put(txn, row.ID)
 	}
 	verdicts.WithLabelValues(string(bus.Accepted)).Inc()
 	return bus.Outcome{EventID: row.ID, Verdict: bus.Accepted}, nil
@@ -98,9 +98,10 @@ func (r *room) unknown(sender id.UserID) error {
 	return refuse(403, mautrix.MForbidden, "You are not in this room, or there is no such room")
 }
 
-// already gives the event that the transaction made before, stored or in flight; empty if none.
+// already gives the event that the transaction made before, stored or in flight; empty if none. One that is not in memory is taken
+// to be new: if it is not, the database refuses it, and the question is put again.
 func (r *room) already(ctx context.Context, txn transaction) (id.EventID, error) {
-	if event, ok := r.sent[txn]; ok {
+	if event := r.sent.get(txn); event != "" || !r.again.now {
 		return event, nil
 	}
 	e, err := r.s.store.Events.ByTransaction(ctx, r.id, txn.sender, txn.device, txn.path, txn.txn)
@@ -108,14 +109,6 @@ func (r *room) already(ctx context.Context, txn transaction) (id.EventID, error)
 		return "", err
 	}
 	return e.ID, nil
-}
-
-// remember keeps a transaction while its event may be in flight, and a while longer.
-func (r *room) remember(txn transaction, event id.EventID) {
-	if len(r.sent) > 4*memorySize && r.out == 0 {
-		clear(r.sent)
-	}
-	r.sent[txn] = event
 }
 
 // alreadySo gives the event by which the sender made the state what it is asked to be; empty if it is not so.

@@ -71,19 +71,12 @@ type room struct {
 	line *storage.Line
 	// ahead is how many events are handed over and not yet committed.
 	ahead int
-	// sent remembers the transactions of this process's life.
-	sent map[transaction]id.EventID
+	sent  sent
+	again again
 
 	turn *turn
 	// out is how many turns are with the committer.
 	out int
-}
-
-// transaction makes a proposal idempotent.
-type transaction struct {
-	sender    id.UserID
-	device    id.DeviceID
-	path, txn string
 }
 
 // commit tells the loop what became of a turn.
@@ -105,6 +98,10 @@ func (r *room) live(ctx context.Context) {
 	defer idle.Stop()
 	stopping := ctx.Done()
 	for {
+		if len(r.again.questions) > 0 && r.out == 0 {
+			r.askAgain(context.WithoutCancel(ctx))
+			continue
+		}
 		// A room with much in flight takes no more until commits return.
 		inbox := r.inbox
 		if r.ahead >= maxAhead {
@@ -118,7 +115,7 @@ func (r *room) live(ctx context.Context) {
 		case c := <-r.committed:
 			r.settleOne(c)
 		case <-idle.C:
-			if r.out == 0 && r.s.retire(r) {
+			if r.out == 0 && len(r.again.questions) == 0 && r.s.retire(r) {
 				return
 			}
 			idle.Reset(patience)
@@ -174,7 +171,7 @@ func (r *room) answer(ctx context.Context, q *question) {
 	if err := r.reconsider(ctx); err != nil {
 		zerolog.Ctx(ctx).Warn().Err(err).Msg("Soft-failed sticky events are not judged again")
 	}
-	r.turn.replies = append(r.turn.replies, func(err error) { q.Respond(bus.RoomAnswer{Outcomes: outcomes}, err) })
+	r.turn.replies = append(r.turn.replies, reply{q, outcomes})
 }
 
 func (r *room) do(ctx context.Context, q bus.RoomQuestion) ([]bus.Outcome, error) {
@@ -210,7 +207,7 @@ func (r *room) wake(ctx context.Context) error {
 	for r.out > 0 { // what else was in flight is refused with it
 		r.settleOne(<-r.committed)
 	}
-	r.line, r.sent, r.events = &storage.Line{}, map[transaction]id.EventID{}, newMemory()
+	r.line, r.sent, r.events = &storage.Line{}, sent{}, newMemory()
 	r.current, r.members, r.joined = map[pdu.Key]ref{}, map[id.UserID]event.Membership{}, map[string]int{}
 	r.waiting, r.onTrial = map[id.EventID][]id.EventID{}, map[id.EventID]int64{}
 	r.edges, r.judged = map[id.EventID][]storage.Edge{}, map[id.EventID]bool{}
@@ -230,6 +227,9 @@ func (r *room) wake(ctx context.Context) error {
 	r.head, r.version = *stored, stored.Version
 	r.resolver = state.NewResolver(r.version, source{r})
 	if err := r.readState(ctx); err != nil {
+		return err
+	}
+	if err := r.readSent(ctx); err != nil {
 		return err
 	}
 	if err := r.findOnTrial(ctx); err != nil {
@@ -297,9 +297,7 @@ func (r *room) readState(ctx context.Context) error {
 // spoil throws away the turn under construction, in which somebody may have stopped half-way, and the memory that
 // was built with it. A refusal leaves nothing half done and needs none of this.
 func (r *room) spoil(err error) {
-	for _, reply := range r.turn.replies {
-		reply(err)
-	}
+	r.turn.reply(err)
 	r.turn = &turn{}
 	r.forget()
 }
@@ -311,6 +309,11 @@ func (r *room) forget() { r.awake = false }
 func (r *room) settleOne(c commit) {
 	r.ahead -= len(c.turn.rows.Events)
 	r.out--
+	if errors.Is(c.err, storage.ErrRepeated) {
+		for _, reply := range c.turn.replies {
+			r.again.questions = append(r.again.questions, reply.to)
+		}
+	}
 	if c.err != nil {
 		r.awake = false // wake reads it anew, on a new line
 		return

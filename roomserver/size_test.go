@@ -3,10 +3,12 @@ package roomserver
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/prometheus/client_golang/prometheus"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver/pdu"
@@ -60,6 +62,53 @@ func TestForkInAGreatRoom(t *testing.T) {
 			if got := state[key]; got != ours[key] && string(got) != ev.EventID() {
 				t.Fatalf("%v is %s, want %s or %s", key, got, ours[key], ev.EventID())
 			}
+		}
+	})
+}
+
+// commits is how many commits this process has made.
+func commits(t *testing.T) uint64 {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "chancery_commit_jobs" {
+			return f.GetMetric()[0].GetHistogram().GetSampleCount()
+		}
+	}
+	t.Fatal("commits are not counted")
+	return 0
+}
+
+// TestCommitsAreShared has fifty goroutines write in fifty rooms at once, each message after the one before was answered: a commit, which
+// waits for the disk once, takes what has come meanwhile.
+func TestCommitsAreShared(t *testing.T) {
+	eachDatabase(t, func(h *house) {
+		const people, each = 50, 40
+		var rooms []id.RoomID
+		for range people {
+			rooms = append(rooms, h.create("11"))
+		}
+		before, begun := commits(t), time.Now()
+		var all sync.WaitGroup
+		for n := range people {
+			all.Go(func() {
+				for i := range each {
+					p := message(alice, "hello")
+					p.Device, p.Path, p.TransactionID = "D", "PUT m.room.message", fmt.Sprint(n, "-", i)
+					if _, err := h.propose(rooms[n], p); err != nil {
+						h.Error(err)
+					}
+				}
+			})
+		}
+		all.Wait()
+		took, made := time.Since(begun), commits(t)-before
+		t.Logf("%d messages in %v cost %d commits: %.3f each", people*each, took, made, float64(made)/(people*each))
+		if made*10 >= people*each {
+			t.Errorf("%d messages cost %d commits, want fewer than a tenth", people*each, made)
 		}
 	})
 }

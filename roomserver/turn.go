@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/tidwall/gjson"
@@ -10,12 +11,26 @@ import (
 
 	"chancery/roomserver/pdu"
 	"chancery/storage"
+	"chancery/storage/bus"
 )
 
 // turn is what the room writes at once, with those who wait for it.
 type turn struct {
 	rows    storage.RoomRows
-	replies []func(error)
+	replies []reply
+}
+
+// reply is an answer that leaves when what it tells of is on disk.
+type reply struct {
+	to       *question
+	outcomes []bus.Outcome
+}
+
+// reply lets the answers go: what was written, or why it was not.
+func (t *turn) reply(err error) {
+	for _, r := range t.replies {
+		r.to.Respond(bus.RoomAnswer{Outcomes: r.outcomes}, err)
+	}
 }
 
 func (t *turn) empty() bool {
@@ -35,9 +50,7 @@ func (r *room) handOver() {
 	empty := t.empty()
 	// An answer that wrote nothing may still tell of what is in flight ("you sent that already"): it waits for that.
 	if empty && (r.out == 0 || len(t.replies) == 0) {
-		for _, reply := range t.replies {
-			reply(nil)
-		}
+		t.reply(nil)
 		return
 	}
 	t.rows.Line, t.rows.Room = r.line, r.id
@@ -48,8 +61,8 @@ func (r *room) handOver() {
 	r.ahead += len(t.rows.Events)
 	r.out++
 	r.s.writer.Write(&t.rows, func(err error) {
-		for _, reply := range t.replies {
-			reply(err)
+		if !errors.Is(err, storage.ErrRepeated) { // then they are asked again
+			t.reply(err)
 		}
 		r.committed <- commit{t, err}
 	})

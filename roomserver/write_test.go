@@ -188,6 +188,48 @@ func TestAFailedCommit(t *testing.T) {
 	})
 }
 
+// TestAnOldTransactionAgain repeats a transaction that the room does not remember, while others write: it is answered with the event
+// that it made, and nobody else suffers.
+func TestAnOldTransactionAgain(t *testing.T) {
+	eachDatabase(t, func(h *house) {
+		room := h.create("11")
+		old := message(alice, "old")
+		old.Device, old.Path, old.TransactionID = "D", "PUT m.room.message", "old"
+		first := h.must(room, old)
+		var all sync.WaitGroup
+		say := func(n int) {
+			p := message(alice, fmt.Sprint(n))
+			p.Device, p.Path, p.TransactionID = "D", "PUT m.room.message", fmt.Sprint(n)
+			if outcome, err := h.propose(room, p); err != nil || outcome.Already {
+				h.Errorf("message %d: %+v, %v", n, outcome, err)
+			}
+		}
+		for w := range 16 {
+			all.Go(func() {
+				for n := range (sentRead + 100) / 16 {
+					say(w*1000 + n)
+				}
+			})
+		}
+		all.Wait()
+		h.restart()
+		for w := range 8 {
+			all.Go(func() {
+				for n := range 20 {
+					say(100_000 + w*1000 + n)
+					if outcome, err := h.propose(room, old); err != nil || outcome.EventID != first || !outcome.Already {
+						h.Errorf("the old one again: %+v, %v, want %s", outcome, err, first)
+					}
+				}
+			})
+		}
+		all.Wait()
+		if got, want := len(h.timeline(room)), 5+1+16*((sentRead+100)/16)+8*20; got != want {
+			h.Errorf("%d events are stored, want %d", got, want)
+		}
+	})
+}
+
 func BenchmarkPropose(b *testing.B) {
 	h := onSQLite(b)
 	room := h.create("11")

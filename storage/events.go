@@ -215,6 +215,17 @@ func (t *Events) ByTransaction(ctx context.Context, room id.RoomID, sender id.Us
 		WHERE sender = $1 AND device_id = $2 AND transaction_id = $3 AND room_id = $4 AND path = $5`, sender, device, transaction, room, path)
 }
 
+// Transactions gives those of the room's newest events, so many of them, that were sent with a transaction: ID, sender, device, path
+// and transaction are filled in, nothing else.
+func (t *Events) Transactions(ctx context.Context, room id.RoomID, newest int) ([]Event, error) {
+	return all(ctx, t.s, func(row dbutil.Scannable) (e Event, err error) {
+		err = row.Scan(&e.ID, &e.Sender, &e.DeviceID, &e.Path, &e.TransactionID)
+		return e, err
+	}, `SELECT event_id, sender, device_id, path, transaction_id FROM
+		(SELECT * FROM events WHERE room_id = $1 AND place IS NOT NULL ORDER BY place DESC, number DESC LIMIT $2) AS newest
+		WHERE transaction_id IS NOT NULL ORDER BY place`, room, newest)
+}
+
 // Backwards gives up to limit events of the room's history before the page, newest first.
 func (t *Events) Backwards(ctx context.Context, room id.RoomID, before Page, limit int) ([]*Event, error) {
 	return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events

@@ -5,13 +5,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/mattn/go-sqlite3"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
 
 // ErrLease says that the writer's lease has passed to another process.
 var ErrLease = errors.New("storage: another process writes the rooms")
+
+// ErrRepeated says that rows hold a transaction whose event is stored already. Nothing of them, nor of what came after them on
+// their line, was written.
+var ErrRepeated = errors.New("storage: the transaction was sent before")
+
+// repeats tells whether the database refused an event for its transaction.
+func repeats(err error) bool {
+	if refused := (sqlite3.Error{}); errors.As(err, &refused) {
+		return refused.ExtendedCode == sqlite3.ErrConstraintUnique && strings.Contains(refused.Error(), "events.transaction_id")
+	}
+	refused := (*pgconn.PgError)(nil)
+	return errors.As(err, &refused) && refused.ConstraintName == "events_transaction"
+}
 
 // Line is the order of one live room's writes: once one of them has failed, all
 // later ones are refused. A room that reads itself anew begins a new line.
@@ -171,6 +187,9 @@ func (s *Store) writeRooms(ctx context.Context, rooms []*RoomRows) error {
 		}
 	}
 	if err := s.insert(ctx, "INSERT INTO events ("+eventColumns+") VALUES", events, ""); err != nil {
+		if repeats(err) {
+			err = fmt.Errorf("%w (%w)", ErrRepeated, err)
+		}
 		return fmt.Errorf("write events: %w", err)
 	}
 	if err := s.insertChains(ctx, chains); err != nil {

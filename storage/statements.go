@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/rs/zerolog"
 	"go.mau.fi/util/dbutil"
 )
 
@@ -14,24 +15,31 @@ var statementsTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 	Name: "chancery_sql_statements_total", Help: "SQL statements, by the readers' pool and by the committer; BEGIN and COMMIT left out.",
 }, []string{"side"})
 
-// counted counts the statements of one side of the store.
+// counted counts the statements of one side of the store, and names them at trace level.
 type counted struct {
 	dbutil.DatabaseLogger
+	side  string
 	n     atomic.Int64
 	total prometheus.Counter
 }
 
 // QueryTiming is told of each statement by dbutil, and of the ends of their rows, which are no statements.
-func (c *counted) QueryTiming(_ context.Context, method, _ string, _ []any, _ int, _ time.Duration, _ error) {
+func (c *counted) QueryTiming(ctx context.Context, method, query string, _ []any, _ int, took time.Duration, err error) {
 	switch method {
 	case "Exec", "Query", "QueryRow":
 		c.n.Add(1)
 		c.total.Inc()
+	case "Begin", "Commit", "Rollback":
+		query = method
+	default:
+		return
 	}
+	// Without the arguments: they are people's.
+	zerolog.Ctx(ctx).Trace().Err(err).Str("side", c.side).Dur("took", took).Str("sql", query).Msg("Statement")
 }
 
 func count(db *dbutil.Database, side string) *counted {
-	c := &counted{DatabaseLogger: dbutil.NoopLogger, total: statementsTotal.WithLabelValues(side)}
+	c := &counted{DatabaseLogger: dbutil.NoopLogger, side: side, total: statementsTotal.WithLabelValues(side)}
 	db.Log = c
 	return c
 }

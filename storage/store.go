@@ -187,7 +187,7 @@ func (s *Store) nouns() {
 	s.Tokens = &Tokens{s: s}
 	s.Profiles = &Profiles{s}
 	s.AccountData = &AccountDatas{s}
-	s.Filters = &Filters{s}
+	s.Filters = &Filters{s: s}
 	s.RegistrationTokens = &RegistrationTokens{s}
 	s.Confirmations = &Confirmations{s}
 	s.ThreePIDs = &ThreePIDs{s}

@@ -136,7 +136,12 @@ func openHouses(t *testing.T, database func() string, names ...string) []*testHo
 func (h *testHouse) open() {
 	h.t.Helper()
 	log := zerolog.New(zerolog.NewConsoleWriter(zerolog.ConsoleTestWriter(h.t))).Level(h.config.Log.Level).With().Str("house", h.config.ServerName).Timestamp().Logger()
-	ctx := log.WithContext(context.Background())
+	h.openWith(log.WithContext(context.Background()))
+}
+
+// openWith is open with a log of the test's own.
+func (h *testHouse) openWith(ctx context.Context) {
+	h.t.Helper()
 	h.stack = newStack(ctx)
 	behind, err := h.stack.assemble(ctx, h.config, allParts)
 	if err == nil {
