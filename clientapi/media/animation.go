@@ -61,7 +61,7 @@ func (h header) animatable(want storage.Thumbnail) bool {
 // animationCost is how many bytes making an animation smaller takes, at most.
 func (h header) animationCost(want storage.Thumbnail) int64 {
 	_, width, height := layout(image.Rect(0, 0, h.width, h.height), want.Width, want.Height, want.Method)
-	cost := int64(h.width)*int64(h.height)*16 + int64(h.frames)*int64(width)*int64(height)
+	cost := h.size + int64(h.width)*int64(h.height)*16 + int64(h.frames)*int64(width)*int64(height)
 	if h.format == "gif" {
 		cost += int64(h.frames) * int64(h.width) * int64(h.height) // all frames are decoded at once
 	}
@@ -80,12 +80,9 @@ func shrinkAnimation(file io.ReadSeeker, h header, want storage.Thumbnail) (pict
 		picture, err = shrinkGIF(file, h, want)
 		return picture, "image/gif", err
 	case "png", "webp":
-		raw, err := io.ReadAll(io.LimitReader(file, maxPicture+1))
+		raw, err := h.content(file)
 		if err != nil {
 			return nil, "", err
-		}
-		if len(raw) > maxPicture {
-			return nil, "", errPixels
 		}
 		each := framesOfPNG
 		if h.format == "webp" {
@@ -316,7 +313,7 @@ var errEnough = errors.New("enough")
 
 // firstFrame decodes the first frame of an animated WebP.
 func firstFrame(file io.Reader, h header) (image.Image, error) {
-	raw, err := io.ReadAll(io.LimitReader(file, maxPicture+1))
+	raw, err := h.content(file)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,8 @@ type header struct {
 	orientation int
 	// frames of an animation; 1 for a still picture.
 	frames int
+	// size of the file in bytes.
+	size int64
 	// framed: the pictures of a WebP lie in frames, be it only one.
 	framed bool
 	// weight is how many bytes of memory a pixel takes while it is decoded, at most.
@@ -38,12 +40,15 @@ var types = map[string]string{"jpeg": "image/jpeg", "png": "image/png", "gif": "
 
 // inspect reads what a picture says of itself, by its first bytes alone and not by what its sender says. It decodes nothing.
 func inspect(file io.ReadSeeker) (h header, err error) {
+	h = header{orientation: 1, frames: 1}
+	if h.size, err = file.Seek(0, io.SeekEnd); err != nil {
+		return h, err
+	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return h, err
 	}
 	r := bufio.NewReaderSize(file, 32<<10)
 	head, _ := r.Peek(16)
-	h = header{orientation: 1, frames: 1}
 	switch {
 	case bytes.HasPrefix(head, []byte("\xff\xd8\xff")):
 		h.format = "jpeg"
@@ -85,7 +90,25 @@ func (h header) upright() (width, height int) {
 func (h header) within(pixels int) bool { return h.width <= pixels/h.height }
 
 // cost is how many bytes decoding takes, at most.
-func (h header) cost() int64 { return int64(float64(h.width) * float64(h.height) * h.weight) }
+func (h header) cost() int64 {
+	cost := int64(float64(h.width) * float64(h.height) * h.weight)
+	if h.framed {
+		cost += h.size
+	}
+	return cost
+}
+
+// content reads the whole file, for formats whose frames are found in memory.
+func (h header) content(file io.Reader) ([]byte, error) {
+	if h.size > maxPicture {
+		return nil, errPixels
+	}
+	raw := make([]byte, h.size)
+	if _, err := io.ReadFull(file, raw); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return raw, nil
+}
 
 func skip(r *bufio.Reader, n int64) error {
 	for n > 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -17,8 +18,10 @@ import (
 )
 
 const (
-	// pictureMemory is what all pictures that are being decoded may take together, in bytes.
-	pictureMemory = 160 << 20
+	// pictureMemory is what all pictures that are being decoded may take together, in bytes; one that takes more than
+	// largePicture is cleared away at once.
+	pictureMemory = 130 << 20
+	largePicture  = 16 << 20
 	// maxPicture bounds the files, in bytes, of which thumbnails are made.
 	maxPicture = 64 << 20
 	// makingTime bounds the making of one thumbnail, with its waiting for others.
@@ -239,7 +242,12 @@ func (h *Handlers) draw(ctx context.Context, file interface {
 	if err := h.memory.Acquire(ctx, max(1, cost)); err != nil {
 		return nil, err
 	}
-	defer h.memory.Release(max(1, cost))
+	defer func() {
+		if cost > largePicture {
+			debug.FreeOSMemory() // or the next one would come on top of what this one left
+		}
+		h.memory.Release(max(1, cost))
+	}()
 	start := time.Now()
 	var picture []byte
 	var err error
