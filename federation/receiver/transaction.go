@@ -69,7 +69,8 @@ func (r *Receiver) Transaction(ctx context.Context, origin, name string, body []
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	began := r.now()
+	defer func() { r.origins.worked(o, len(t.PDUs)+len(t.EDUs), r.now(), r.now().Sub(began)); done() }()
 	if answer, ok := o.answers[name]; ok {
 		return answer, nil
 	}
@@ -107,11 +108,23 @@ func (r *Receiver) Transaction(ctx context.Context, origin, name string, body []
 type origins struct {
 	mu    sync.Mutex
 	known map[string]*origin
+	// latest are the last two origins that came.
+	latest [2]visit
+}
+
+type visit struct {
+	origin string
+	at     time.Time
 }
 
 type origin struct {
 	turn    chan struct{} // holds one token: who has it works
 	waiting int           // guarded by origins.mu
+	// notBefore is when the next transaction may begin while others are served, items what may come before that. Both belong to
+	// who has the turn.
+	notBefore time.Time
+	items     float64
+	counted   time.Time
 	// answers belongs to who has the turn.
 	answers map[string]json.RawMessage
 	order   []string
@@ -142,10 +155,61 @@ func (all *origins) enter(ctx context.Context, name string) (*origin, func(), er
 	}
 	select {
 	case o.turn <- struct{}{}:
-		return o, func() { <-o.turn; leave() }, nil
 	case <-ctx.Done():
 		leave()
 		return nil, nil, ctx.Err()
+	}
+	done := func() { <-o.turn; leave() }
+	if err := all.pace(ctx, name, o); err != nil {
+		done()
+		return nil, nil, err
+	}
+	return o, done, nil
+}
+
+// What one origin may take of our time while others are served. Alone it may take all.
+const (
+	itemsPerSecond = 300
+	itemsAtOnce    = 100
+	largeItems     = 5 // a transaction with more is followed by a pause of pauseFactor times its work
+	pauseFactor    = 2
+	longestPace    = 5 * time.Second
+	othersFor      = 5 * time.Second
+)
+
+// pace holds the origin's transaction back for as long as it has to let others go first.
+func (all *origins) pace(ctx context.Context, name string, o *origin) error {
+	now := time.Now()
+	all.mu.Lock()
+	if all.latest[0].origin != name {
+		all.latest[1] = all.latest[0]
+	}
+	all.latest[0] = visit{name, now}
+	others := now.Sub(all.latest[1].at) < othersFor
+	all.mu.Unlock()
+	wait := min(o.notBefore.Sub(now), longestPace)
+	if !others || wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// worked notes what a transaction held and took. It is called by who has the turn.
+func (all *origins) worked(o *origin, items int, now time.Time, took time.Duration) {
+	o.items = min(itemsAtOnce, o.items+now.Sub(o.counted).Seconds()*itemsPerSecond) - float64(items)
+	o.counted, o.notBefore = now, now
+	if o.items < 0 {
+		o.notBefore = now.Add(time.Duration(-o.items / itemsPerSecond * float64(time.Second)))
+	}
+	if pause := now.Add(pauseFactor * took); items > largeItems && pause.After(o.notBefore) {
+		o.notBefore = pause
 	}
 }
 
