@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"database/sql"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,7 +78,8 @@ func (a *authority) certificate(t *testing.T, name string) tls.Certificate {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{name},
+		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{strings.Split(name, ":")[0]},
 	}
 	raw, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {
@@ -375,6 +378,10 @@ type stranger struct {
 	mux    *http.ServeMux
 	// keyAnswer, if set, answers who asks for its keys.
 	keyAnswer func() (json.RawMessage, int)
+	// missing and events are what history answers with; questions counts what it was asked.
+	missing   func() []json.RawMessage
+	events    map[string]json.RawMessage
+	questions atomic.Int32
 }
 
 func (w *town) stranger(name string) *stranger {
@@ -436,6 +443,21 @@ func eventIDOf(t *testing.T, version id.RoomVersion, raw json.RawMessage) id.Eve
 		t.Fatal(err)
 	}
 	return eventID
+}
+
+// forgetKeys has the server ask anew for others' keys.
+func (h *house) forgetKeys() {
+	h.Helper()
+	h.stop()
+	db, err := sql.Open("sqlite3", filepath.Join(h.dir, "test.db"))
+	if err == nil {
+		_, err = db.Exec("DELETE FROM server_keys")
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		h.Fatal(err)
+	}
+	h.start()
 }
 
 // raw asks a server over plain https, with whatever headers.

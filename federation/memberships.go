@@ -47,3 +47,11 @@ func (f *Federation) invite(r *request) (any, error) {
 func (f *Federation) inviteV1(r *request) (any, error) {
 	return f.membership.ReceiveInviteV1(r.Context(), r.origin, r.roomID(), r.eventID(), r.body)
 }
+
+func (f *Federation) exchangeThirdPartyInvite(r *request) (any, error) {
+	return f.membership.Exchange(r.Context(), r.origin, r.roomID(), r.body)
+}
+
+func (f *Federation) bound(r *request) (any, error) {
+	return f.membership.Bound(r.Context(), r.body)
+}

@@ -151,6 +151,8 @@ func (f *Federation) routes() []route {
 		{method: "PUT", path: v2 + "/send_leave/{roomId}/{eventId}", handle: f.sendLeave},
 		{method: "PUT", path: v1 + "/invite/{roomId}/{eventId}", handle: f.inviteV1},
 		{method: "PUT", path: v2 + "/invite/{roomId}/{eventId}", handle: f.invite},
+		{method: "PUT", path: v1 + "/exchange_third_party_invite/{roomId}", handle: f.exchangeThirdPartyInvite},
+		{method: "PUT", path: v1 + "/3pid/onbind", handle: f.bound, open: true},
 
 		// Queries
 		{method: "GET", path: v1 + "/query/profile", handle: f.answerProfile},

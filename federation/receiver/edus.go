@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,6 +135,10 @@ func (r *Receiver) takeReceipts(ctx context.Context, origin string, content json
 	if len(receipts) > maxReceipts {
 		return fmt.Errorf("%d receipts", len(receipts))
 	}
+	receipts, err := r.ofKnownEvents(ctx, receipts)
+	if err != nil || len(receipts) == 0 {
+		return err
+	}
 	return r.store.Do(ctx, func(ctx context.Context) error {
 		for _, receipt := range receipts {
 			if _, err := r.store.Receipts.Put(ctx, &receipt); err != nil {
@@ -142,6 +147,25 @@ func (r *Receiver) takeReceipts(ctx context.Context, origin string, content json
 		}
 		return nil
 	})
+}
+
+// ofKnownEvents leaves out receipts of events that we do not have in that room: they tell nobody anything.
+func (r *Receiver) ofKnownEvents(ctx context.Context, receipts []storage.Receipt) ([]storage.Receipt, error) {
+	ids := make([]id.EventID, len(receipts))
+	for i, receipt := range receipts {
+		ids[i] = receipt.EventID
+	}
+	events, err := r.store.Events.ByIDs(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	rooms := make(map[id.EventID]id.RoomID, len(events))
+	for _, e := range events {
+		if e.Standing == storage.Accepted {
+			rooms[e.ID] = e.RoomID
+		}
+	}
+	return slices.DeleteFunc(receipts, func(receipt storage.Receipt) bool { return rooms[receipt.EventID] != receipt.RoomID }), nil
 }
 
 // takePresence: m.presence.

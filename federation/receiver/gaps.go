@@ -252,7 +252,13 @@ func (g *gaps) one(ctx context.Context, version id.RoomVersion, a storage.Aside)
 	if missing, err = q.offer(ctx, ev, 0); err != nil || len(missing) == 0 {
 		return err
 	}
-	// A server that does not tell what its own event stands on could as well tell any state for it.
+	// A server that does not tell what its own event stands on could as well tell any state for it. Others who have the parents
+	// may tell.
+	if others := q.without(a.Origin); others != nil {
+		if err := others.parents(asking, ev, missing); err == nil || errors.Is(err, errSilent) && asking.Err() == nil {
+			return err
+		}
+	}
 	return errors.Join(fmt.Errorf("the event's parents are not told, %s among them", missing[0]), lack)
 }
 

@@ -71,6 +71,17 @@ func (g *gaps) inquire(ctx context.Context, version id.RoomVersion, room id.Room
 	return &inquiry{r: g.r, version: version, room: room, origin: origin, sources: sources, bytes: gapBytes, states: maxStates}, nil
 }
 
+// without is the same inquiry with one source less, nil if none is left.
+func (q *inquiry) without(server string) *inquiry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	sources := slices.DeleteFunc(slices.Clone(q.sources), func(s string) bool { return s == server })
+	if len(sources) == 0 {
+		return nil
+	}
+	return &inquiry{r: q.r, version: q.version, room: q.room, origin: q.origin, sources: sources, bytes: q.bytes, states: q.states}
+}
+
 // ask puts a question to the sources, until one answers.
 func (q *inquiry) ask(ctx context.Context, question remote.Request) (json.RawMessage, error) {
 	q.mu.Lock()
@@ -290,11 +301,15 @@ func (q *inquiry) withState(ctx context.Context, eventID id.EventID) error {
 	if len(events) != 1 || events[0] == nil || id.EventID(events[0].EventID()) != eventID {
 		return errNobody
 	}
+	missing, err := q.offer(ctx, events[0], 0)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
 	chain, err := q.stateBefore(ctx, events[0])
 	if err != nil {
 		return err
 	}
-	missing, err := q.offer(ctx, events[0], chain)
+	missing, err = q.offer(ctx, events[0], chain)
 	if err == nil && len(missing) > 0 {
 		err = fmt.Errorf("%d events are missing from its state, %s among them", len(missing), missing[0])
 	}
