@@ -228,10 +228,9 @@ func (a *slideAnswer) choose(ctx context.Context, touched map[id.RoomID]bool) er
 		old, want := a.x.rooms[c.id], a.wants[c.id]
 		if want == nil {
 			// A room that was left is told once more to who knew it, wherever it stands.
-			if old == nil || !c.gone() || was(old.membership) || len(a.ask.lists)+len(a.ask.rooms) == 0 {
+			if want = a.farewell(c, old); want == nil {
 				continue
 			}
-			want = &slideWant{limit: a.ask.most(), state: old.state}
 		}
 		w := &slideWork{candidate: c, want: want, old: old, plan: plans[c.id]}
 		if old != nil {
@@ -251,6 +250,19 @@ func (a *slideAnswer) choose(ctx context.Context, touched map[id.RoomID]bool) er
 		}
 	}
 	return nil
+}
+
+// farewell is what a client is told of a room that the user left and that stands in no list: as much as of others.
+func (a *slideAnswer) farewell(c *candidate, old *slideRoom) *slideWant {
+	knows := old != nil && !was(old.membership) || old == nil && c.stay.position > a.x.blind
+	if !c.gone() || !knows || len(a.ask.lists)+len(a.ask.rooms) == 0 {
+		return nil
+	}
+	want := &slideWant{limit: a.ask.most(), state: wishesOf(nil)}
+	if old != nil {
+		want.state = old.state
+	}
+	return want
 }
 
 // was tells whether the membership is of one who is no longer in the room.

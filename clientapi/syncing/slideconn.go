@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,9 @@ type slide struct {
 	next  *slideMark // the answer that was given last; the client may not have got it
 	rooms map[id.RoomID]*slideRoom
 	last  int64 // the highest sequence given out
+	// blind is the position after which the client may have been told of rooms, or not, for all that we know: it is told of
+	// each that the user left since.
+	blind storage.Position
 
 	// Guarded by slides.mu.
 	used   time.Time
@@ -108,7 +112,9 @@ var errUnknownPos = mautrix.RespError{ErrCode: "M_UNKNOWN_POS", Err: "This pos i
 func (s *Syncing) openSlide(ctx context.Context, ask *slideAsk) (*slide, error) {
 	key := slideKey{ask.by.User, ask.by.Device, ask.name}
 	if ask.pos == "" {
-		return s.slides.add(newSlide(key, strings.ToLower(rand.Text()[:10])), s.now()), nil
+		// Where it begins is part of its name: all that is known of it after a restart that came too early.
+		name := strings.ToLower(rand.Text()[:10]) + strconv.FormatInt(s.applied.Load(), 10)
+		return s.slides.add(newSlide(key, name), s.now()), nil
 	}
 	pos, err := storage.ParseSlidingPos(ask.pos)
 	if err != nil || pos.Owner != key.owner() || !s.store.Valid(pos.Token) {
@@ -130,10 +136,13 @@ func (s *Syncing) openSlide(ctx context.Context, ask *slideAsk) (*slide, error) 
 }
 
 func newSlide(key slideKey, name string) *slide {
-	x := &slide{key: key, id: name, rooms: map[id.RoomID]*slideRoom{}, turn: make(chan struct{}, 1)}
+	x := &slide{key: key, id: name, blind: never, rooms: map[id.RoomID]*slideRoom{}, turn: make(chan struct{}, 1)}
 	x.turn <- struct{}{}
 	return x
 }
+
+// never is a position that will not be reached.
+const never = storage.Position(1) << 62
 
 // owner is a mark that tells one connection's pos from those of other users, devices and names.
 func (k slideKey) owner() string {

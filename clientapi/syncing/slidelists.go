@@ -20,6 +20,7 @@ type candidate struct {
 	room    *room            // nil where the user is not joined
 	head    roomHead
 	facts   *facts // filled in where a filter asks
+	kicked  bool   // thrown out of the room
 }
 
 // joined tells whether the user is in the room.
@@ -87,14 +88,14 @@ func (a *slideAnswer) offeredTo(ctx context.Context, c *candidate) (bool, error)
 		hidden, err := a.unwelcome(ctx, c.stay.sender)
 		return !hidden, err
 	}
-	if known := a.x.rooms[c.id]; known != nil {
-		return true, nil
+	// Who left knows it, who was kicked may not.
+	var err error
+	if c.stay.sender != a.u.id {
+		if c.kicked, err = a.wasKicked(ctx, c); err != nil {
+			return false, err
+		}
 	}
-	// Who left knows it; who was kicked may not.
-	if c.stay.sender == a.u.id {
-		return false, nil
-	}
-	return a.wasKicked(ctx, c)
+	return c.kicked || a.x.rooms[c.id] != nil || c.stay.position > a.x.blind, nil
 }
 
 // wasKicked tells whether the user was in the room before this leave or ban, and has not forgotten it.
@@ -217,7 +218,7 @@ func (a *slideAnswer) filtered(ctx context.Context, all []*candidate, f *slideFi
 	}
 	var chosen []*candidate
 	for _, c := range all {
-		if c.gone() && c.stay.sender == a.u.id {
+		if c.gone() && !c.kicked {
 			continue // it is told once more, and stands in no list
 		}
 		if f.Spaces != nil && !inSpaces[c.id] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,16 +78,23 @@ func (s *Syncing) restoreSlide(ctx context.Context, key slideKey, pos *storage.S
 	case stored == nil && pos.Process == s.process:
 		return nil, errUnknownPos // one too many: dropped
 	case stored == nil:
+		begun, err := strconv.ParseInt(pos.Connection[min(10, len(pos.Connection)):], 10, 64)
+		if err != nil {
+			return nil, errUnknownPos
+		}
+		x.blind = storage.Position(begun)
 		return x, nil
 	case stored.Connection != pos.Connection || stored.Sequence > pos.Sequence || stored.Position > pos.Position:
 		return nil, errUnknownPos
 	}
 	var row slideRow
 	if err := json.Unmarshal(stored.State, &row); err != nil {
+		x.blind = 0
 		return x, nil // written by another version: all comes anew
 	}
 	changed := map[id.RoomID]bool{}
 	if stored.Sequence != pos.Sequence {
+		x.blind = stored.Position
 		if changed, err = s.changedRooms(ctx, key.user, stored.Position); err != nil {
 			return nil, err
 		}
