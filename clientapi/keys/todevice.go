@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -83,16 +85,17 @@ func (h *Handlers) SendToDevice(r *rest.Request) (any, error) {
 	})
 }
 
-// deliver stores messages for our own devices, inside Do. Devices that do not exist get none.
+// deliver stores messages for our own devices, inside Do: one statement finds the devices, one writes the messages,
+// however many there are. Devices that do not exist get none.
 func (h *Handlers) deliver(ctx context.Context, sender id.UserID, typ string, messages map[id.UserID]map[id.DeviceID]json.RawMessage) error {
+	devices, err := h.store.Devices.IDs(ctx, slices.Sorted(maps.Keys(messages)))
+	if err != nil {
+		return err
+	}
 	var rows []storage.ToDeviceMessage
 	for user, byDevice := range messages {
-		devices, err := h.store.Devices.All(ctx, user)
-		if err != nil {
-			return err
-		}
-		for _, d := range devices {
-			content, ok := byDevice[d.DeviceID]
+		for _, device := range devices[user] {
+			content, ok := byDevice[device]
 			if !ok {
 				content, ok = byDevice[everyDevice]
 			}
@@ -107,7 +110,7 @@ func (h *Handlers) deliver(ctx context.Context, sender id.UserID, typ string, me
 			if err != nil {
 				return err
 			}
-			rows = append(rows, storage.ToDeviceMessage{UserID: user, DeviceID: d.DeviceID, JSON: raw})
+			rows = append(rows, storage.ToDeviceMessage{UserID: user, DeviceID: device, JSON: raw})
 		}
 	}
 	return h.store.ToDevice.Put(ctx, rows)
