@@ -28,7 +28,10 @@ type Account struct {
 }
 
 // Accounts are the users of this server.
-type Accounts struct{ s *Store }
+type Accounts struct {
+	s    *Store
+	gone erased
+}
 
 const (
 	accountColumns = "user_id, password, created, admin, deactivated, erased, locked, suspended, shadowed, user_type, service_id"
@@ -40,7 +43,7 @@ const (
 	accountRenew      = "UPDATE accounts SET password = $3 WHERE user_id = $1 AND password = $2"
 	accountDeactivate = "UPDATE accounts SET deactivated = true, password = '', erased = $2 WHERE user_id = $1"
 	accountClosed     = `SELECT user_id FROM accounts a WHERE deactivated AND user_id > $1 AND EXISTS
-		(SELECT 1 FROM memberships m WHERE m.user_id = a.user_id AND m.membership = 'join') ORDER BY user_id LIMIT $2`
+		(SELECT 1 FROM memberships m WHERE m.user_id = a.user_id AND m.membership IN ('join', 'invite', 'knock')) ORDER BY user_id LIMIT $2`
 	accountStanding = "UPDATE accounts SET admin = $2, locked = $3, suspended = $4, shadowed = $5, user_type = $6 WHERE user_id = $1"
 	accountReopen   = "UPDATE accounts SET deactivated = false, erased = false WHERE user_id = $1"
 )
@@ -67,7 +70,8 @@ func (a *Accounts) Page(ctx context.Context, after id.UserID, limit int) ([]*Acc
 	return all(ctx, a.s, scanAccount, accountPage, after, limit)
 }
 
-// ClosedInRooms lists users of closed accounts that are still joined to a room, in the order of their names, after this one.
+// ClosedInRooms lists users of closed accounts that still are in a room, or invited to one, in the order of their names,
+// after this one.
 func (a *Accounts) ClosedInRooms(ctx context.Context, after id.UserID, limit int) ([]id.UserID, error) {
 	return all(ctx, a.s, column[id.UserID], accountClosed, after, limit)
 }
@@ -110,6 +114,7 @@ func (a *Accounts) Reopen(ctx context.Context, user id.UserID) error {
 // Deactivate closes the account for ever, inside Do: its devices end, its profile and private data go. Rooms are the caller's.
 func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
 	a.s.After(ctx, a.s.Tokens.cache.clear)
+	a.forgetErased(ctx)
 	if _, err := a.s.exec(ctx, accountDeactivate, user, erase); err != nil {
 		return err
 	}

@@ -182,7 +182,7 @@ func (s *Store) nouns() {
 	s.Upgrades = &Upgrades{s}
 	s.Leases = &Leases{s}
 
-	s.Accounts = &Accounts{s}
+	s.Accounts = &Accounts{s: s}
 	s.Devices = &Devices{s}
 	s.Tokens = &Tokens{s: s}
 	s.Profiles = &Profiles{s}

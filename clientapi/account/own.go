@@ -214,7 +214,7 @@ func (h *Handlers) leaveRooms(ctx context.Context) error {
 }
 
 func (h *Handlers) leaveAll(ctx context.Context, user id.UserID) error {
-	rooms, err := h.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+	rooms, err := h.store.Memberships.ByUser(ctx, user, event.MembershipJoin, event.MembershipInvite, event.MembershipKnock)
 	if err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ func (h *Handlers) visibleEvent(ctx context.Context, user id.UserID, roomID id.R
 	if len(visible) == 0 {
 		return nil, noSuchEvent
 	}
-	return e, nil
+	return visible[0], nil
 }
 
 var noSuchEvent = mautrix.MNotFound.WithMessage("There is no such event, or you may not see it")

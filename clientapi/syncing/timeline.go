@@ -237,9 +237,14 @@ func (a *answer) visible(ctx context.Context, p *roomPlan, entries *[]*entry) er
 	if err != nil {
 		return err
 	}
-	ok := make(map[int64]bool, len(seen))
+	// What is kept here is rendered whole. A pruned copy, of somebody's words who was erased, is to be had from /messages.
+	whole := make(map[*storage.Event]bool, len(seen))
 	for _, e := range seen {
-		ok[e.Number] = true
+		whole[e] = true
+	}
+	ok := make(map[int64]bool, len(seen))
+	for _, e := range doubtful {
+		ok[e.Number] = whole[e]
 	}
 	*entries = slices.DeleteFunc(*entries, func(x *entry) bool { return !p.stay.sees(x) && !ok[x.number] })
 	return nil

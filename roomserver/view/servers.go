@@ -90,6 +90,10 @@ func (r *Reader) visibleTo(ctx context.Context, server string, events []*storage
 	if err != nil {
 		return nil, err
 	}
+	gone, err := r.forgotten(ctx)
+	if err != nil {
+		return nil, err
+	}
 	present := map[storage.Snapshot][]string{}
 	visible := make([]bool, len(events))
 	for i, e := range events {
@@ -97,7 +101,7 @@ func (r *Reader) visibleTo(ctx context.Context, server string, events []*storage
 		// State tells no more when it is whole, and is needed to go on. Whoever
 		// joined later may see shared history, and that somebody of the server
 		// did, since it asks, the door has made sure.
-		if e.StateKey != nil || e.Sender.Homeserver() == server || at.verdict() != denied || wasIn(spans, server, e.Position) {
+		if e.StateKey != nil || e.Sender.Homeserver() == server || wasIn(spans, server, e.Position) || at.verdict() != denied && !gone.touches(e) {
 			visible[i] = true
 			continue
 		}
@@ -109,7 +113,7 @@ func (r *Reader) visibleTo(ctx context.Context, server string, events []*storage
 			present[e.Before] = memberships
 		}
 		at.memberships = memberships
-		visible[i] = at.verdict() == allowed
+		visible[i] = at.verdict() == allowed && (!gone.touches(e) || slices.Contains(memberships, "join"))
 	}
 	return visible, nil
 }

@@ -3,6 +3,7 @@ package view
 import (
 	"context"
 	"math"
+	"slices"
 
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -21,7 +22,8 @@ func keyMember(user id.UserID) pdu.Key { return pdu.Key{Type: typeMember, StateK
 
 // Visible gives those of the events, in their order, that the user may see.
 // Events that are not part of a room's history (outliers, rejected and
-// soft-failed ones) nobody may see.
+// soft-failed ones) nobody may see. What an erased user said comes as a pruned
+// copy to those who were not in the room then.
 // Spec: client-server-api/#room-history-visibility
 func (r *Reader) Visible(ctx context.Context, user id.UserID, events []*storage.Event) ([]*storage.Event, error) {
 	key := keyMember(user)
@@ -36,6 +38,10 @@ func (r *Reader) Visible(ctx context.Context, user id.UserID, events []*storage.
 		return nil, err
 	}
 	sticks, err := r.stickTo(ctx, user, events)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := r.forgotten(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +68,15 @@ func (r *Reader) Visible(ctx context.Context, user id.UserID, events []*storage.
 				verdict = allowed
 			}
 		}
-		if verdict == allowed || sticks[e.ID] {
-			visible = append(visible, e)
+		if verdict != allowed && !sticks[e.ID] {
+			continue
 		}
+		if gone.touches(e) && !slices.Contains(at.memberships, "join") {
+			if e, err = r.pruned(ctx, e); err != nil {
+				return nil, err
+			}
+		}
+		visible = append(visible, e)
 	}
 	return visible, nil
 }
@@ -80,10 +92,14 @@ func (r *Reader) Open(ctx context.Context, events []*storage.Event) (map[int64]b
 	if err != nil {
 		return nil, err
 	}
+	gone, err := r.forgotten(ctx)
+	if err != nil {
+		return nil, err
+	}
 	open := make(map[int64]bool, len(events))
 	for _, e := range events {
 		for _, setting := range state.around(e, keyVisibility) {
-			if shown(e) && rule(setting, "") >= ifJoinedLater {
+			if shown(e) && !gone.touches(e) && rule(setting, "") >= ifJoinedLater {
 				open[e.Number] = true
 			}
 		}

@@ -158,3 +158,6 @@ CREATE TABLE validations (
 );
 CREATE UNIQUE INDEX validations_same ON validations (secret_hash, purpose, medium, address, user_id);
 CREATE INDEX validations_begun ON validations (begun);
+
+-- Whose words those who come later do not read.
+CREATE INDEX accounts_erased ON accounts (user_id) WHERE erased;
