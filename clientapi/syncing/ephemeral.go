@@ -139,6 +139,9 @@ func (a *answer) ephemeral(ctx context.Context, p *roomPlan, fresh bool) (b []by
 	}
 	from := a.since
 	if fresh {
+		if !part.kind("m.receipt", "") {
+			return b, false, nil
+		}
 		from = 0
 	}
 	receipts, err := a.receipts(ctx, p, from)

@@ -128,6 +128,9 @@ func (a *answer) planPresence(since int64) {
 		return
 	}
 	part := &a.q.filter.Presence
+	if !part.kind("m.presence", "") {
+		return
+	}
 	add := func(p *presence) {
 		if p != nil && !a.ignored[p.user] && part.kind("m.presence", p.user) {
 			a.present = append(a.present, p)
