@@ -88,6 +88,8 @@ func (s *Server) capabilities(r *rest.Request) (any, error) {
 		"m.profile_fields":  enabled{true},
 		"m.3pid_changes":    enabled{s.mailer != nil && s.cfg.Account.AddressChanges},
 		"m.get_login_token": enabled{true},
+		// Rooms are forgotten when their users ask for it.
+		"m.forget_forced_upon_leave": enabled{false},
 	}
 	if r.By.Admin {
 		moderation := map[string]bool{"suspend": true, "lock": true}

@@ -3,7 +3,10 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+
+	"maunium.net/go/mautrix"
 
 	"chancery/federation/remote"
 	"chancery/roomserver/view"
@@ -13,7 +16,7 @@ import (
 // listPublicRooms handles GET /_matrix/federation/v1/publicRooms.
 // Spec: server-server-api/#get_matrixfederationv1publicrooms
 func (f *Federation) listPublicRooms(r *request) (any, error) {
-	return f.view.Directory(r.Context(), view.DirectoryQuery{Limit: r.limit("limit", 100, 100), Since: r.query.Get("since")})
+	return f.directory(r.Context(), view.DirectoryQuery{Limit: r.limit("limit", 100, 100), Since: r.query.Get("since")})
 }
 
 // searchPublicRooms handles POST /_matrix/federation/v1/publicRooms.
@@ -26,7 +29,15 @@ func (f *Federation) searchPublicRooms(r *request) (any, error) {
 	if q.Limit <= 0 || q.Limit > 100 {
 		q.Limit = 100
 	}
-	return f.view.Directory(r.Context(), q)
+	return f.directory(r.Context(), q)
+}
+
+func (f *Federation) directory(ctx context.Context, q view.DirectoryQuery) (any, error) {
+	page, err := f.view.Directory(ctx, q)
+	if errors.Is(err, view.ErrDirectoryToken) {
+		return nil, mautrix.MInvalidParam.WithMessage("This is no token of this server's directory")
+	}
+	return page, err
 }
 
 // askPublicRooms asks another server's directory.

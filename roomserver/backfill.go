@@ -64,7 +64,11 @@ func (r *room) backfill(ctx context.Context, in bus.Received, given *moment) ([]
 			continue
 		}
 		// What was redacted then is redacted now.
-		if _, err := r.receiveRedaction(ctx, a.held); err != nil {
+		diff, err := r.levelsBefore(ctx, a.held)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := r.receiveRedaction(ctx, a.held, diff); err != nil {
 			return nil, err
 		}
 		if err := r.awaited(ctx, a.held); err != nil {

@@ -260,7 +260,7 @@ func (r *room) stateBefore(ctx context.Context, a *arrival, given *moment) (mome
 // accept writes an event that passed, as news.
 func (r *room) accept(ctx context.Context, a *arrival, before moment) error {
 	if before.at == r.head.State && len(a.missing) == 0 && r.upon(a.parents) && r.coversExtremities(a) {
-		news, err := r.receiveRedaction(ctx, a.held)
+		news, err := r.receiveRedaction(ctx, a.held, before.diff)
 		if err != nil {
 			return err
 		}
@@ -271,7 +271,7 @@ func (r *room) accept(ctx context.Context, a *arrival, before moment) error {
 	if err != nil {
 		return err
 	}
-	news, err := r.receiveRedaction(ctx, a.held)
+	news, err := r.receiveRedaction(ctx, a.held, before.diff)
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,15 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"chancery/roomserver/auth"
+	"chancery/roomserver/pdu"
 	"chancery/storage"
 )
 
@@ -25,7 +28,7 @@ func (r *room) redacts(ctx context.Context, h *held, local bool) error {
 		}
 		return nil
 	}
-	entitled, err := r.entitled(ctx, h, target)
+	entitled, err := r.entitled(ctx, h, target, nil)
 	if err != nil {
 		return err
 	}
@@ -37,8 +40,8 @@ func (r *room) redacts(ctx context.Context, h *held, local bool) error {
 }
 
 // receiveRedaction applies another server's redaction, and tells whether it is news: one whose target is unknown,
-// or whose sender is not entitled, is kept back.
-func (r *room) receiveRedaction(ctx context.Context, h *held) (news bool, err error) {
+// or whose sender is not entitled, is kept back. diff is how the state before it differs from the current one.
+func (r *room) receiveRedaction(ctx context.Context, h *held, diff map[pdu.Key]id.EventID) (news bool, err error) {
 	if h.row.Type != event.EventRedaction.Type {
 		return true, nil
 	}
@@ -52,7 +55,7 @@ func (r *room) receiveRedaction(ctx context.Context, h *held) (news bool, err er
 		}
 		return false, nil
 	}
-	entitled, err := r.entitled(ctx, h, target)
+	entitled, err := r.entitled(ctx, h, target, diff)
 	if err != nil || !entitled {
 		return false, err
 	}
@@ -73,17 +76,31 @@ func (r *room) target(ctx context.Context, h *held) (*held, error) {
 	return found[event], nil
 }
 
-// entitled applies the rule for redactions: the redact level, or a sender of the same server as the target's.
+// entitled applies the rule for redactions: the redact level in the state before the redaction, which differs so from the current one, or
+// a sender of the same server as the target's.
 // Spec: rooms/v11/#handling-redactions
-func (r *room) entitled(ctx context.Context, h, target *held) (bool, error) {
+func (r *room) entitled(ctx context.Context, h, target *held, diff map[pdu.Key]id.EventID) (bool, error) {
 	if h.row.Sender.Homeserver() == target.row.Sender.Homeserver() {
 		return true, nil
 	}
-	levels, err := r.levels(ctx)
-	if err != nil {
+	state := &over{now: now{ctx: ctx, r: r}, diff: diff}
+	levels, err := auth.ParsePowerLevels(r.version, state.Event(createKey), state.Event(levelsKey))
+	if err = errors.Join(err, state.err); err != nil {
 		return false, err
 	}
 	return levels.User(h.row.Sender) >= levels.Redact(), nil
+}
+
+// levelsBefore gives how the power levels before a stored event differ from the current ones.
+func (r *room) levelsBefore(ctx context.Context, h *held) (map[pdu.Key]id.EventID, error) {
+	if h.row.Before == (storage.Snapshot{}) || h.row.Before == r.head.State {
+		return nil, nil
+	}
+	refs, err := r.s.store.State.RefsOf(ctx, h.row.Before, []pdu.Key{levelsKey})
+	if err != nil || refs[levelsKey].ID == "" {
+		return nil, err
+	}
+	return map[pdu.Key]id.EventID{levelsKey: refs[levelsKey].ID}, nil
 }
 
 func (r *room) hasRedactLevel(ctx context.Context, h *held) bool {
@@ -139,7 +156,12 @@ func (r *room) awaited(ctx context.Context, target *held) error {
 		if h == nil || h.row.RoomID != r.id {
 			continue
 		}
-		entitled, err := r.entitled(ctx, h, target)
+		// It has waited long enough to be judged by what holds now, should its own state not be at hand.
+		diff, err := r.levelsBefore(ctx, h)
+		if err != nil {
+			return err
+		}
+		entitled, err := r.entitled(ctx, h, target, diff)
 		if err != nil {
 			return err
 		}

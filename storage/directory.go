@@ -26,6 +26,12 @@ func (t *Memberships) Acquaintances(ctx context.Context, user id.UserID, limit i
 		GROUP BY user_id ORDER BY user_id LIMIT $2`, user, limit)
 }
 
+// CountInCommon tells how many rooms both users are joined to.
+func (t *Memberships) CountInCommon(ctx context.Context, a, b id.UserID) (int, error) {
+	return one(ctx, t.s, column[int], `SELECT COUNT(*) FROM memberships a JOIN memberships b ON a.room_id = b.room_id
+		WHERE a.user_id = $1 AND a.membership = 'join' AND b.user_id = $2 AND b.membership = 'join'`, a, b)
+}
+
 // RoomsInCommon gives up to limit rooms that both users are joined to, after the room ID, in their order.
 func (t *Memberships) RoomsInCommon(ctx context.Context, a, b id.UserID, after id.RoomID, limit int) ([]id.RoomID, error) {
 	return all(ctx, t.s, column[id.RoomID], `SELECT a.room_id FROM memberships a JOIN memberships b ON a.room_id = b.room_id

@@ -36,6 +36,32 @@ func (p *Profiles) All(ctx context.Context, user id.UserID) (map[string]json.Raw
 	return fields, err
 }
 
+// Names are the display name and the avatar of each of the users, as JSON strings; nil for what somebody has not.
+func (p *Profiles) Names(ctx context.Context, users []id.UserID) (map[id.UserID][2]json.RawMessage, error) {
+	type entry struct {
+		user  id.UserID
+		field string
+		value []byte
+	}
+	entries, err := chunked(users, func(part []id.UserID) ([]entry, error) {
+		return all(ctx, p.s, func(row dbutil.Scannable) (e entry, err error) {
+			err = row.Scan(&e.user, &e.field, &e.value)
+			return e, err
+		}, "SELECT user_id, field, value FROM profiles WHERE field IN ('displayname', 'avatar_url') AND user_id IN "+list(1, len(part)), anys(part)...)
+	})
+	names := make(map[id.UserID][2]json.RawMessage, len(users))
+	for _, e := range entries {
+		n := names[e.user]
+		if e.field == "displayname" {
+			n[0] = e.value
+		} else {
+			n[1] = e.value
+		}
+		names[e.user] = n
+	}
+	return names, err
+}
+
 // Field is one field of a user's profile, or nil.
 func (p *Profiles) Field(ctx context.Context, user id.UserID, field string) (json.RawMessage, error) {
 	value, err := one(ctx, p.s, column[[]byte], profileField, user, field)

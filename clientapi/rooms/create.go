@@ -113,7 +113,7 @@ func (h *Handlers) check(req *createRequest) (id.RoomVersion, error) {
 		return "", mautrix.MInvalidParam.WithMessage("There is no such preset")
 	}
 	if len(req.InviteByEmail) > 0 {
-		return "", mautrix.MForbidden.WithMessage("This server does not invite by e-mail address")
+		return "", mautrix.MForbidden.WithMessage("This server does not invite by e-mail address or telephone number: it has no identity server")
 	}
 	if len(req.Invite) > maxInvites {
 		return "", mautrix.MInvalidParam.WithMessage("At most %d users are invited at once", maxInvites)

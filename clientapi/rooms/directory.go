@@ -2,7 +2,7 @@ package rooms
 
 import (
 	"encoding/json"
-	"strconv"
+	"errors"
 
 	"maunium.net/go/mautrix"
 
@@ -76,10 +76,11 @@ func (h *Handlers) SearchPublicRooms(r *rest.Request) (any, error) {
 func (h *Handlers) publicRooms(r *rest.Request, q view.DirectoryQuery) (any, error) {
 	server := r.Query("server")
 	if server == "" || server == h.cfg.ServerName {
-		if _, err := strconv.Atoi(q.Since); q.Since != "" && err != nil {
+		page, err := h.view.Directory(r.Context(), q)
+		if errors.Is(err, view.ErrDirectoryToken) {
 			return nil, badToken
 		}
-		return h.view.Directory(r.Context(), q)
+		return page, err
 	}
 	if !pdu.ValidServerName(server) {
 		return nil, mautrix.MInvalidParam.WithMessage("This is not a server name")

@@ -2,7 +2,9 @@ package rooms_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"maunium.net/go/mautrix/id"
@@ -53,7 +55,7 @@ func TestUsers(t *testing.T) {
 	found(alice, "bob").has("results.#", "1")
 	found(eve, "bob").has("results.#", "0")
 
-	alice.get("/unstable/uk.half-shot.msc2666/user/mutual_rooms?user_id="+bob.id).ok().has("joined", `["`+private+`"]`)
+	alice.get("/unstable/uk.half-shot.msc2666/user/mutual_rooms?user_id="+bob.id).ok().has("joined", `["`+private+`"]`).has("count", "1")
 	alice.get("/v1/mutual_rooms?user_id="+eve.id).ok().has("joined", "[]")
 	eve.join(public).ok()
 	alice.get("/v1/mutual_rooms?user_id="+eve.id).ok().has("joined.0", public)
@@ -221,4 +223,126 @@ func TestUpgradeGoesOn(t *testing.T) {
 	alice.in(second, "state/m.room.tombstone").ok().has("replacement_room", room)
 	alice.in(room, "state/m.room.canonical_alias").ok().has("alias", "#second:interior")
 	alice.get("/v3/directory/room/%23second:interior").ok().has("room_id", room)
+}
+
+// TestDirectoryPagesKeep: what goes away between two pages makes the next neither repeat nor leave out another.
+func TestDirectoryPagesKeep(t *testing.T) {
+	s := start(t)
+	alice, bob := s.register("alice"), s.register("bob")
+	rooms := map[string]bool{}
+	first := ""
+	for n := range 9 {
+		room := alice.create(m{"visibility": "public", "preset": "public_chat", "name": fmt.Sprint("room ", n)})
+		if rooms[room] = true; n < 2 {
+			bob.join(room).ok() // the most members: they stand in front
+			first = room
+		}
+	}
+	page := alice.get("/v3/publicRooms?limit=3").ok().has("total_room_count_estimate", "9").has("prev_batch", "")
+	seen := map[string]int{}
+	take := func() {
+		for _, r := range page.body.Get("chunk").Array() {
+			seen[r.Get("room_id").Str]++
+		}
+	}
+	take()
+	alice.put("/v3/directory/list/room/"+first, m{"visibility": "private"}).ok()
+	for page.str("next_batch") != "" {
+		page = alice.post("/v3/publicRooms", m{"limit": 3, "since": page.str("next_batch")}).ok()
+		take()
+	}
+	for room := range rooms {
+		if seen[room] != 1 {
+			t.Errorf("%s comes %d times, want once", room, seen[room])
+		}
+	}
+	back := alice.get("/v3/publicRooms?limit=3&since=" + page.str("prev_batch")).ok()
+	for _, r := range back.body.Get("chunk").Array() {
+		for _, l := range page.body.Get("chunk").Array() {
+			if l.Get("room_id").Str == r.Get("room_id").Str {
+				t.Errorf("the page before the last repeats %s", l.Get("room_id").Str)
+			}
+		}
+	}
+	for _, token := range []string{"3", "n", "nx.AA", "x1.AA", "n1.!"} {
+		alice.get("/v3/publicRooms?since="+token).fails(400, "M_INVALID_PARAM")
+	}
+	alice.post("/v3/publicRooms", m{"filter": m{"generic_search_term": "ROOM 7"}}).ok().has("chunk.#", "1").has("chunk.0.name", "room 7")
+}
+
+func TestUsersAreRanked(t *testing.T) {
+	s := start(t)
+	alice := s.register("alice")
+	room := alice.create(m{"preset": "public_chat"})
+	for name, shown := range map[string]string{
+		"ann": "Somebody", "annika": "Zoe", "u1": "Ann", "u2": "Jo Annabel", "u3": "Hannah", "susannah": "Someone else", "u4": "Bob",
+	} {
+		u := s.register(name)
+		u.put("/v3/profile/"+u.id+"/displayname", m{"displayname": shown}).ok()
+		u.join(room).ok()
+	}
+	hidden := s.register("annunseen")
+	hidden.create(m{})
+	search := func(term string, limit int) (ids string, limited bool) {
+		a := alice.post("/v3/user_directory/search", m{"search_term": term, "limit": limit}).ok()
+		for _, u := range a.body.Get("results").Array() {
+			ids += " " + id.UserID(u.Get("user_id").Str).Localpart()
+		}
+		return strings.TrimSpace(ids), a.body.Get("limited").Bool()
+	}
+	for _, c := range []struct {
+		term string
+		want string
+	}{
+		{"ann", "ann u1 annika u2 u3 susannah"},
+		{"ANN", "ann u1 annika u2 u3 susannah"},
+		{"annabel jo", "u2"},
+		{"@u4:interior", "u4"},
+		{"annunseen", ""},
+	} {
+		if got, limited := search(c.term, 10); got != c.want || limited {
+			t.Errorf("%q: got %q limited %t, want %q", c.term, got, limited, c.want)
+		}
+	}
+	if got, limited := search("ann", 2); got != "ann u1" || !limited {
+		t.Errorf("two of them: got %q limited %t, want %q and true", got, limited, "ann u1")
+	}
+}
+
+func TestSpacesArePaged(t *testing.T) {
+	s := start(t)
+	alice := s.register("alice")
+	space := alice.create(m{"preset": "public_chat", "creation_content": m{"type": "m.space"}})
+	rooms := map[string]int{space: 0}
+	var order []string
+	add := func(n int) string {
+		room := alice.create(m{"preset": "public_chat"})
+		alice.set(space, "state/m.space.child/"+room, m{"via": []string{"interior"}, "order": fmt.Sprintf("%03d", n)}).ok()
+		return room
+	}
+	for n := range 7 {
+		room := add(10 * (n + 1))
+		rooms[room], order = 0, append(order, room)
+	}
+	path := "/v1/rooms/" + space + "/hierarchy?limit=3&max_depth=2"
+	page := alice.get(path).ok()
+	token := page.str("next_batch")
+	alice.get("/v1/rooms/"+space+"/hierarchy?limit=3&max_depth=1&from="+token).fails(400, "M_INVALID_PARAM")
+	alice.get("/v1/rooms/"+space+"/hierarchy?limit=3&max_depth=2&suggested_only=true&from="+token).fails(400, "M_INVALID_PARAM")
+	alice.get(path+"&from=nonsense!").fails(400, "M_INVALID_PARAM")
+	add(5) // before what has been shown: it moves nothing
+	for {
+		for _, r := range page.body.Get("rooms").Array() {
+			rooms[r.Get("room_id").Str]++
+		}
+		if token = page.str("next_batch"); token == "" {
+			break
+		}
+		page = alice.get(path + "&from=" + token).ok()
+	}
+	for _, room := range append(order, space) {
+		if rooms[room] != 1 {
+			t.Errorf("%s comes %d times, want once", room, rooms[room])
+		}
+	}
 }

@@ -2,9 +2,9 @@ package rooms
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
-	"strconv"
-	"strings"
+	"slices"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
@@ -48,14 +48,15 @@ func (h *Handlers) Hierarchy(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	skip := 0
-	if from := r.Query("from"); from != "" {
-		if skip, err = strconv.Atoi(strings.TrimPrefix(from, "h")); err != nil || skip < 0 {
-			return nil, badToken
-		}
+	from, err := parseHierarchyToken(r.Query("from"))
+	if err != nil {
+		return nil, err
+	}
+	if from != nil && (from.Depth != depth || from.Suggested != suggested) {
+		return nil, mautrix.MInvalidParam.WithMessage("max_depth and suggested_only have to stay as they were when the walk began")
 	}
 	t := &tree{
-		Handlers: h, user: r.By.User, suggested: suggested, want: skip + limit + 1,
+		Handlers: h, user: r.By.User, suggested: suggested, want: from.skip() + limit + 1,
 		known: map[id.RoomID]bool{}, told: map[id.RoomID]*view.Summary{},
 	}
 	if err := t.visit(r.Context(), roomID, nil, depth); err != nil {
@@ -68,12 +69,58 @@ func (h *Handlers) Hierarchy(r *rest.Request) (any, error) {
 		Rooms []node `json:"rooms"`
 		Next  string `json:"next_batch,omitempty"`
 	}{}
-	end := min(skip+limit, len(t.nodes))
-	answer.Rooms = emptied(t.nodes[min(skip, end):end])
+	start := from.after(t.nodes)
+	end := min(start+limit, len(t.nodes))
+	answer.Rooms = emptied(t.nodes[start:end])
 	if end < len(t.nodes) {
-		answer.Next = "h" + strconv.Itoa(end)
+		answer.Next = hierarchyToken{Skip: end, Room: t.nodes[end-1].RoomID, Depth: depth, Suggested: suggested}.String()
 	}
 	return answer, nil
+}
+
+// hierarchyToken says where a walk through a tree goes on: after a room, or, should that be gone, after so many.
+type hierarchyToken struct {
+	Skip      int       `json:"s"`
+	Room      id.RoomID `json:"r"`
+	Depth     int       `json:"d"`
+	Suggested bool      `json:"g,omitempty"`
+}
+
+func (t hierarchyToken) String() string { return base64.RawURLEncoding.EncodeToString(object(t)) }
+
+// parseHierarchyToken reads a token; nil for none.
+func parseHierarchyToken(text string) (*hierarchyToken, error) {
+	if text == "" {
+		return nil, nil
+	}
+	const maxToken = 1024
+	t := &hierarchyToken{}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil || len(raw) > maxToken || rest.Decode(raw, t) != nil || t.Skip < 1 || t.Skip > maxTree {
+		return nil, badToken
+	}
+	return t, nil
+}
+
+// spareNodes is by how many rooms a tree may have grown before the place where the walk goes on.
+const spareNodes = 50
+
+func (t *hierarchyToken) skip() int {
+	if t == nil {
+		return 0
+	}
+	return t.Skip + spareNodes
+}
+
+// after gives the place in the list where the walk goes on.
+func (t *hierarchyToken) after(nodes []node) int {
+	if t == nil {
+		return 0
+	}
+	if i := slices.IndexFunc(nodes, func(n node) bool { return n.RoomID == t.Room }); i >= 0 {
+		return i + 1
+	}
+	return min(t.Skip, len(nodes))
 }
 
 // tree is a walk through a tree of spaces, depth first, as far as one user may see it.

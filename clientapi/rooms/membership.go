@@ -22,6 +22,8 @@ import (
 type memberRequest struct {
 	UserID id.UserID `json:"user_id"`
 	Reason string    `json:"reason"`
+	// Medium of an address that is to be invited in place of a user.
+	Medium string `json:"medium"`
 }
 
 // roomAnswer names the room that a request led to.
@@ -324,6 +326,8 @@ func (h *Handlers) targeted(r *rest.Request) (roomID id.RoomID, req memberReques
 		return
 	}
 	switch {
+	case req.UserID == "" && req.Medium != "":
+		err = mautrix.MForbidden.WithMessage("This server does not invite by e-mail address or telephone number: it has no identity server")
 	case req.UserID == "":
 		err = missingParam.WithMessage("user_id is missing")
 	case !rest.ValidUserID(req.UserID):

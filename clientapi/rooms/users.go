@@ -3,7 +3,9 @@ package rooms
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix"
@@ -21,6 +23,8 @@ type foundUser struct {
 	UserID      id.UserID `json:"user_id"`
 	DisplayName string    `json:"display_name,omitempty"`
 	AvatarURL   string    `json:"avatar_url,omitempty"`
+
+	rank int
 }
 
 // SearchUsers handles POST /_matrix/client/v3/user_directory/search. Users of this server are found by what their profile
@@ -51,26 +55,77 @@ func (h *Handlers) SearchUsers(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	var found []foundUser
 	for _, user := range shown {
-		if !strings.Contains(strings.ToLower(string(user.UserID)), term) && !strings.Contains(strings.ToLower(user.DisplayName), term) {
-			continue
+		if user.rank = rankOf(term, user); user.rank > 0 {
+			found = append(found, user)
 		}
-		if len(answer.Results) == limit {
-			answer.Limited = true
-			break
-		}
-		answer.Results = append(answer.Results, user)
 	}
+	slices.SortStableFunc(found, func(a, b foundUser) int { return b.rank - a.rank })
+	if answer.Limited = len(found) > limit; answer.Limited {
+		found = found[:limit]
+	}
+	answer.Results = emptied(found)
 	return answer, nil
+}
+
+// How well a user fits a search term, the best first. Words are what stands between blanks and punctuation.
+const (
+	fitsWholly = 5 - iota // the user ID, its local part or the display name is the term
+	fitsFront             // the display name or the local part begins with it
+	fitsWords             // each word of the term begins a word of either
+	fitsInside            // it stands somewhere in the display name
+	fitsID                // it stands somewhere in the user ID
+)
+
+// rankOf says how well the user fits the term, which is in lower case; 0 for not at all.
+func rankOf(term string, user foundUser) int {
+	name, userID := strings.ToLower(user.DisplayName), strings.ToLower(string(user.UserID))
+	local := strings.ToLower(user.UserID.Localpart())
+	bare := strings.TrimPrefix(term, "@")
+	switch {
+	case name == term || userID == term || local == bare:
+		return fitsWholly
+	case strings.HasPrefix(name, term) || strings.HasPrefix(local, bare):
+		return fitsFront
+	case beginWords(words(term), append(words(name), words(local)...)):
+		return fitsWords
+	case strings.Contains(name, term):
+		return fitsInside
+	case strings.Contains(userID, term):
+		return fitsID
+	}
+	return 0
+}
+
+func words(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsNumber(r) })
+}
+
+// beginWords says whether each of the terms begins one of the words.
+func beginWords(terms, words []string) bool {
+	for _, term := range terms {
+		if !slices.ContainsFunc(words, func(word string) bool { return strings.HasPrefix(word, term) }) {
+			return false
+		}
+	}
+	return len(terms) > 0
 }
 
 // shown gives what users show of themselves.
 func (h *Handlers) shown(ctx context.Context, known []storage.Acquaintance) ([]foundUser, error) {
 	var numbers []int64
+	var ours []id.UserID
 	for _, a := range known {
-		if !h.local(a.UserID) {
+		if h.local(a.UserID) {
+			ours = append(ours, a.UserID)
+		} else {
 			numbers = append(numbers, a.Event)
 		}
+	}
+	names, err := h.store.Profiles.Names(ctx, ours)
+	if err != nil {
+		return nil, err
 	}
 	events, err := h.store.Events.ByNumbers(ctx, numbers)
 	if err != nil {
@@ -88,11 +143,7 @@ func (h *Handlers) shown(ctx context.Context, known []storage.Acquaintance) ([]f
 			shown[i].DisplayName, shown[i].AvatarURL = contentText(e, "displayname"), contentText(e, "avatar_url")
 			continue
 		}
-		fields, err := h.store.Profiles.All(ctx, a.UserID)
-		if err != nil {
-			return nil, err
-		}
-		shown[i].DisplayName, shown[i].AvatarURL = gjson.ParseBytes(fields["displayname"]).Str, gjson.ParseBytes(fields["avatar_url"]).Str
+		shown[i].DisplayName, shown[i].AvatarURL = gjson.ParseBytes(names[a.UserID][0]).Str, gjson.ParseBytes(names[a.UserID][1]).Str
 	}
 	return shown, nil
 }
@@ -111,12 +162,19 @@ func (h *Handlers) MutualRooms(r *rest.Request) (any, error) {
 	if from == "" {
 		from = r.Query("batch_token")
 	}
+	if from != "" && from[0] != '!' {
+		return nil, badToken
+	}
 	const page = 500
 	rooms, err := h.store.Memberships.RoomsInCommon(r.Context(), r.By.User, other, id.RoomID(from), page)
 	if err != nil {
 		return nil, err
 	}
-	answer := map[string]any{"joined": emptied(rooms)}
+	count, err := h.store.Memberships.CountInCommon(r.Context(), r.By.User, other)
+	if err != nil {
+		return nil, err
+	}
+	answer := map[string]any{"joined": emptied(rooms), "count": count}
 	if len(rooms) == page {
 		answer["next_batch"] = rooms[page-1]
 	}

@@ -1,11 +1,18 @@
 package view
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
+	"errors"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"chancery/roomserver/pdu"
 )
 
 // DirectoryQuery asks this server's room directory.
@@ -19,7 +26,8 @@ type DirectoryQuery struct {
 	} `json:"filter"`
 }
 
-// DirectoryPage is one page of the directory, the rooms with most members first.
+// DirectoryPage is one page of the directory, the rooms with most members first. Its tokens name the room at the page's edge, so that
+// rooms that come and go make the next page neither repeat nor leave out another.
 type DirectoryPage struct {
 	Chunk []*Summary `json:"chunk"`
 	Next  string     `json:"next_batch,omitempty"`
@@ -32,7 +40,7 @@ const (
 	maxDirectoryPage = 500
 )
 
-// Directory gives a page of the rooms that are listed.
+// Directory gives a page of the rooms that are listed; ErrDirectoryToken for a token that is none.
 func (r *Reader) Directory(ctx context.Context, q DirectoryQuery) (*DirectoryPage, error) {
 	rooms, err := r.store.Rooms.Listed(ctx, "", maxListed)
 	if err != nil {
@@ -48,25 +56,71 @@ func (r *Reader) Directory(ctx context.Context, q DirectoryQuery) (*DirectoryPag
 			found = append(found, s)
 		}
 	}
-	sort.SliceStable(found, func(i, j int) bool { return found[i].JoinedMembers > found[j].JoinedMembers })
-	from, _ := strconv.Atoi(q.Since)
-	from = min(max(from, 0), len(found))
+	slices.SortFunc(found, func(a, b *Summary) int { return placeOf(a).compare(placeOf(b)) })
+	from, backwards, err := parseDirectoryToken(q.Since)
+	if err != nil {
+		return nil, err
+	}
 	limit := q.Limit
 	if limit <= 0 || limit > maxDirectoryPage {
 		limit = maxDirectoryPage
 	}
-	to := min(from+limit, len(found))
-	page := &DirectoryPage{Chunk: slices.Clone(found[from:to]), Total: len(found)}
+	start, end := 0, min(limit, len(found))
+	if from != nil {
+		// The room that the token names may be gone, or have other members now: the list goes on where it would stand.
+		start = sort.Search(len(found), func(i int) bool { return placeOf(found[i]).compare(*from) > 0 })
+		if backwards {
+			start = sort.Search(len(found), func(i int) bool { return placeOf(found[i]).compare(*from) >= 0 })
+			start, end = max(0, start-limit), start
+		} else {
+			end = min(start+limit, len(found))
+		}
+	}
+	page := &DirectoryPage{Chunk: slices.Clone(found[start:end]), Total: len(found)}
 	if page.Chunk == nil {
 		page.Chunk = []*Summary{}
 	}
-	if to < len(found) {
-		page.Next = strconv.Itoa(to)
+	if end < len(found) && end > start {
+		page.Next = placeOf(found[end-1]).token("n")
 	}
-	if from > 0 {
-		page.Prev = strconv.Itoa(max(0, from-limit))
+	if start > 0 && start < len(found) {
+		page.Prev = placeOf(found[start]).token("p")
 	}
 	return page, nil
+}
+
+// directoryPlace is where a room stands in the directory: those with most members first.
+type directoryPlace struct {
+	members int
+	room    id.RoomID
+}
+
+func placeOf(s *Summary) directoryPlace { return directoryPlace{s.JoinedMembers, s.RoomID} }
+
+func (p directoryPlace) compare(q directoryPlace) int {
+	return cmp.Or(cmp.Compare(q.members, p.members), cmp.Compare(p.room, q.room))
+}
+
+// token names the place, and the direction in which the list goes on from it.
+func (p directoryPlace) token(direction string) string {
+	return direction + strconv.Itoa(p.members) + "." + base64.RawURLEncoding.EncodeToString([]byte(p.room))
+}
+
+// ErrDirectoryToken says that a token is none of the directory's.
+var ErrDirectoryToken = errors.New("view: this is no token of the room directory")
+
+// parseDirectoryToken reads a token; nil for none.
+func parseDirectoryToken(text string) (*directoryPlace, bool, error) {
+	if text == "" {
+		return nil, false, nil
+	}
+	members, encoded, ok := strings.Cut(text[1:], ".")
+	n, err := strconv.Atoi(members)
+	room, err2 := base64.RawURLEncoding.DecodeString(encoded)
+	if !ok || err != nil || err2 != nil || text[0] != 'n' && text[0] != 'p' || len(room) > pdu.MaxIDLength {
+		return nil, false, ErrDirectoryToken
+	}
+	return &directoryPlace{n, id.RoomID(room)}, text[0] == 'p', nil
 }
 
 func (q *DirectoryQuery) matches(s *Summary) bool {
