@@ -36,7 +36,8 @@ import (
 type Config struct {
 	// ServerName is the own server's name. cmd fills it in.
 	ServerName string `yaml:"-"`
-	// MaxUpload is the largest file in bytes, uploads and remote files alike. Default 100 MiB.
+	// MaxUpload is the largest file in bytes that users upload; those of other servers are bounded by federation.max_media.
+	// Default 100 MiB.
 	MaxUpload int64 `yaml:"max_upload"`
 	// Quota is how many bytes a user may have uploaded in all. Default 0: as many as the disk holds.
 	Quota int64 `yaml:"quota"`
