@@ -181,6 +181,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.sync.Run(ctx) })
 	group.Go(func() error { return s.push.Run(ctx) })
 	group.Go(func() error { return s.services.Run(ctx) })
+	group.Go(func() error { return s.admin.Run(ctx) })
 	return group.Wait()
 }
 
@@ -493,6 +494,24 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/state", Handler: ad.State, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/block", Handler: ad.Blocked, Auth: rest.Admin},
 		{Method: "PUT", Path: "/_synapse/admin/v1/rooms/{roomId}/block", Handler: ad.Block, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/rooms/{roomId}", Handler: ad.DeleteRoomNow, Auth: rest.Admin, Timeout: -1},
+		{Method: "DELETE", Path: "/_synapse/admin/v2/rooms/{roomId}", Handler: ad.DeleteRoom, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v2/rooms/{first}/{second}", Handler: ad.DeletionStatus, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/purge_history/{roomId}", Handler: ad.PurgeHistory, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/purge_history/{roomId}/{eventId}", Handler: ad.PurgeHistory, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/purge_history_status/{purgeId}", Handler: ad.PurgeStatus, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/messages", Handler: r.OverseenMessages, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/context/{eventId}", Handler: r.OverseenContext, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/timestamp_to_event", Handler: r.OverseenNearTime, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/rooms/{roomIdOrAlias}/make_room_admin", Handler: ad.MakeRoomAdmin, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomIdOrAlias}/forward_extremities", Handler: ad.Extremities, Auth: rest.Admin},
+		{Method: "DELETE", Path: "/_synapse/admin/v1/rooms/{roomIdOrAlias}/forward_extremities", Handler: ad.DeleteExtremities, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/join/{roomIdOrAlias}", Handler: ad.Join, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/user/{userId}/redact", Handler: ad.RedactUser, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/user/redact_status/{redactId}", Handler: ad.RedactStatus, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/background_updates/status", Handler: ad.BackgroundUpdates, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/background_updates/enabled", Handler: ad.BackgroundUpdatesEnabled, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/background_updates/enabled", Handler: ad.BackgroundUpdatesEnabled, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/fetch_event/{eventId}", Handler: ad.Event, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/room/{roomId}/media", Handler: ad.RoomMedia, Auth: rest.Admin},
 		{Method: "POST", Path: "/_synapse/admin/v1/room/{roomId}/media/quarantine", Handler: ad.QuarantineRoom, Auth: rest.Admin},

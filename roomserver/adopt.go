@@ -51,8 +51,17 @@ func (r *room) adopt(ctx context.Context, a bus.Adopt) (bus.Outcome, error) {
 	return outcome, err
 }
 
+// fetched is the whole of a state that federation has written down.
+func (r *room) fetched(ctx context.Context, chain int64) (storage.Snapshot, error) {
+	top, err := r.s.store.State.Top(ctx, chain)
+	if err == nil && top.Sequence == 0 {
+		err = fmt.Errorf("the fetched state %d holds nothing", chain)
+	}
+	return top, err
+}
+
 func (r *room) settleIn(ctx context.Context, a bus.Adopt) (bus.Outcome, error) {
-	top, err := r.s.store.State.Top(ctx, a.Snapshot)
+	top, err := r.fetched(ctx, a.Snapshot)
 	if err != nil {
 		return bus.Outcome{}, err
 	}
@@ -250,7 +259,7 @@ func (r *room) takeSnapshot(ctx context.Context, chain int64) (moment, error) {
 	if err := r.quiet(ctx); err != nil {
 		return moment{}, err
 	}
-	top, err := r.s.store.State.Top(ctx, chain)
+	top, err := r.fetched(ctx, chain)
 	if err != nil {
 		return moment{}, err
 	}

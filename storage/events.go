@@ -240,6 +240,12 @@ func (t *Events) Forwards(ctx context.Context, room id.RoomID, after Page, limit
 		ORDER BY place, number LIMIT $4`, room, after.Place, after.Number, limit)
 }
 
+// BySender gives up to limit events of the room's shown history that the user sent, the newest first.
+func (t *Events) BySender(ctx context.Context, room id.RoomID, sender id.UserID, limit int) ([]*Event, error) {
+	return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events
+		WHERE room_id = $1 AND place IS NOT NULL AND sender = $2 ORDER BY place DESC, number DESC LIMIT $3`, room, sender, limit)
+}
+
 // SentBy gives up to limit events of the room that became news at the position or later and whose sender is a user of the server:
 // the oldest first, or the newest first. For the federation's sender, when a destination lags.
 func (t *Events) SentBy(ctx context.Context, room id.RoomID, server string, from Position, newest bool, limit int) ([]*Event, error) {

@@ -434,9 +434,6 @@ func (t *State) WriteUnattached(ctx context.Context, room id.RoomID, state map[K
 // Top gives the snapshot at the end of a chain.
 func (t *State) Top(ctx context.Context, chain int64) (Snapshot, error) {
 	sequence, err := one(ctx, t.s, column[sql.NullInt64], "SELECT MAX(sequence) FROM state_entries WHERE chain = $1", chain)
-	if err == nil && !sequence.Valid {
-		err = fmt.Errorf("storage: chain %d holds nothing", chain)
-	}
 	return Snapshot{chain, sequence.Int64}, err
 }
 

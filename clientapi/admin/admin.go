@@ -1,12 +1,14 @@
-// Package admin is the administrators' chapter: users, registration tokens and server notices in the shape that Synapse's
-// tools expect, and what the specification itself gives administrators.
+// Package admin is the administrators' chapter: accounts, rooms, media, registration tokens, reports, other servers and server
+// notices in the shape that Synapse's tools expect, and what the specification itself gives administrators.
 //
-// Each of its routes is behind rest.Admin: an account with the administrator's flag. Truths to keep:
+// Each of its routes is behind rest.Admin: an account with the administrator's flag. What takes a while is written down as a
+// job, and done beside requests, by one process. Truths to keep:
 //
 //   - passwords are hashed by the account chapter, and rooms are written by the room server, asked over the bus: there is
 //     no second way to do either;
 //   - an administrator cannot lock or suspend another, nor themselves;
-//   - nothing here shows a password, a token of a session, or what people write.
+//   - a job's every step finds what an earlier attempt has done: a crash costs a repeated step, no more;
+//   - nothing here shows a password or a token of a session.
 package admin
 
 import (
@@ -48,12 +50,13 @@ type Handlers struct {
 	view     *view.Reader
 	accounts Accounts
 
-	noticing sync.Mutex // one notice at a time: a user has one room for them
+	begun    chan struct{} // rings when a job was written down
+	noticing sync.Mutex    // one notice at a time: a user has one room for them
 }
 
 // New makes the handlers.
 func New(serverName string, store *storage.Store, b *bus.Bus, v *view.Reader, accounts Accounts) *Handlers {
-	return &Handlers{server: serverName, store: store, bus: b, view: v, accounts: accounts}
+	return &Handlers{server: serverName, store: store, bus: b, view: v, accounts: accounts, begun: make(chan struct{}, 1)}
 }
 
 var missing = mautrix.RespError{ErrCode: "M_MISSING_PARAM", StatusCode: http.StatusBadRequest}

@@ -21,6 +21,8 @@ type access struct {
 	left *storage.Event
 	// joined: the reader is in the room now.
 	joined bool
+	// overseen: the reader is an administrator, who reads all.
+	overseen bool
 }
 
 // forbidden is what those hear who may not read a room, whether it exists or not.

@@ -55,16 +55,21 @@ func (h *Handlers) Context(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	past, err := walkOf(r, roomID, "b")
+	a, err := h.read(r.Context(), r.By.User, roomID)
 	if err != nil {
 		return nil, err
 	}
+	e, err := h.visibleEvent(r.Context(), r.By.User, roomID, eventID)
+	if err != nil {
+		return nil, err
+	}
+	return h.context(r, a, e)
+}
+
+// context answers with what lies around an event that the reader may see.
+func (h *Handlers) context(r *rest.Request, a *access, e *storage.Event) (any, error) {
 	ctx := r.Context()
-	a, err := h.read(ctx, r.By.User, roomID)
-	if err != nil {
-		return nil, err
-	}
-	e, err := h.visibleEvent(ctx, r.By.User, roomID, eventID)
+	past, err := walkOf(r, a.room.ID, "b")
 	if err != nil {
 		return nil, err
 	}

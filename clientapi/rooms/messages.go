@@ -53,7 +53,12 @@ func (h *Handlers) Messages(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := walkOf(r, roomID, "")
+	return h.messages(r, a, "")
+}
+
+// messages answers with a page of a room; direction is where the client names none.
+func (h *Handlers) messages(r *rest.Request, a *access, direction string) (any, error) {
+	w, err := walkOf(r, a.room.ID, direction)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +96,8 @@ type walk struct {
 	filter    *eventFilter
 	// ignored are users whose messages are not shown.
 	ignored map[id.UserID]bool
+	// overseen: all is shown.
+	overseen bool
 
 	found []*storage.Event
 	// next is where to go on, if there is more.
@@ -168,8 +175,10 @@ func before(a, b storage.Page) bool {
 func (h *Handlers) walk(ctx context.Context, a *access, w *walk) error {
 	w.next, w.more = w.from, true
 	var err error
-	if w.ignored, err = h.ignored(ctx, w.user); err != nil {
-		return err
+	if w.overseen = a.overseen; !w.overseen {
+		if w.ignored, err = h.ignored(ctx, w.user); err != nil {
+			return err
+		}
 	}
 	tears, err := h.tears(ctx, a, w)
 	if err != nil {
@@ -242,7 +251,7 @@ func (h *Handlers) take(ctx context.Context, w *walk, rows []*storage.Event) (do
 			}
 		}
 	}
-	seen, err := h.view.Visible(ctx, w.user, rows)
+	seen, err := h.seen(ctx, w, rows)
 	if err != nil {
 		return false, err
 	}
