@@ -43,7 +43,7 @@ func (r *room) receive(ctx context.Context, in bus.Received) ([]bus.Outcome, err
 		if in.Onward {
 			before = r.servers()
 		}
-		o, err := r.receiveOne(ctx, raw, given)
+		o, err := r.receiveOne(ctx, raw, given, slices.Contains(in.Unapproved, i))
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +79,7 @@ type arrival struct {
 
 // receiveOne puts one PDU through the checks that need the room.
 // Spec: server-server-api/#checks-performed-on-receipt-of-a-pdu
-func (r *room) receiveOne(ctx context.Context, raw []byte, given *moment) (bus.Outcome, error) {
+func (r *room) receiveOne(ctx context.Context, raw []byte, given *moment, unapproved bool) (bus.Outcome, error) {
 	a, outcome, err := r.arrive(ctx, raw, given != nil)
 	if err != nil || a == nil {
 		return outcome, err
@@ -101,6 +101,10 @@ func (r *room) receiveOne(ctx context.Context, raw []byte, given *moment) (bus.O
 		if err := r.check(ctx, a.ev, nil); err != nil {
 			return r.softFail(ctx, a, before, err)
 		}
+	}
+	// 7. Is validated by the policy server, if the room has one, otherwise it is soft failed. The receiver has asked.
+	if unapproved {
+		return r.softFail(ctx, a, before, &pdu.AuthError{Rule: "policy server", Reason: "the room's policy server does not recommend it"})
 	}
 	return outcome, r.accept(ctx, a, before)
 }

@@ -341,9 +341,19 @@ func (m *Membership) take(ctx context.Context, origin string, a *arrived, raw js
 	if errs[0] != nil {
 		return mautrix.MForbidden.WithMessage("The event's signatures could not be verified")
 	}
-	outcome, err := m.askRoom(ctx, a.room, bus.RoomQuestion{Receive: &bus.Received{
-		Origin: origin, Version: a.version, PDUs: []json.RawMessage{events[0].JSON()}, Onward: true,
-	}})
+	received := &bus.Received{Origin: origin, Version: a.version, Onward: true}
+	server, key, err := m.view.PolicyServer(ctx, a.room)
+	if err != nil {
+		return err
+	}
+	if server != "" {
+		var approved bool
+		if events[0], approved = m.client.Approved(ctx, server, key, events[0]); !approved {
+			received.Unapproved = []int{0}
+		}
+	}
+	received.PDUs = []json.RawMessage{events[0].JSON()}
+	outcome, err := m.askRoom(ctx, a.room, bus.RoomQuestion{Receive: received})
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,11 @@ func (q *inquiry) ask(ctx context.Context, question remote.Request) (json.RawMes
 // offer asks the room to take one event in, and gives what it still lacks. A rejection is an end like any other. The error of a
 // room that did not judge the event wraps errSilent.
 func (q *inquiry) offer(ctx context.Context, ev gomatrixserverlib.PDU, snapshot int64) ([]id.EventID, error) {
-	outcomes, err := q.r.receive(ctx, q.origin, q.version, q.room, []gomatrixserverlib.PDU{ev}, snapshot)
+	events := []gomatrixserverlib.PDU{ev}
+	if err := q.r.vet(ctx, q.room, events); err != nil {
+		return nil, fmt.Errorf("%w: %w", errSilent, err)
+	}
+	outcomes, err := q.r.receive(ctx, q.origin, q.version, q.room, events, snapshot)
 	var refusal *bus.Refusal
 	if errors.As(err, &refusal) && refusal.Status != http.StatusTooManyRequests {
 		return nil, err

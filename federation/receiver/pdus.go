@@ -90,6 +90,10 @@ func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, 
 		}
 		good = append(good, ev)
 	}
+	// Step 7 needs the network; what comes of it is told to the room.
+	if err := r.vet(ctx, room, good); err != nil {
+		return nil, err
+	}
 	// Steps 4 to 6 are the room's.
 	if missing := r.offer(ctx, origin, version, room, good, results); len(missing) > 0 {
 		return results, r.setAside(ctx, origin, room, missing, results)
@@ -192,6 +196,10 @@ func (r *Receiver) receive(ctx context.Context, origin string, version id.RoomVe
 	q := &bus.Received{Origin: origin, Version: version, Snapshot: snapshot}
 	for _, ev := range events {
 		q.PDUs = append(q.PDUs, ev.JSON())
+	}
+	var err error
+	if q.Unapproved, err = r.unapproved(ctx, room, events); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -159,6 +159,8 @@ type Received struct {
 	// Snapshot is the chain number of an unattached snapshot that holds the
 	// state before the first PDU, where it had to be fetched; zero otherwise.
 	Snapshot int64 `json:"snapshot,omitempty"`
+	// Unapproved are the places of those PDUs that the room's policy server does not recommend.
+	Unapproved []int `json:"unapproved,omitempty"`
 	// Backfill: the PDUs are history, placed before what we have; they are not news.
 	Backfill bool `json:"backfill,omitempty"`
 	// Stripped is the state sent along with an invite (or knock) to a room that we are not in.
