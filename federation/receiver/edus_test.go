@@ -2,8 +2,12 @@ package receiver
 
 import (
 	"encoding/json"
+	"errors"
 	"path/filepath"
+	"strconv"
 	"testing"
+
+	"maunium.net/go/mautrix"
 
 	"chancery/federation/remote"
 	"chancery/storage"
@@ -59,6 +63,26 @@ func FuzzEDU(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content []byte) {
 		for _, take := range edus {
 			_ = take(r, t.Context(), "a.example", content) // whatever it is, it must not panic
+		}
+	})
+}
+
+// FuzzTransaction: whatever a transaction holds, the answer is one, or a refusal; nothing panics, and nothing is our fault.
+func FuzzTransaction(f *testing.F) {
+	f.Add([]byte(`{"origin":"a.example","origin_server_ts":1,"pdus":[{"room_id":"!r:a.example","type":"m.room.message"},5,null,"x",[]],"edus":[{"edu_type":"m.typing","content":{}},{}]}`))
+	f.Add([]byte(`{"pdus":[{"room_id":5,"auth_events":{},"prev_events":[[]],"hashes":[],"signatures":{"a.example":5}}]}`))
+	f.Add([]byte(`{"pdus":{},"edus":null}`))
+	r := newReceiver(f)
+	n := 0
+	f.Fuzz(func(t *testing.T, body []byte) {
+		n++
+		answer, err := r.Transaction(t.Context(), "a.example", strconv.Itoa(n), body)
+		var refusal mautrix.RespError
+		if err != nil && !errors.As(err, &refusal) {
+			t.Errorf("%q: got %v, want an answer or a refusal", body, err)
+		}
+		if err == nil && !json.Valid(answer) {
+			t.Errorf("%q: got %q, which is no JSON", body, answer)
 		}
 	})
 }
