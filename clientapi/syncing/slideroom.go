@@ -288,7 +288,8 @@ func (a *slideAnswer) appendSlideTimeline(ctx context.Context, b []byte, w *slid
 		}
 	}
 	b = appendInt(b, `,"num_live":`, live)
-	if t.limited {
+	if t.limited || (w.expanded && a.ask.shape == unstableShape) {
+		// matrix-js-sdk 43 looks for what it has already only where limited says so.
 		b = append(b, `,"limited":true`...)
 	} else if a.ask.shape == unstableShape {
 		b = append(b, `,"limited":false`...)

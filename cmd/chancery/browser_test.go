@@ -30,11 +30,17 @@ func TestBrowserCall(t *testing.T) {
 }
 
 // TestBrowserEncrypted lets matrix-js-sdk speak across the federation, encrypted.
-func TestBrowserEncrypted(t *testing.T) {
+func TestBrowserEncrypted(t *testing.T) { speakInBrowsers(t, "encrypted") }
+
+// TestBrowserSliding lets it do so with its sliding sync, and look at what windows and subscriptions bring.
+func TestBrowserSliding(t *testing.T) { speakInBrowsers(t, "sliding") }
+
+func speakInBrowsers(t *testing.T, scenario string) {
+	t.Helper()
 	needBrowser(t, false)
 	houses := openDemo(t)
 	password := func(house *ministry) string { return house.accounts[0].Password }
-	runBrowser(t, "encrypted", map[string]any{
+	runBrowser(t, scenario, map[string]any{
 		"interior": houses[0].URL, "finance": houses[1].URL,
 		"anna": houses[0].accounts[0].User, "annaPassword": password(houses[0]),
 		"claire": houses[1].accounts[0].User, "clairePassword": password(houses[1]),

@@ -86,6 +86,48 @@ async function moving(page, name, others) {
   }
 }
 
+// sit opens a window in which encrypted.js runs.
+async function sit(name, url) {
+  const { outputFiles } = await build({ entryPoints: [join(here, "encrypted.js")], bundle: true, format: "esm", write: false, logLevel: "error", define: { global: "globalThis" } });
+  const wasm = readFileSync(join(here, "node_modules/@matrix-org/matrix-sdk-crypto-wasm/pkg/matrix_sdk_crypto_wasm_bg.wasm"));
+  const page = await window(name);
+  await page.route("**/_test/**", (route) => {
+    const path = new URL(route.request().url()).pathname;
+    if (path.endsWith(".wasm")) return route.fulfill({ contentType: "application/wasm", body: wasm });
+    if (path.endsWith(".js")) return route.fulfill({ contentType: "text/javascript", body: outputFiles[0].text });
+    return route.fulfill({ contentType: "text/html", body: '<!doctype html><script type="module" src="/_test/encrypted.js"></script>' });
+  });
+  await page.goto(url + "/_test/");
+  await page.waitForFunction(() => globalThis.readsText);
+  return page;
+}
+
+// within runs one of the window's words, and gives up after a while.
+const within = (page, word, ...more) => Promise.race([
+  page.evaluate(([name, args]) => globalThis[name](...args), [word, more]),
+  new Promise((_, fail) => setTimeout(() => fail(new Error(`${word} ${JSON.stringify(more)}: not within ${PATIENCE} ms`)), PATIENCE)),
+]);
+
+// speakEncrypted lets two people of two houses meet in an encrypted room and speak.
+async function speakEncrypted(slide) {
+  const anna = await sit("Anna", facts.interior);
+  const claire = await sit("Claire", facts.finance);
+  const host = await within(anna, "signIn", facts.interior, facts.anna, facts.annaPassword, slide);
+  const guest = await within(claire, "signIn", facts.finance, facts.claire, facts.clairePassword, slide);
+  say(`both are signed in, with crypto${slide ? " and sliding sync" : ""}`);
+  const room = await within(anna, "createEncryptedRoom", guest);
+  await within(claire, "joinWhenInvited", room);
+  await within(anna, "memberJoined", room, guest);
+  say("both are in the encrypted room");
+  for (const [from, to, body] of [[anna, claire, "for your eyes only"], [claire, anna, "read, and burnt"]]) {
+    await within(from, "say", room, body);
+    const got = await within(to, "readsText", room, body);
+    if (!got.encrypted) throw new Error(`“${body}” came in plain text`);
+    say(`“${body}” was read`);
+  }
+  return { anna, claire, room, host, guest };
+}
+
 const scenarios = {
   // Three people of two ministries are in one call; each sees the two others move. Then one is removed from the room.
   async call() {
@@ -132,38 +174,32 @@ const scenarios = {
 
   // An encrypted message crosses the federation and is read, and so is the answer.
   async encrypted() {
-    const { outputFiles } = await build({ entryPoints: [join(here, "encrypted.js")], bundle: true, format: "esm", write: false, logLevel: "error", define: { global: "globalThis" } });
-    const wasm = readFileSync(join(here, "node_modules/@matrix-org/matrix-sdk-crypto-wasm/pkg/matrix_sdk_crypto_wasm_bg.wasm"));
-    const sit = async (name, url) => {
-      const page = await window(name);
-      await page.route("**/_test/**", (route) => {
-        const path = new URL(route.request().url()).pathname;
-        if (path.endsWith(".wasm")) return route.fulfill({ contentType: "application/wasm", body: wasm });
-        if (path.endsWith(".js")) return route.fulfill({ contentType: "text/javascript", body: outputFiles[0].text });
-        return route.fulfill({ contentType: "text/html", body: '<!doctype html><script type="module" src="/_test/encrypted.js"></script>' });
-      });
-      await page.goto(url + "/_test/");
-      await page.waitForFunction(() => globalThis.readsText);
-      return page;
-    };
-    const anna = await sit("Anna", facts.interior);
-    const claire = await sit("Claire", facts.finance);
-    await anna.evaluate(([url, user, password]) => signIn(url, user, password), [facts.interior, facts.anna, facts.annaPassword]);
-    const guest = await claire.evaluate(([url, user, password]) => signIn(url, user, password), [facts.finance, facts.claire, facts.clairePassword]);
-    say("both are signed in, with crypto");
-    const room = await anna.evaluate((who) => createEncryptedRoom(who), guest);
-    await claire.evaluate((id) => joinWhenInvited(id), room);
-    await anna.evaluate(([id, who]) => memberJoined(id, who), [room, guest]);
-    say("both are in the encrypted room");
-    for (const [from, to, body] of [[anna, claire, "for your eyes only"], [claire, anna, "read, and burnt"]]) {
-      await from.evaluate(([id, text]) => globalThis.say(id, text), [room, body]);
-      const got = await Promise.race([
-        to.evaluate(([id, text]) => readsText(id, text), [room, body]),
-        new Promise((_, fail) => setTimeout(() => fail(new Error(`“${body}” was not read within ${PATIENCE} ms`)), PATIENCE)),
-      ]);
-      if (!got.encrypted) throw new Error(`“${body}” came in plain text`);
-      say(`“${body}” was read`);
-    }
+    await speakEncrypted(false);
+  },
+
+  // The same with sliding sync on both sides; then windows, subscriptions, names, counts, typing, receipts.
+  async sliding() {
+    const { anna, claire, room, host, guest } = await speakEncrypted(true);
+    await within(anna, "rename", room, "Treaty");
+    await within(claire, "named", room, "Treaty");
+    say("the room's new name came");
+    await within(anna, "types", room);
+    await within(claire, "seesTyping", room, host);
+    say("typing came");
+    await within(anna, "say", room, "one more");
+    await within(claire, "readsText", room, "one more");
+    await within(claire, "reads", room);
+    await within(anna, "seesRead", room, guest);
+    say("the receipt came");
+    const spoken = ["one", "two", "three", "four"];
+    const plain = await within(claire, "plainRoom", "Notes", spoken);
+    const again = await sit("Claire, on another device", facts.finance);
+    await within(again, "signIn", facts.finance, facts.claire, facts.clairePassword, true);
+    const [before, after] = await within(again, "expands", plain, spoken);
+    if (before.join() !== "four" || after.join() !== spoken.join()) throw new Error(`the list showed “${before}”, the subscription “${after}”`);
+    say("a subscription brought the older messages, in their order");
+    await within(again, "named", room, "Treaty");
+    say("the window grew to all rooms");
   },
 
   // Two windows side by side in one call, chatting: the picture for the README.
