@@ -163,6 +163,8 @@ type slideAnswer struct {
 	told   map[id.RoomID]*slideRoom
 	body   []byte
 	empty  bool
+	// unstuck: see slideMark.
+	unstuck bool
 }
 
 // answerSlide makes the answer up to what the memory holds now. It has the connection's turn.
@@ -288,7 +290,7 @@ func (a *slideAnswer) toDo(w *slideWork, touched map[id.RoomID]bool) bool {
 // give hands the answer out: from now on the client may go on from it.
 func (a *slideAnswer) give() json.RawMessage {
 	token := storage.Token{Incarnation: a.s.store.Incarnation(), Position: a.to, Ephemeral: a.mark, Process: a.s.process}
-	mark := &slideMark{token: token, text: a.ask.text, parts: a.ask.parts, ext: &a.ask.ext, wants: a.wants, counts: a.counts, changes: a.told, notes: a.notes, sequence: a.sequence(token)}
+	mark := &slideMark{token: token, text: a.ask.text, parts: a.ask.parts, ext: &a.ask.ext, unstuck: a.unstuck, wants: a.wants, counts: a.counts, changes: a.told, notes: a.notes, sequence: a.sequence(token)}
 	mark.pos = storage.SlidingPos{Token: token, Connection: a.x.id, Sequence: mark.sequence, Owner: a.x.key.owner()}.String()
 	a.x.answered(mark)
 	if !a.empty {

@@ -56,12 +56,14 @@ type slideMark struct {
 	token    storage.Token
 	sequence int64
 	// text is what of the request chose rooms, wants the rooms that it chose, counts how many each list holds in all.
-	text   string
-	parts  map[string]string
-	ext    *slideExtensions // nil where it is not known
-	wants  map[id.RoomID]*slideWant
-	counts map[string]int
-	notes  *notes
+	text  string
+	parts map[string]string
+	ext   *slideExtensions // nil where it is not known
+	// unstuck: a client that gave no token for sticky events was told of none.
+	unstuck bool
+	wants   map[id.RoomID]*slideWant
+	counts  map[string]int
+	notes   *notes
 	// changes are the rooms of which the answer told something; nil for one that is forgotten.
 	changes map[id.RoomID]*slideRoom
 }

@@ -366,6 +366,10 @@ const maxStickySent = 100
 // Spec: MSC4480
 func (a *slideAnswer) appendSticky(ctx context.Context, b []byte, asked *slideExtension) ([]byte, bool, error) {
 	since := min(a.s.slideSince(asked.Since), a.to)
+	if asked.Since == "" && a.x.base != nil && a.x.base.unstuck {
+		since = a.since // up to there, there was nothing
+	}
+	a.unstuck = asked.Since == ""
 	events, err := a.stickyEvents(ctx, since, asked.limit(maxStickySent))
 	if err != nil || events == nil {
 		return b, false, err
@@ -382,7 +386,7 @@ func (a *slideAnswer) appendSticky(ctx context.Context, b []byte, asked *slideEx
 		next = max(since, events[n-1].Position)
 	}
 	events = slices.DeleteFunc(events, func(e *storage.Event) bool { return shown[e.ID] || a.ignored[e.Sender] })
-	if len(events) == 0 && next == since {
+	if len(events) == 0 && len(shown) == 0 {
 		return b, false, nil
 	}
 	rendered, err := a.s.view.Render(ctx, view.Viewer{User: a.u.id, Device: a.q.by.Device}, form, events)
@@ -393,6 +397,7 @@ func (a *slideAnswer) appendSticky(ctx context.Context, b []byte, asked *slideEx
 	for i, e := range events {
 		byRoom[e.RoomID] = append(byRoom[e.RoomID], rendered[i])
 	}
+	a.unstuck = false
 	b = appendText(append(b, `{"next_batch":`...), a.s.slideToken(next))
 	b = append(b, `,"rooms":{`...)
 	n := 0

