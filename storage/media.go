@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"database/sql"
+	"strings"
 
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
@@ -73,14 +74,18 @@ func (t *Media) ByID(ctx context.Context, server, mediaID string) (*File, error)
 	return f, err
 }
 
-// Add remembers a file or a reservation. A copy that is there already stays as it is; added is then false.
+// quarantinedLike is who took a file of the same content, with the hash $7, out of sight.
+const quarantinedLike = "(SELECT MAX(same.quarantined_by) FROM media same WHERE same.hash = $7)"
+
+// Add remembers a file or a reservation. A copy that is there already stays as it is; added is then false. What has the content
+// of a quarantined file is out of sight too.
 func (t *Media) Add(ctx context.Context, f *File) (added bool, err error) {
 	err = t.s.Do(ctx, func(ctx context.Context) error {
 		accessed := f.Accessed
 		if accessed == 0 {
 			accessed = f.Created
 		}
-		result, err := t.s.exec(ctx, "INSERT INTO media ("+mediaColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+		result, err := t.s.exec(ctx, "INSERT INTO media ("+mediaColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, COALESCE($12, `+quarantinedLike+`), $13)
 			ON CONFLICT (server, media_id) DO NOTHING`, f.Server, f.MediaID, f.User, f.ContentType, escape(f.Name), f.Size,
 			nullable(f.Hash), f.Created, nullable(f.Expires), accessed, f.Authenticated, nullable(f.QuarantinedBy), f.Protected)
 		if err != nil {
@@ -97,7 +102,7 @@ func (t *Media) Add(ctx context.Context, f *File) (added bool, err error) {
 func (t *Media) Fill(ctx context.Context, f *File) (filled bool, err error) {
 	err = t.s.Do(ctx, func(ctx context.Context) error {
 		result, err := t.s.exec(ctx, `UPDATE media SET content_type = $3, file_name = $4, size = $5, hash = $6, authenticated = $7,
-			accessed = $8, expires = NULL WHERE server = $1 AND media_id = $2 AND hash IS NULL`,
+			accessed = $8, expires = NULL, quarantined_by = COALESCE(quarantined_by, `+strings.ReplaceAll(quarantinedLike, "$7", "$6")+`) WHERE server = $1 AND media_id = $2 AND hash IS NULL`,
 			f.Server, f.MediaID, f.ContentType, escape(f.Name), f.Size, f.Hash, f.Authenticated, f.Created)
 		if err != nil {
 			return err

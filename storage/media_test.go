@@ -109,6 +109,10 @@ func TestQuarantine(t *testing.T) {
 		if !hidden(a) || !hidden(same) || hidden(kept) || hidden(later) {
 			t.Errorf("hidden: %v %v %v %v, want true true false false", hidden(a), hidden(same), hidden(kept), hidden(later))
 		}
+		again := addFile(t, s, File{Server: ourName, MediaID: "again", User: "@dave:interior", Hash: "one"})
+		if filled, err := s.Media.Fill(t.Context(), &File{Server: ourName, MediaID: "later", Hash: "one"}); err != nil || !filled || !hidden(again) || !hidden(later) {
+			t.Errorf("the same content, uploaded again: filled %v (%v), hidden %v and %v, want both", filled, err, hidden(again), hidden(later))
+		}
 		if changed, err := s.Media.Unquarantine(t.Context(), same); err != nil || !changed || hidden(a) {
 			t.Errorf("brought back: %v (%v), the other is hidden: %v", changed, err, hidden(a))
 		}
@@ -131,8 +135,8 @@ func TestQuarantine(t *testing.T) {
 		if want := []MXC{copied, a, {"other", "thumb"}}; err != nil || !slices.Equal(named, want) {
 			t.Errorf("in the room: %v (%v), want %v", named, err, want)
 		}
-		if n, err := s.Media.QuarantineRoom(t.Context(), admin, room); err != nil || n != 3 || !hidden(copied) || !hidden(a) {
-			t.Errorf("room: %d quarantined (%v), want 3", n, err)
+		if n, err := s.Media.QuarantineRoom(t.Context(), admin, room); err != nil || n != 5 || !hidden(copied) || !hidden(a) {
+			t.Errorf("room: %d quarantined (%v), want 5: the copy, and all of one content", n, err)
 		}
 	})
 }

@@ -21,6 +21,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
@@ -114,6 +116,18 @@ func (h *Handlers) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+var (
+	uploadedBytes = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "chancery_media_uploaded_bytes_total", Help: "Bytes of files that users have uploaded.",
+	})
+	thumbnailSeconds = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "chancery_media_thumbnail_seconds", Help: "Time to make a thumbnail, without waiting.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
+	}, []string{"format"})
+	previewed = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_media_previews_total", Help: "Pages fetched for previews, by result.",
+	}, []string{"result"})
+)
 
 var (
 	errCannotOverwrite = mautrix.RespError{ErrCode: "M_CANNOT_OVERWRITE_MEDIA", StatusCode: http.StatusConflict}

@@ -407,7 +407,7 @@ func FuzzThumbnail(f *testing.F) {
 	want := storage.Thumbnail{Width: 8, Height: 8, Method: "crop"}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		head, err := inspect(bytes.NewReader(raw))
-		if err != nil || !head.within(1_000_000) || head.cost() > 32<<20 {
+		if err != nil || !head.within(50_000) || head.cost() > 4<<20 {
 			return
 		}
 		if small, _, err := shrink(bytes.NewReader(raw), head, want); err == nil {
@@ -415,7 +415,7 @@ func FuzzThumbnail(f *testing.F) {
 				t.Errorf("the thumbnail cannot be decoded: %v", err)
 			}
 		}
-		if head.animatable(want) && head.animationCost(want) <= 32<<20 {
+		if head.animatable(want) && head.animationCost(want) <= 4<<20 {
 			_, _, _ = shrinkAnimation(bytes.NewReader(raw), head, want)
 		}
 	})

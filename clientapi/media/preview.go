@@ -106,8 +106,10 @@ func (h *Handlers) look(ctx context.Context, link *url.URL) (any, error) {
 		}
 		found, err := h.visit(ctx, link)
 		if err != nil {
+			previewed.WithLabelValues("error").Inc()
 			return nil, err
 		}
+		previewed.WithLabelValues("ok").Inc()
 		answer, err := json.Marshal(found)
 		if err != nil {
 			return nil, err

@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
 
 	"chancery/clientapi/rest"
@@ -259,7 +258,7 @@ func (h *Handlers) draw(ctx context.Context, file interface {
 	if err != nil {
 		return nil, err
 	}
-	zerolog.Ctx(ctx).Debug().Str("format", head.format).Dur("took", time.Since(start)).Msg("Thumbnail made")
+	thumbnailSeconds.WithLabelValues(head.format).Observe(time.Since(start).Seconds())
 	if made.Hash, made.Size, err = h.blobs.Put(bytes.NewReader(picture), int64(len(picture))); err != nil {
 		return nil, err
 	}

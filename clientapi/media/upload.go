@@ -128,6 +128,7 @@ func (h *Handlers) take(r *rest.Request) (*storage.File, error) {
 	case err != nil:
 		return nil, err
 	}
+	uploadedBytes.Add(float64(size))
 	return &storage.File{
 		Server: h.cfg.ServerName, User: r.By.User, ContentType: cleanType(r.HTTP.Header.Get("Content-Type")), Name: cleanName(r.Query("filename")),
 		Size: size, Hash: hash, Created: h.now().UnixMilli(), Authenticated: !h.cfg.Unauthenticated,

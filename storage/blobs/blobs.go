@@ -35,6 +35,9 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(s.incoming(), 0o700); err != nil {
 		return nil, fmt.Errorf("media folder: %w", err)
 	}
+	if err := s.makeFolders(); err != nil {
+		return nil, fmt.Errorf("media folder: %w", err)
+	}
 	left, err := os.ReadDir(s.incoming())
 	if err != nil {
 		return nil, fmt.Errorf("media folder: %w", err)
@@ -45,6 +48,22 @@ func Open(dir string) (*Store, error) {
 		}
 	}
 	return s, nil
+}
+
+// makeFolders makes the folders for the first two digits all at once: a Put need not look after any but its own.
+func (s *Store) makeFolders() error {
+	made := false
+	for i := range 256 {
+		err := os.Mkdir(filepath.Join(s.dir, fmt.Sprintf("%02x", i)), 0o700)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		made = made || err == nil
+	}
+	if !made {
+		return nil
+	}
+	return syncFolder(s.dir)
 }
 
 func (s *Store) incoming() string { return filepath.Join(s.dir, "incoming") }
@@ -117,25 +136,16 @@ func (s *Store) create() (*os.File, error) {
 	}
 }
 
-// name moves a complete file to its place and syncs the folders, so that the name survives a power cut.
+// name moves a complete file to its place and syncs the folder, so that the name survives a power cut.
 func (s *Store) name(temp, hash string) error {
 	path, now := s.path(hash), time.Now()
 	if os.Chtimes(path, now, now) == nil {
 		return nil
 	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	if err := os.Rename(temp, path); err != nil {
 		return err
 	}
-	for _, d := range []string{dir, filepath.Dir(dir), s.dir} {
-		if err := syncFolder(d); err != nil {
-			return err
-		}
-	}
-	return nil
+	return syncFolder(filepath.Dir(path))
 }
 
 func syncFolder(dir string) error {
@@ -189,32 +199,19 @@ func (s *Store) Sweep(hash string, grace time.Duration) (gone bool, err error) {
 
 // Each hands on the names of all blobs, a folder of them at a time, until fn fails.
 func (s *Store) Each(fn func(hashes []string) error) error {
-	outer, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("list blobs: %w", err)
-	}
-	for _, o := range outer {
-		if len(o.Name()) != 2 {
-			continue
-		}
-		inner, err := os.ReadDir(filepath.Join(s.dir, o.Name()))
+	for i := range 256 {
+		files, err := os.ReadDir(filepath.Join(s.dir, fmt.Sprintf("%02x", i)))
 		if err != nil {
 			return fmt.Errorf("list blobs: %w", err)
 		}
-		for _, i := range inner {
-			files, err := os.ReadDir(filepath.Join(s.dir, o.Name(), i.Name()))
-			if err != nil {
-				return fmt.Errorf("list blobs: %w", err)
+		var hashes []string
+		for _, f := range files {
+			if isHash(f.Name()) {
+				hashes = append(hashes, f.Name())
 			}
-			var hashes []string
-			for _, f := range files {
-				if isHash(f.Name()) {
-					hashes = append(hashes, f.Name())
-				}
-			}
-			if err := fn(hashes); err != nil {
-				return err
-			}
+		}
+		if err := fn(hashes); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -229,7 +226,7 @@ func (s *Store) Free() (int64, error) {
 	return int64(stat.Bavail) * int64(stat.Bsize), nil
 }
 
-func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash[:2], hash[2:4], hash) }
+func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash[:2], hash) }
 
 func isHash(hash string) bool {
 	raw, err := hex.DecodeString(hash)
