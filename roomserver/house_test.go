@@ -33,7 +33,9 @@ type house struct {
 	bus    *bus.Bus
 	store  *storage.Store
 	server *Server
-	end    func()
+	// idle is how long a room stays in memory, where a test cannot wait.
+	idle time.Duration
+	end  func()
 }
 
 const (
@@ -99,7 +101,11 @@ func (h *house) start() {
 	if h.store, err = storage.Open(ctx, h.cfg, h.bus); err != nil {
 		h.Fatal(err)
 	}
-	h.server = New(DefaultConfig(), h.store, h.bus, h.signer)
+	cfg := DefaultConfig()
+	if h.idle > 0 {
+		cfg.IdleAfter = h.idle
+	}
+	h.server = New(cfg, h.store, h.bus, h.signer)
 	ended := make(chan error, 1)
 	go func() { ended <- h.server.Run(ctx) }()
 	h.end = func() {

@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -111,4 +112,45 @@ func TestCommitsAreShared(t *testing.T) {
 			t.Errorf("%d messages cost %d commits, want fewer than a tenth", people*each, made)
 		}
 	})
+}
+
+// TestIdleRoomsLeave lets many rooms be silent: none of them stays in memory, nor its goroutine; and each comes back when it is spoken to.
+func TestIdleRoomsLeave(t *testing.T) {
+	h := onSQLite(t)
+	h.end()
+	h.idle = 20 * time.Millisecond
+	h.start()
+	goroutines := runtime.NumGoroutine()
+	live := func() int {
+		h.server.mu.Lock()
+		defer h.server.mu.Unlock()
+		return len(h.server.rooms)
+	}
+	var rooms []id.RoomID
+	for range 100 {
+		rooms = append(rooms, h.create("11"))
+	}
+	for round := range 2 {
+		var all sync.WaitGroup
+		for _, room := range rooms {
+			all.Go(func() {
+				if _, err := h.propose(room, message(alice, fmt.Sprint(round))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		deadline := time.Now().Add(20 * time.Second)
+		for live() > 0 || runtime.NumGoroutine() > goroutines+20 {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d rooms and %d goroutines are still there, want none and about %d", live(), runtime.NumGoroutine(), goroutines)
+			}
+			time.Sleep(time.Millisecond) // there is no event to wait for: that they are gone is that nothing is there
+		}
+	}
+	for _, room := range rooms {
+		if got := len(h.timeline(room)); got != 5+2 {
+			t.Errorf("%d events in %s, want 7", got, room)
+		}
+	}
 }

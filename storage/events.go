@@ -4,8 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"go.mau.fi/util/dbutil"
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -127,14 +129,14 @@ func (t *Events) ByID(ctx context.Context, event id.EventID) (*Event, error) {
 
 // ByIDs gives those of the events that we have, in no order.
 func (t *Events) ByIDs(ctx context.Context, events []id.EventID) ([]*Event, error) {
-	return chunked(events, func(part []id.EventID) ([]*Event, error) {
+	return chunked(ctx, events, func(part []id.EventID) ([]*Event, error) {
 		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+" FROM events WHERE event_id IN "+list(1, len(part)), anys(part)...)
 	})
 }
 
 // ByNumbers gives those of the events that we have, in no order.
 func (t *Events) ByNumbers(ctx context.Context, numbers []int64) ([]*Event, error) {
-	return chunked(numbers, func(part []int64) ([]*Event, error) {
+	return chunked(ctx, numbers, func(part []int64) ([]*Event, error) {
 		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+" FROM events WHERE number IN "+list(1, len(part)), anys(part)...)
 	})
 }
@@ -142,7 +144,7 @@ func (t *Events) ByNumbers(ctx context.Context, numbers []int64) ([]*Event, erro
 // Links gives what links those of the room's events that we have: ID, type, state
 // key and JSON are filled in, nothing else. It is for auth chains, which are long.
 func (t *Events) Links(ctx context.Context, room id.RoomID, events []id.EventID) ([]Event, error) {
-	return chunked(events, func(part []id.EventID) ([]Event, error) {
+	return chunked(ctx, events, func(part []id.EventID) ([]Event, error) {
 		return all(ctx, t.s, func(row dbutil.Scannable) (e Event, err error) {
 			var stateKey sql.NullString
 			if err = row.Scan(&e.ID, &e.Type, &stateKey, &e.JSON); stateKey.Valid {
@@ -155,20 +157,28 @@ func (t *Events) Links(ctx context.Context, room id.RoomID, events []id.EventID)
 	})
 }
 
-// chunked asks for many values a few hundred at a time.
-func chunked[K, V any](keys []K, ask func([]K) ([]V, error)) ([]V, error) {
-	const size = 500
-	var list []V
-	for len(keys) > 0 {
-		n := min(size, len(keys))
-		part, err := ask(keys[:n])
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, part...)
-		keys = keys[n:]
+// chunked asks for many values a few hundred at a time; outside a transaction, for the pieces of very many side by side.
+func chunked[K, V any](ctx context.Context, keys []K, ask func([]K) ([]V, error)) ([]V, error) {
+	const size, atOnce = 500, 3
+	if len(keys) <= size {
+		return ask(keys)
 	}
-	return list, nil
+	parts := slices.Collect(slices.Chunk(keys, size))
+	found := make([][]V, len(parts))
+	var asking errgroup.Group
+	if asking.SetLimit(atOnce); transactionOf(ctx) != nil {
+		asking.SetLimit(1)
+	}
+	for i, part := range parts {
+		asking.Go(func() (err error) {
+			found[i], err = ask(part)
+			return err
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.Concat(found...), nil
 }
 
 // IDs gives the event IDs that bear these numbers.
@@ -177,7 +187,7 @@ func (t *Events) IDs(ctx context.Context, numbers []int64) (map[int64]id.EventID
 		number int64
 		id     id.EventID
 	}
-	pairs, err := chunked(numbers, func(part []int64) ([]pair, error) {
+	pairs, err := chunked(ctx, numbers, func(part []int64) ([]pair, error) {
 		return all(ctx, t.s, func(row dbutil.Scannable) (p pair, err error) {
 			err = row.Scan(&p.number, &p.id)
 			return p, err
@@ -196,7 +206,7 @@ func (t *Events) Known(ctx context.Context, events []id.EventID) (map[id.EventID
 		id       id.EventID
 		standing Standing
 	}
-	pairs, err := chunked(events, func(part []id.EventID) ([]pair, error) {
+	pairs, err := chunked(ctx, events, func(part []id.EventID) ([]pair, error) {
 		return all(ctx, t.s, func(row dbutil.Scannable) (p pair, err error) {
 			err = row.Scan(&p.id, &p.standing)
 			return p, err
@@ -337,7 +347,7 @@ func (t *Events) Numbers(ctx context.Context, events []id.EventID) (map[id.Event
 		id     id.EventID
 		number int64
 	}
-	pairs, err := chunked(events, func(part []id.EventID) ([]pair, error) {
+	pairs, err := chunked(ctx, events, func(part []id.EventID) ([]pair, error) {
 		return all(ctx, t.s, func(row dbutil.Scannable) (p pair, err error) {
 			err = row.Scan(&p.id, &p.number)
 			return p, err

@@ -76,7 +76,7 @@ type Population struct {
 
 // Populations counts who is joined, by room; rooms with nobody are left out.
 func (t *Memberships) Populations(ctx context.Context, server string, rooms []id.RoomID) (map[id.RoomID]Population, error) {
-	list, err := chunked(rooms, func(part []id.RoomID) ([]Population, error) {
+	list, err := chunked(ctx, rooms, func(part []id.RoomID) ([]Population, error) {
 		return all(ctx, t.s, func(row dbutil.Scannable) (p Population, err error) {
 			err = row.Scan(&p.RoomID, &p.Joined, &p.Ours)
 			return p, err

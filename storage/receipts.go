@@ -98,7 +98,7 @@ func (t *Receipts) In(ctx context.Context, room id.RoomID, viewer id.UserID, fro
 
 // InAll is In for many rooms at once; the limit is each room's.
 func (t *Receipts) InAll(ctx context.Context, rooms []id.RoomID, viewer id.UserID, from, to Position, limit int) ([]*Receipt, error) {
-	return chunked(rooms, func(part []id.RoomID) ([]*Receipt, error) {
+	return chunked(ctx, rooms, func(part []id.RoomID) ([]*Receipt, error) {
 		return all(ctx, t.s, scanReceipt, "SELECT "+receiptColumns+" FROM (SELECT "+receiptColumns+`,
 			ROW_NUMBER() OVER (PARTITION BY room_id ORDER BY position DESC) AS nth FROM receipts
 			WHERE position > $1 AND position <= $2 AND (type <> 'm.read.private' OR user_id = $3) AND room_id IN `+list(5, len(part))+`

@@ -20,7 +20,7 @@ const relating = "e.place IS NOT NULL AND e.standing = 1 AND e.redacted_by IS NU
 
 // RelationsOf counts what relates to the events, by type of relation.
 func (t *Events) RelationsOf(ctx context.Context, events []id.EventID, user id.UserID) ([]Relation, error) {
-	return chunked(events, func(part []id.EventID) ([]Relation, error) {
+	return chunked(ctx, events, func(part []id.EventID) ([]Relation, error) {
 		args := append([]any{user}, anys(part)...)
 		return all(ctx, t.s, func(row dbutil.Scannable) (r Relation, err error) {
 			var own int
@@ -35,7 +35,7 @@ func (t *Events) RelationsOf(ctx context.Context, events []id.EventID, user id.U
 // Related gives, for each of the events, the newest few that relate to it in the
 // given way, the latest place first.
 func (t *Events) Related(ctx context.Context, events []id.EventID, relType string, few int) ([]*Event, error) {
-	return chunked(events, func(part []id.EventID) ([]*Event, error) {
+	return chunked(ctx, events, func(part []id.EventID) ([]*Event, error) {
 		args := append([]any{escape(relType), few}, anys(part)...)
 		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM (
 			SELECT e.number AS chosen, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY e.place DESC, e.number DESC) AS nth FROM events e
@@ -49,7 +49,7 @@ func (t *Events) Related(ctx context.Context, events []id.EventID, relType strin
 // ones by event ID, the greater first. What they contain is for the caller to check.
 // Spec: client-server-api/#validity-of-replacement-events
 func (t *Events) Edits(ctx context.Context, events []id.EventID, few int) ([]*Event, error) {
-	return chunked(events, func(part []id.EventID) ([]*Event, error) {
+	return chunked(ctx, events, func(part []id.EventID) ([]*Event, error) {
 		args := append([]any{few}, anys(part)...)
 		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM (
 			SELECT e.number AS chosen, ROW_NUMBER() OVER (PARTITION BY e.relates_to ORDER BY e.timestamp DESC, e.event_id DESC) AS nth
@@ -63,7 +63,7 @@ func (t *Events) Edits(ctx context.Context, events []id.EventID, few int) ([]*Ev
 // RelatedBy gives those of the events to which another relates in one of the ways, sent by one of the senders; an empty list stands for
 // any. Redacted events do not count.
 func (t *Events) RelatedBy(ctx context.Context, events []id.EventID, relTypes []string, senders []id.UserID) (map[id.EventID]bool, error) {
-	found, err := chunked(events, func(part []id.EventID) ([]id.EventID, error) {
+	found, err := chunked(ctx, events, func(part []id.EventID) ([]id.EventID, error) {
 		args := anys(part)
 		q := "SELECT DISTINCT e.relates_to FROM events e WHERE e.relates_to IN " + list(1, len(part)) + " AND " + relating
 		if len(relTypes) > 0 {

@@ -166,7 +166,7 @@ func (t *Rooms) Edges(ctx context.Context, room id.RoomID, limit int) ([]Edge, e
 
 // Gaps gives those events of the rooms before which history is missing.
 func (t *Rooms) Gaps(ctx context.Context, rooms []id.RoomID) (map[id.EventID]bool, error) {
-	events, err := chunked(rooms, func(part []id.RoomID) ([]id.EventID, error) {
+	events, err := chunked(ctx, rooms, func(part []id.RoomID) ([]id.EventID, error) {
 		return all(ctx, t.s, column[id.EventID], "SELECT event_id FROM edges WHERE room_id IN "+list(1, len(part)), anys(part)...)
 	})
 	gaps := make(map[id.EventID]bool, len(events))

@@ -37,7 +37,7 @@ func (t *ServerKeys) FetchKeys(ctx context.Context, requests map[gomatrixserverl
 			servers = append(servers, req.ServerName)
 		}
 	}
-	keys, err := chunked(servers, func(part []spec.ServerName) ([]serverKey, error) {
+	keys, err := chunked(ctx, servers, func(part []spec.ServerName) ([]serverKey, error) {
 		return all(ctx, t.s, scanServerKey, "SELECT server, key_id, key, valid_until, expired FROM server_keys WHERE server IN "+list(1, len(part)), anys(part)...)
 	})
 	if err != nil {

@@ -124,7 +124,7 @@ type RoomHead struct {
 
 // Heads gives the heads of those of the rooms that we have.
 func (t *Sliding) Heads(ctx context.Context, rooms []id.RoomID) ([]RoomHead, error) {
-	return chunked(rooms, func(part []id.RoomID) ([]RoomHead, error) {
+	return chunked(ctx, rooms, func(part []id.RoomID) ([]RoomHead, error) {
 		return all(ctx, t.s, func(row dbutil.Scannable) (h RoomHead, err error) {
 			err = row.Scan(&h.RoomID, &h.Active, &h.Bump)
 			return h, err
@@ -143,7 +143,7 @@ func (t *Rooms) Snapshots(ctx context.Context, rooms []id.RoomID) (map[id.RoomID
 		room id.RoomID
 		at   Snapshot
 	}
-	pairs, err := chunked(rooms, func(part []id.RoomID) ([]pair, error) {
+	pairs, err := chunked(ctx, rooms, func(part []id.RoomID) ([]pair, error) {
 		return all(ctx, t.s, func(row dbutil.Scannable) (p pair, err error) {
 			err = row.Scan(&p.room, &p.at.Chain, &p.at.Sequence)
 			return p, err

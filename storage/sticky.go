@@ -21,7 +21,7 @@ func (t *Events) Sticky(ctx context.Context, room id.RoomID, from, to Position, 
 
 // StickyRooms gives those of the rooms that hold an event that is sticky at the time, and that became news after from and not after to.
 func (t *Events) StickyRooms(ctx context.Context, rooms []id.RoomID, from, to Position, now int64) ([]id.RoomID, error) {
-	return chunked(rooms, func(part []id.RoomID) ([]id.RoomID, error) {
+	return chunked(ctx, rooms, func(part []id.RoomID) ([]id.RoomID, error) {
 		return all(ctx, t.s, column[id.RoomID], `SELECT DISTINCT room_id FROM events
 			WHERE sticky_until > $1 AND position > $2 AND position <= $3 AND standing = 1 AND room_id IN `+list(4, len(part)),
 			append([]any{now, from, to}, anys(part)...)...)

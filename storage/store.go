@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -277,12 +278,16 @@ func openSQLite(cfg Config) (db, reader *dbutil.Database, err error) {
 		"_journal_mode": {"WAL"},
 		// The answer to a client is a promise: it is on disk.
 		"_synchronous": {"FULL"},
-		"_cache_size":  {"-65536"},
+		// KiB for each reader: what they read again lies in the system's cache too.
+		"_cache_size": {"-8192"},
+		// Prepared statements that a connection keeps.
+		"_stmt_cache_size": {"64"},
 	}
 	writing := url.Values{"_txlock": {"immediate"}}
 	for k, v := range common {
 		writing[k] = v
 	}
+	writing.Set("_cache_size", "-32768")
 	if db, err = dbutil.NewWithDialect("file:"+cfg.Database+"?"+writing.Encode(), "sqlite3"); err != nil {
 		return nil, nil, err
 	}
@@ -395,7 +400,8 @@ func (s *Store) insert(ctx context.Context, into string, rows [][]any, after str
 				if j > 0 {
 					q.WriteByte(',')
 				}
-				fmt.Fprintf(&q, "$%d", len(args)+j+1)
+				q.WriteByte('$')
+				q.WriteString(strconv.Itoa(len(args) + j + 1))
 			}
 			q.WriteByte(')')
 			args = append(args, row...)
@@ -423,7 +429,8 @@ func list(first, n int) string {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, "$%d", first+i)
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(first + i))
 	}
 	b.WriteByte(')')
 	return b.String()

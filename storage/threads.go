@@ -28,7 +28,7 @@ func (t *Events) Threads(ctx context.Context, room id.RoomID, participant id.Use
 
 // Children gives up to limit events of the room that relate to one of the events, in the order of the room.
 func (t *Events) Children(ctx context.Context, room id.RoomID, parents []id.EventID, limit int) ([]*Event, error) {
-	return chunked(parents, func(part []id.EventID) ([]*Event, error) {
+	return chunked(ctx, parents, func(part []id.EventID) ([]*Event, error) {
 		args := append([]any{room, limit}, anys(part)...)
 		return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events
 			WHERE relates_to IN `+list(3, len(part))+` AND room_id = $1 AND place IS NOT NULL AND standing = 1
