@@ -356,7 +356,7 @@ type memory struct {
 	new, old map[id.EventID]*held
 }
 
-const memorySize = 2048
+const memorySize = 1024
 
 func newMemory() *memory {
 	return &memory{flight: map[id.EventID]*held{}, new: map[id.EventID]*held{}, old: map[id.EventID]*held{}}

@@ -279,7 +279,7 @@ func openSQLite(cfg Config) (db, reader *dbutil.Database, err error) {
 		// The answer to a client is a promise: it is on disk.
 		"_synchronous": {"FULL"},
 		// KiB for each reader: what they read again lies in the system's cache too.
-		"_cache_size": {"-8192"},
+		"_cache_size": {"-4096"},
 		// Prepared statements that a connection keeps.
 		"_stmt_cache_size": {"64"},
 	}
@@ -287,7 +287,7 @@ func openSQLite(cfg Config) (db, reader *dbutil.Database, err error) {
 	for k, v := range common {
 		writing[k] = v
 	}
-	writing.Set("_cache_size", "-32768")
+	writing.Set("_cache_size", "-16384")
 	if db, err = dbutil.NewWithDialect("file:"+cfg.Database+"?"+writing.Encode(), "sqlite3"); err != nil {
 		return nil, nil, err
 	}
