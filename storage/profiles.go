@@ -43,7 +43,7 @@ func (p *Profiles) Names(ctx context.Context, users []id.UserID) (map[id.UserID]
 		field string
 		value []byte
 	}
-	entries, err := chunked(users, func(part []id.UserID) ([]entry, error) {
+	entries, err := chunked(ctx, users, func(part []id.UserID) ([]entry, error) {
 		return all(ctx, p.s, func(row dbutil.Scannable) (e entry, err error) {
 			err = row.Scan(&e.user, &e.field, &e.value)
 			return e, err
