@@ -62,7 +62,7 @@ func (h *Handlers) Upgrade(r *rest.Request) (any, error) {
 // finishUpgrades does what is left of upgrades that a stop has cut off, and then waits for ctx to end.
 func (h *Handlers) finishUpgrades(ctx context.Context) error {
 	begun, err := h.store.Upgrades.Unfinished(ctx, 1000)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		return err
 	}
 	for _, b := range begun {
