@@ -153,7 +153,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	s := &Server{
 		cfg: cfg, mailer: mailer,
 		account: account.New(cfg.Account, account.Deps{
-			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Exclusive: func(user id.UserID) bool {
+			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Files: files, Exclusive: func(user id.UserID) bool {
 				return services.ExclusiveUser(user) || user == rest.ServerUser(cfg.ServerName)
 			},
 		}),
@@ -432,6 +432,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/v3/thirdparty/user/{protocol}", Handler: as.Users, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Administrators: what the specification gives them.
+		{Method: "GET", Path: "/_chancery/admin/v1/users/{userId}/export", Handler: a.ExportUser, Auth: rest.Admin, Timeout: time.Hour},
 		{Method: "GET", Path: "/_matrix/client/v1/admin/lock/{userId}", Handler: ad.Locked, Auth: rest.Admin},
 		{Method: "PUT", Path: "/_matrix/client/v1/admin/lock/{userId}", Handler: ad.Lock, Auth: rest.Admin},
 		{Method: "GET", Path: "/_matrix/client/unstable/uk.timedout.msc4323/admin/lock/{userId}", Handler: ad.Locked, Auth: rest.Admin},

@@ -303,6 +303,12 @@ func (t *Events) Spoke(ctx context.Context, user id.UserID, since Position) (map
 	return places, err
 }
 
+// SaidBy gives what a user sent to a room, in the order of its history, after a page's edge.
+func (t *Events) SaidBy(ctx context.Context, room id.RoomID, user id.UserID, after Page, limit int) ([]*Event, error) {
+	return all(ctx, t.s, scanEvent, "SELECT "+eventColumns+` FROM events WHERE room_id = $1 AND sender = $2 AND place IS NOT NULL
+		AND (place > $3 OR (place = $3 AND number > $4)) ORDER BY place, number LIMIT $5`, room, user, after.Place, after.Number, limit)
+}
+
 // PageOf gives the page that ends just at the event: Backwards from it begins with the one before, Forwards with the one after.
 func (e *Event) PageOf() Page { return Page{e.Place, e.Number} }
 

@@ -102,6 +102,11 @@ func (t *Memberships) DevicesIn(ctx context.Context, room id.RoomID, server stri
 		WHERE m.room_id = $1 AND m.server = $2 AND m.membership = 'join'`, room, server)
 }
 
+// Ever gives all rooms to which the user stands in any way, forgotten ones too, in the order of their IDs.
+func (t *Memberships) Ever(ctx context.Context, user id.UserID) ([]*Membership, error) {
+	return all(ctx, t.s, scanMembership, "SELECT "+membershipColumns+" FROM memberships WHERE user_id = $1 ORDER BY room_id", user)
+}
+
 // ByRoom gives the users who stand to the room in one of the ways (all, if none is named).
 func (t *Memberships) ByRoom(ctx context.Context, room id.RoomID, ways ...event.Membership) ([]*Membership, error) {
 	q := "SELECT " + membershipColumns + " FROM memberships WHERE room_id = $1"

@@ -27,6 +27,7 @@ import (
 	"chancery/clientapi/rest"
 	"chancery/roomserver/policy"
 	"chancery/storage"
+	"chancery/storage/blobs"
 	"chancery/storage/bus"
 )
 
@@ -124,6 +125,7 @@ type Deps struct {
 	Passwords *Passwords
 	UIA       *rest.UIA
 	Mailer    *mail.Mailer // nil: no e-mails
+	Files     *blobs.Store // uploaded files, for exports; nil: they stay out
 	// Exclusive says whether an application service alone may make this user; nil: there are none.
 	Exclusive func(id.UserID) bool
 }
@@ -136,6 +138,7 @@ type Handlers struct {
 	passwords *Passwords
 	uia       *rest.UIA
 	mailer    *mail.Mailer
+	blobs     *blobs.Store
 	exclusive func(id.UserID) bool
 	now       func() time.Time
 	closed    chan struct{} // rings when an account was closed, whose rooms are to be left
@@ -144,7 +147,7 @@ type Handlers struct {
 // New makes the handlers.
 func New(cfg Config, deps Deps) *Handlers {
 	h := &Handlers{
-		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive, mailer: deps.Mailer,
+		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive, mailer: deps.Mailer, blobs: deps.Files,
 		now: time.Now, closed: make(chan struct{}, 1),
 	}
 	if h.exclusive == nil {

@@ -55,13 +55,17 @@ func keeper(client *clientapi.Server) keepAccounts {
 const accountUsage = `chancery account [flags] create NAME      make an account
 chancery account [flags] password NAME    give it a new password, and end all its sessions
 chancery account [flags] token            make a token with which people register themselves
+chancery account export [flags] NAME      write all that this server holds of somebody into a zip archive
 
-Flags stand before the verb.
+Flags stand before the verb, but for export.
 
 `
 
 // accountCommand keeps accounts: at the admin listener of the running server, or in the database when none runs.
 func accountCommand(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == "export" {
+		return exportCommand(ctx, args[1:])
+	}
 	wish, path, err := readWish(args)
 	if err != nil {
 		return err

@@ -94,6 +94,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		s.run("client API", client.Run)
 		behind.client = beside(config.Calls.Path, focus, client)
 		behind.keepAccounts = keeper(client)
+		behind.exportAccount = client.Accounts().Export
 	}
 	return behind, nil
 }

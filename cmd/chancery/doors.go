@@ -124,19 +124,20 @@ func (c *certificate) current(now time.Time) (*tls.Certificate, error) {
 
 // adminHandler serves those who watch and measure: metrics, health, profiles, peers; and whoever may keep accounts without
 // asking. Never to be reached from outside.
-func adminHandler(health func(ctx context.Context) error, keep keepAccounts, peers http.HandlerFunc) http.Handler {
+func adminHandler(behind handlers) http.Handler {
 	mux := http.NewServeMux()
-	if peers != nil {
-		mux.HandleFunc("GET /federation", peers)
+	if behind.peers != nil {
+		mux.HandleFunc("GET /federation", behind.peers)
 	}
-	if keep != nil {
-		mux.HandleFunc("POST /accounts", serveAccounts(keep))
+	if behind.keepAccounts != nil {
+		mux.HandleFunc("POST /accounts", serveAccounts(behind.keepAccounts))
+		mux.HandleFunc("POST /accounts/export", serveExport(behind.exportAccount))
 	}
 	mux.Handle("GET /metrics", promhttp.Handler())
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 		defer cancel()
-		if err := health(ctx); err != nil {
+		if err := behind.health(ctx); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

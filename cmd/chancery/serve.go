@@ -94,6 +94,8 @@ type handlers struct {
 	health func(ctx context.Context) error
 	// keepAccounts keeps accounts for administrators; nil where there is no client API.
 	keepAccounts keepAccounts
+	// exportAccount goes with it.
+	exportAccount exportAccount
 	// peers tells administrators of other servers; nil without a homeserver.
 	peers http.HandlerFunc
 }
@@ -128,7 +130,7 @@ func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) e
 		handler       http.Handler
 		secure        *tls.Config
 	}{
-		{"admin", listen.Admin, adminHandler(behind.health, behind.keepAccounts, behind.peers), nil},
+		{"admin", listen.Admin, adminHandler(behind), nil},
 		{"federation", listen.Federation, behind.federation, secure},
 		{"client", listen.Client, behind.both(), nil},
 	} {
