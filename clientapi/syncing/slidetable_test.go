@@ -55,6 +55,7 @@ func TestSlideBehaviours(t *testing.T) {
 		{"sticky events", slideSticky},
 		{"bounds", slideBounds},
 		{"the merged shape", slideMerged},
+		{"state changed by resolution, without an event", slideResolution},
 		{"rejoining begins anew", slideRejoins},
 		{"ignored users", slideIgnores},
 	}
@@ -907,6 +908,43 @@ func slideMerged(t *testing.T, h *house) {
 	})
 	h.say(room, alice, "now")
 	same(t, "woken", texts(slid(<-done, room)), []string{"now"})
+}
+
+func slideResolution(t *testing.T, h *house) {
+	room := h.create(alice, "public")
+	h.state(room, alice, "x.y", "", content(`{"n":1}`))
+	h.state(room, alice, "x.y", "", content(`{"n":2}`))
+	h.state(room, alice, "m.room.name", "", content(`{"name":"N"}`))
+	c := &slider{house: h, user: alice}
+	d := &slider{house: h, user: alice, merged: true}
+	ask := list(0, 9, 1, `["x.y",""]`, "")
+	const merged = `{"conn_id":"m","lists":{"all":{"range":[0,9],"timeline_limit":1,"required_state":{"include":[{"type":"x.y"},{"type":"m.room.name"}]}}}}`
+	same(t, "before", slid(c.slide(ask), room).Get("required_state.0.content.n").Int(), int64(2))
+	d.slide(merged)
+	// resolve makes the state hold the older event again, and no name: what a room server writes when it resolves a fork.
+	resolve := func() {
+		stored, err := h.store.Rooms.ByID(t.Context(), room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := h.store.Events.Backwards(t.Context(), room, h.store.Head().End(), 3)
+		if err != nil || len(events) != 3 {
+			t.Fatalf("events: %v %v", events, err)
+		}
+		at := stored.State
+		entries := []storage.Entry{
+			{Chain: at.Chain, Sequence: at.Sequence + 1, Key: storage.Key{Type: "x.y"}, Event: events[2].Number, Old: events[1].Number, News: true},
+			{Chain: at.Chain, Sequence: at.Sequence + 2, Key: storage.Key{Type: "m.room.name"}, Old: events[0].Number, News: true},
+		}
+		stored.State.Sequence += 2
+		if err := h.store.RoomWriter(nil).WriteAndWait(&storage.RoomRows{Line: &storage.Line{}, Room: room, Entries: entries, Head: stored}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := slid(c.later(ask, resolve), room)
+	same(t, "what holds now", fmt.Sprint(r.Get("required_state.#.content.n").Raw, texts(r), r.Get("name").Raw), "[1][]null")
+	r = slid(d.slide(merged), room)
+	same(t, "with a stub for what is gone", fmt.Sprint(r.Get("required_state.0.content.n").Raw, r.Get("required_state.1").Raw), `1{"type":"m.room.name","state_key":""}`)
 }
 
 func slideRejoins(t *testing.T, h *house) {
