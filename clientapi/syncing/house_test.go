@@ -87,6 +87,13 @@ func TestOnPostgres(t *testing.T) {
 		"views": func(t *testing.T) { agree(t, mathrand.New(mathrand.NewPCG(1, 7)), true) }, "memberships": TestMembershipSections,
 		"counts": TestReceiptsAndCounts, "devices": TestDeviceListsOfWhoComesAndGoes, "to-device": TestToDeviceIsDeletedWhenAcknowledged,
 		"lazy": TestLazyMembers, "gap": TestLimitedTimelineAndGap,
+		"sliding": func(t *testing.T) {
+			for name, run := range map[string]func(*testing.T, *house){
+				"restarts": slideRestarts, "filters": slideFilters, "expands": slideExpands, "invites": slideInvites, "leaves": slideLeaves, "threads": slideThreads,
+			} {
+				t.Run(name, func(t *testing.T) { run(t, newHouse(t)) })
+			}
+		},
 	} {
 		t.Run("postgres "+name, test)
 	}

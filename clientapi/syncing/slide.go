@@ -67,19 +67,11 @@ func (s *Syncing) slideWait(ctx context.Context, ask *slideAsk) (json.RawMessage
 		return nil, err
 	}
 	defer s.leave(u)
-	x, err := s.openSlide(ctx, ask)
-	if err != nil {
-		return nil, err
-	}
-	turn, done, err := s.takeTurn(ctx, x)
+	x, turn, done, news, err := s.goOn(ctx, ask)
 	if err != nil {
 		return nil, superseded(ctx, err)
 	}
 	defer done()
-	news, err := x.proceed(ask.pos)
-	if err != nil {
-		return nil, err
-	}
 	if news {
 		s.slides.soil([]*slide{x})
 	}
@@ -91,6 +83,26 @@ func (s *Syncing) slideWait(ctx context.Context, ask *slideAsk) (json.RawMessage
 	}
 	body, err := s.slideUntil(turn, u, x, ask)
 	return body, superseded(ctx, err)
+}
+
+// goOn takes the turn on the request's connection, set to where the client is; news: it has got an answer with something in it.
+func (s *Syncing) goOn(ctx context.Context, ask *slideAsk) (x *slide, turn context.Context, done func(), news bool, err error) {
+	x, err = s.openSlide(ctx, ask)
+	for again := false; err == nil; again = true {
+		if turn, done, err = s.takeTurn(ctx, x); err != nil {
+			break
+		}
+		if news, err = x.proceed(ask.pos); err == nil {
+			return x, turn, done, news, nil
+		}
+		done()
+		if again || !s.fromElsewhere(ask.pos) {
+			break
+		}
+		// Another process has answered meanwhile: what it wrote down is the best that is known here.
+		x, err = s.reopenSlide(ctx, ask)
+	}
+	return nil, nil, nil, false, err
 }
 
 // superseded is the answer to a request whose client has asked anew meanwhile on the same connection, and does not read it.

@@ -127,14 +127,31 @@ func (s *Syncing) openSlide(ctx context.Context, ask *slideAsk) (*slide, error) 
 	s.slides.mu.Unlock()
 	switch {
 	case x == nil:
-		if x, err = s.restoreSlide(ctx, key, &pos, ask.pos); err != nil {
-			return nil, err
-		}
-		return s.slides.add(x, s.now()), nil
+		return s.reopenSlide(ctx, ask)
 	case x.id != pos.Connection:
 		return nil, errUnknownPos // the client itself began anew
 	}
 	return x, nil
+}
+
+// reopenSlide makes a connection of what was written down of it. The pos is one that openSlide lets pass.
+func (s *Syncing) reopenSlide(ctx context.Context, ask *slideAsk) (*slide, error) {
+	key := slideKey{ask.by.User, ask.by.Device, ask.name}
+	pos, err := storage.ParseSlidingPos(ask.pos)
+	if err != nil {
+		return nil, errUnknownPos
+	}
+	x, err := s.restoreSlide(ctx, key, &pos, ask.pos)
+	if err != nil {
+		return nil, err
+	}
+	return s.slides.add(x, s.now()), nil
+}
+
+// fromElsewhere tells whether another process gave the pos out, or this one in an earlier life.
+func (s *Syncing) fromElsewhere(pos string) bool {
+	p, err := storage.ParseSlidingPos(pos)
+	return err == nil && p.Process != s.process
 }
 
 func newSlide(key slideKey, name string) *slide {

@@ -3,6 +3,7 @@ package syncing
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -27,6 +28,7 @@ func TestSlideBehaviours(t *testing.T) {
 		{"the same pos gives the data again", slideRepeats},
 		{"a pos that is not ours is unknown", slideUnknown},
 		{"a pos survives a restart", slideRestarts},
+		{"two processes answer by turns", slideByTurns},
 		{"ten connections a device, apart by name", slideConnections},
 		{"a newer request ends the older", slideSupersedes},
 		{"only what is said bumps a room", slideBumps},
@@ -141,6 +143,24 @@ func slideRestarts(t *testing.T, h *house) {
 	young.slide(wider)
 	h.again()
 	same(t, "without a row all comes anew", slid(young.slide(wider), loud).Get("initial").Bool(), true)
+}
+
+func slideByTurns(t *testing.T, h *house) {
+	room := h.create(alice, "public")
+	c := &slider{house: h, user: alice}
+	ask := list(0, 9, 5, memberAndCreate, "")
+	c.slide(ask)
+	first := h.http
+	h.again()
+	second := h.http
+	for i := range 4 {
+		h.say(room, alice, fmt.Sprint(i))
+		h.http = []http.Handler{second, first}[i%2]
+		said := texts(slid(c.slide(ask), room))
+		if len(said) == 0 || said[len(said)-1] != fmt.Sprint(i) {
+			t.Errorf("turn %d: got %v, want it to end with %d", i, said, i)
+		}
+	}
 }
 
 func slideConnections(t *testing.T, h *house) {
