@@ -137,12 +137,17 @@ type house struct {
 	// answering: the federation door is open.
 	door *http.Server
 	stop func()
+	// via, if set, is where this house finds the others.
+	via map[string]string
 }
 
 // open starts the server of that name.
-func (w *town) open(name string) *house {
+func (w *town) open(name string) *house { return w.openVia(name, nil) }
+
+// openVia starts it with addresses of its own for the others.
+func (w *town) openVia(name string, via map[string]string) *house {
 	w.Helper()
-	h := &house{town: w, name: name, dir: w.TempDir()}
+	h := &house{town: w, name: name, dir: w.TempDir(), via: via}
 	var err error
 	if h.keys, err = federation.LoadKeys(name, filepath.Join(h.dir, "signing.key")); err != nil {
 		w.Fatal(err)
@@ -169,7 +174,11 @@ func (h *house) start() {
 	if h.blobs, err = blobs.Open(filepath.Join(h.dir, "media")); err != nil {
 		h.Fatal(err)
 	}
-	f, err := federation.New(h.config(), h.keys, h.store, h.blobs, h.bus, log)
+	cfg := h.config()
+	if h.via != nil {
+		cfg.Remote.Hosts = h.via
+	}
+	f, err := federation.New(cfg, h.keys, h.store, h.blobs, h.bus, log)
 	if err != nil {
 		h.Fatal(err)
 	}

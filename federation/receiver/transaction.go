@@ -173,6 +173,7 @@ const (
 	itemsAtOnce    = 100
 	largeItems     = 5 // a transaction with more is followed by a pause of pauseFactor times its work
 	pauseFactor    = 2
+	longestHold    = 500 * time.Millisecond // of that: the work may have been waiting for somebody
 	longestPace    = 5 * time.Second
 	othersFor      = 5 * time.Second
 )
@@ -208,7 +209,7 @@ func (all *origins) worked(o *origin, items int, now time.Time, took time.Durati
 	if o.items < 0 {
 		o.notBefore = now.Add(time.Duration(-o.items / itemsPerSecond * float64(time.Second)))
 	}
-	if pause := now.Add(pauseFactor * took); items > largeItems && pause.After(o.notBefore) {
+	if pause := now.Add(min(pauseFactor*took, longestPause)); items > largeItems && pause.After(o.notBefore) {
 		o.notBefore = pause
 	}
 }

@@ -22,7 +22,8 @@ const (
 	maxKeysPerServer = 64
 	maxKeyValidity   = 7 * 24 * time.Hour
 	keyTimeout       = 15 * time.Second
-	parallelFetches  = 32
+	parallelFetches  = 32  // for one batch of signatures
+	allFetches       = 128 // for all
 )
 
 // CheckServerKeys reads a server's answer to the question which keys it has. The answer must name the server that was asked, and
@@ -103,6 +104,8 @@ type directFetcher struct {
 	client *Client
 	now    func() time.Time
 	flight singleflight.Group
+	// slots bounds how many servers are asked at the same time, whoever wants it.
+	slots chan struct{}
 
 	mu   sync.Mutex
 	last map[string]attempt
@@ -170,6 +173,12 @@ func (f *directFetcher) fetch(ctx context.Context, server string) (map[keyReques
 	answer := f.flight.DoChan(server, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyTimeout)
 		defer cancel()
+		select {
+		case f.slots <- struct{}{}:
+			defer func() { <-f.slots }()
+		case <-ctx.Done():
+			return map[keyRequest]keyResult(nil), ctx.Err()
+		}
 		var raw json.RawMessage
 		err := f.client.Ask(ctx, Request{
 			Server: server, Method: http.MethodGet, Path: []string{"v2", "server"}, Key: true, Unsigned: true, Limit: maxKeyAnswer,

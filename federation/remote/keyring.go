@@ -29,7 +29,7 @@ type Ring struct {
 // that, from the notaries.
 func NewRing(client *Client, db gomatrixserverlib.KeyDatabase, notaries []string) *Ring {
 	cache := &keyCache{own: client.keys, db: db, pins: client.pins, now: time.Now, known: make(map[keyRequest]keyResult)}
-	direct := &directFetcher{client: client, now: time.Now, last: make(map[string]attempt)}
+	direct := &directFetcher{client: client, now: time.Now, slots: make(chan struct{}, allFetches), last: make(map[string]attempt)}
 	fetchers := []gomatrixserverlib.KeyFetcher{sieve{direct, client.pins}}
 	for _, name := range notaries {
 		fetchers = append(fetchers, sieve{&notaryFetcher{client: client, notary: name, keys: cache, now: time.Now}, client.pins})
