@@ -71,6 +71,13 @@ func (h *Handlers) file(r *rest.Request) (*storage.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f != nil && server != h.cfg.ServerName && !f.Quarantined() && !h.blobs.Has(f.Hash) {
+		// A copy that was lost, with a disk, say, is fetched again.
+		if _, err := h.store.Media.Delete(r.Context(), []storage.MXC{{Server: server, MediaID: media}}); err != nil {
+			return nil, err
+		}
+		f = nil
+	}
 	if f == nil && server != h.cfg.ServerName {
 		if remote, err := r.Bool("allow_remote"); r.Query("allow_remote") != "" && (err != nil || !remote) {
 			return nil, mautrix.MNotFound.WithMessage("The file is on another server")

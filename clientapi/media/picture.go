@@ -33,7 +33,7 @@ func shrink(file io.ReadSeeker, h header, want storage.Thumbnail) (picture []byt
 	}
 	small := fit(source, h.orientation, want)
 	var out bytes.Buffer
-	if h.format == "jpeg" {
+	if h.format == "jpeg" || h.format == "webp" && small.Opaque() {
 		err = jpeg.Encode(&out, small, &jpeg.Options{Quality: 80})
 		return out.Bytes(), "image/jpeg", err
 	}

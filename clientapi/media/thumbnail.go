@@ -2,6 +2,7 @@ package media
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,15 +36,13 @@ type size struct {
 	method        string
 }
 
-// sizes are the spec's, and larger ones for screens of many dots.
+// frames are what pictures are scaled into, and squares what is cut out of them: the spec's, and larger ones for screens of
+// many dots.
 // Spec: client-server-api/#thumbnails
-var sizes = []size{
-	{32, 32, "crop"}, {96, 96, "crop"}, {320, 240, "scale"}, {640, 480, "scale"}, {800, 600, "scale"},
-	{1600, 1200, "scale"}, {3200, 2400, "scale"},
-}
-
-// squares are the further squares that are cut out.
-var squares = []int{32, 96, 192, 384, 800}
+var (
+	frames  = []size{{320, 240, "scale"}, {640, 480, "scale"}, {800, 600, "scale"}, {1600, 1200, "scale"}, {3200, 2400, "scale"}}
+	squares = []int{32, 96, 192, 384, 800}
+)
 
 // fitting gives the smallest of our sizes that is not smaller than what was asked for. A cut in a shape of its own is given
 // as it is asked for: the spec wants its aspect.
@@ -55,23 +54,15 @@ func fitting(width, height int, method string) size {
 			}
 		}
 	}
-	for _, s := range sizes {
-		if s.width >= width && s.height >= height && (s.method == method || method == "scale" && s.width > 96 || method == "") {
-			if method == "crop" && s.width*height != s.height*width {
-				continue
-			}
-			return s
-		}
-	}
 	if method == "crop" && width <= 800 && height <= 800 {
 		return size{width, height, "crop"}
 	}
-	for _, s := range sizes {
-		if s.method == "scale" && s.width >= width && s.height >= height {
+	for _, s := range frames {
+		if s.width >= width && s.height >= height {
 			return s
 		}
 	}
-	return sizes[len(sizes)-1]
+	return frames[len(frames)-1]
 }
 
 // Thumbnail handles GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}.
@@ -82,8 +73,8 @@ func (h *Handlers) Thumbnail(r *rest.Request) (any, error) {
 	if err := errors.Join(err1, err2); err != nil || width <= 0 || height <= 0 {
 		return nil, mautrix.MInvalidParam.WithMessage("width and height must be positive numbers")
 	}
-	method := r.Query("method")
-	if method != "" && method != "crop" && method != "scale" {
+	method := cmp.Or(r.Query("method"), "scale")
+	if method != "crop" && method != "scale" {
 		return nil, mautrix.MInvalidParam.WithMessage("method is crop or scale")
 	}
 	animated, err := r.Bool("animated")
@@ -139,7 +130,7 @@ func (h *Handlers) answer(ctx context.Context, _ string, q bus.MediaQuestion) (b
 	if f == nil || f.Hash == "" || f.Quarantined() {
 		return answer, bus.Refuse(http.StatusNotFound, "M_NOT_FOUND", "No such file")
 	}
-	made, err := h.thumbnail(ctx, f, fitting(want.Width, want.Height, want.Method), want.Animated)
+	made, err := h.thumbnail(ctx, f, fitting(want.Width, want.Height, cmp.Or(want.Method, "scale")), want.Animated)
 	var refused mautrix.RespError
 	if errors.As(h.noThumbnail(f, err), &refused) {
 		return answer, bus.Refuse(refused.StatusCode, refused.ErrCode, refused.Err)

@@ -2,6 +2,7 @@ package media
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 	"chancery/clientapi/rest"
 	"chancery/storage"
 	"chancery/storage/blobs"
+	"chancery/storage/bus"
 )
 
 func TestSameBytesAreKeptOnce(t *testing.T) {
@@ -181,6 +183,41 @@ func TestQuarantinedFilesAreOutOfSight(t *testing.T) {
 		if got := h.do("alice", "GET", path, nil); got.code != 404 || got.field("errcode") != "M_NOT_FOUND" {
 			t.Errorf("%s: %d %.100s, want 404", path, got.code, got.body)
 		}
+	}
+}
+
+func TestALostCopyIsFetchedAgain(t *testing.T) {
+	h := open(t, nil)
+	keep := func() string {
+		t.Helper()
+		hash, size, err := h.blobs.Put(strings.NewReader("theirs"), 100)
+		if err == nil {
+			_, err = h.store.Media.Add(t.Context(), &storage.File{Server: "other", MediaID: "abc", Size: size, Hash: hash, ContentType: "text/plain"})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return hash
+	}
+	if gone, err := h.blobs.Sweep(keep(), 0); err != nil || !gone {
+		t.Fatal(gone, err)
+	}
+	stop, err := bus.Answer(t.Context(), h.bus, bus.FederationDo, func(_ context.Context, _ string, q bus.FederationQuestion) (bus.FederationAnswer, error) {
+		if q.FetchMedia == nil || q.FetchMedia.Server != "other" || q.FetchMedia.MediaID != "abc" || !q.FetchMedia.Authenticated {
+			t.Errorf("asked %+v", q.FetchMedia)
+		}
+		keep()
+		return bus.FederationAnswer{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if got := h.do("alice", "GET", "/download/other/abc", nil); got.code != 200 || string(got.body) != "theirs" {
+		t.Errorf("%d %s, want it fetched", got.code, got.body)
+	}
+	if got := h.do("alice", "GET", "/download/other/none?allow_remote=false", nil); got.code != 404 {
+		t.Errorf("with allow_remote=false: %d, want 404", got.code)
 	}
 }
 

@@ -164,6 +164,15 @@ func (s *Store) Open(hash string) (*os.File, error) {
 	return os.Open(s.path(hash))
 }
 
+// Has says whether the blob is there.
+func (s *Store) Has(hash string) bool {
+	if !isHash(hash) {
+		return false
+	}
+	_, err := os.Stat(s.path(hash))
+	return err == nil
+}
+
 // Sweep takes a blob away that belongs to nobody, unless it was put less than grace ago: it may get an owner yet. gone says
 // that it is not there any more.
 func (s *Store) Sweep(hash string, grace time.Duration) (gone bool, err error) {
