@@ -191,6 +191,9 @@ type NewAccount = account.NewAccount
 // Accounts makes accounts for administrators.
 func (s *Server) Accounts() *account.Handlers { return s.account }
 
+// Admin does for who sits at the machine what administrators do over HTTP.
+func (s *Server) Admin() *admin.Handlers { return s.admin }
+
 // ServeHTTP serves the client API.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"time"
 
@@ -65,9 +64,8 @@ func (h *Handlers) deletion(r *rest.Request) (id.RoomID, *deletion, error) {
 	return roomID, d, nil
 }
 
-// beginDeletion writes the job down; the ID is empty where there is no such room.
-func (h *Handlers) beginDeletion(r *rest.Request, roomID id.RoomID, d *deletion) (string, error) {
-	ctx := r.Context()
+// writeDeletion writes the job down; the ID is empty where there is no such room.
+func (h *Handlers) writeDeletion(ctx context.Context, by id.UserID, roomID id.RoomID, d *deletion) (string, error) {
 	earlier, err := h.store.Jobs.About(ctx, storage.JobDeleteRoom, string(roomID), 100)
 	if err != nil {
 		return "", err
@@ -88,7 +86,7 @@ func (h *Handlers) beginDeletion(r *rest.Request, roomID id.RoomID, d *deletion)
 			return "", err
 		}
 	}
-	job := &storage.Job{ID: rand.Text(), Kind: storage.JobDeleteRoom, Subject: string(roomID), By: r.By.User}
+	job := &storage.Job{ID: newJobID(), Kind: storage.JobDeleteRoom, Subject: string(roomID), By: by}
 	return job.ID, h.begin(ctx, job, d)
 }
 
@@ -98,7 +96,7 @@ func (h *Handlers) DeleteRoom(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	job, err := h.beginDeletion(r, roomID, d)
+	job, err := h.writeDeletion(r.Context(), r.By.User, roomID, d)
 	if err == nil && job == "" {
 		err = noSuchRoom
 	}
@@ -113,7 +111,7 @@ func (h *Handlers) DeleteRoomNow(r *rest.Request) (any, error) {
 		return nil, err
 	}
 	ctx := r.Context()
-	begun, err := h.beginDeletion(r, roomID, d)
+	begun, err := h.writeDeletion(r.Context(), r.By.User, roomID, d)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"sync"
@@ -26,6 +27,9 @@ const (
 	// jobPause is how long a job rests that could not go on, and how often jobs are looked for that other processes were given.
 	jobPause = 2 * time.Second
 )
+
+// newJobID draws the name of a job.
+func newJobID() string { return rand.Text() }
 
 // begin writes a job down, and rings for those who do them.
 func (h *Handlers) begin(ctx context.Context, job *storage.Job, wish any) error {

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 
 	"github.com/rs/zerolog"
@@ -59,7 +58,7 @@ func (h *Handlers) PurgeHistory(r *rest.Request) (any, error) {
 			return nil, mautrix.MUnknown.WithStatus(400).WithMessage("History of this room is being purged already")
 		}
 	}
-	job := &storage.Job{ID: rand.Text(), Kind: storage.JobPurgeHistory, Subject: string(room.ID), By: r.By.User}
+	job := &storage.Job{ID: newJobID(), Kind: storage.JobPurgeHistory, Subject: string(room.ID), By: r.By.User}
 	return map[string]string{"purge_id": job.ID}, h.begin(r.Context(), job, wish)
 }
 

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 
 	"maunium.net/go/mautrix/event"
@@ -61,7 +60,7 @@ func (h *Handlers) RedactUser(r *rest.Request) (any, error) {
 		wish.Limit = maxRedacted
 	}
 	wish.UseAdmin = wish.UseAdmin || user.Homeserver() != h.server
-	job := &storage.Job{ID: rand.Text(), Kind: storage.JobRedactUser, Subject: string(user), By: r.By.User}
+	job := &storage.Job{ID: newJobID(), Kind: storage.JobRedactUser, Subject: string(user), By: r.By.User}
 	return map[string]string{"redact_id": job.ID}, h.begin(r.Context(), job, wish)
 }
 

@@ -21,11 +21,14 @@ import (
 
 // accountWish is what an administrator asks for, on the command line and at the admin listener.
 type accountWish struct {
-	// Do is create, password or token.
+	// Do is one of the verbs of the account and the room subcommands.
 	Do       string `json:"do"`
 	Name     string `json:"name,omitempty"`
 	Password string `json:"password,omitempty"`
 	Admin    bool   `json:"admin,omitempty"`
+	// Erase goes with deactivate, Open with delete-room: the room may be joined again.
+	Erase bool `json:"erase,omitempty"`
+	Open  bool `json:"open,omitempty"`
 	// Uses and Lifetime bound a registration token; 0 is no bound.
 	Uses     int64         `json:"uses,omitempty"`
 	Lifetime time.Duration `json:"lifetime,omitempty"`
@@ -48,13 +51,18 @@ func keeper(client *clientapi.Server) keepAccounts {
 		case "token":
 			return client.Accounts().NewRegistrationToken(ctx, wish.Uses, wish.Lifetime)
 		}
-		return "", fmt.Errorf("accounts: want create, password or token, not %q", wish.Do)
+		return steward(ctx, client, wish)
 	}
 }
 
 const accountUsage = `chancery account [flags] create NAME      make an account
 chancery account [flags] password NAME    give it a new password, and end all its sessions
+chancery account [flags] list [TEXT]      list accounts, and how they stand
+chancery account [flags] admin NAME       make it an administrator's; with -admin=false no longer
+chancery account [flags] deactivate NAME  close it for ever
 chancery account [flags] token            make a token with which people register themselves
+chancery account [flags] tokens           list such tokens
+chancery account [flags] revoke TOKEN     withdraw one
 chancery account export [flags] NAME      write all that this server holds of somebody into a zip archive
 
 Flags stand before the verb, but for export.
@@ -74,6 +82,11 @@ func accountCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	return fulfil(ctx, config, wish)
+}
+
+// fulfil has a wish done, and prints what is said.
+func fulfil(ctx context.Context, config Config, wish accountWish) error {
 	said, err := askAdmin(ctx, config.Listen.Admin, wish)
 	if errors.Is(err, syscall.ECONNREFUSED) || config.Listen.Admin == "" {
 		said, err = keepAlone(ctx, config, wish)
@@ -81,7 +94,9 @@ func accountCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(said)
+	if said != "" {
+		fmt.Println(said)
+	}
 	return nil
 }
 
@@ -89,7 +104,8 @@ func accountCommand(ctx context.Context, args []string) error {
 func readWish(args []string) (wish accountWish, config string, err error) {
 	flags := flag.NewFlagSet("account", flag.ContinueOnError)
 	path := configFlag(flags)
-	flags.BoolVar(&wish.Admin, "admin", false, "create: make an administrator")
+	flags.BoolVar(&wish.Admin, "admin", false, "create: make an administrator; admin: false takes the flag away")
+	flags.BoolVar(&wish.Erase, "erase", false, "deactivate: hide what the user wrote from those who come later")
 	secret := flags.String("password-file", "-", "create, password: the `file` whose first line is the password; - is standard input")
 	flags.Int64Var(&wish.Uses, "uses", 1, "token: how many people may register with it; 0 is any number")
 	flags.DurationVar(&wish.Lifetime, "lifetime", 7*24*time.Hour, "token: how long it is good; 0 is for ever")
@@ -101,15 +117,22 @@ func readWish(args []string) (wish accountWish, config string, err error) {
 		return wish, "", err
 	}
 	wish.Do, wish.Name = flags.Arg(0), flags.Arg(1)
+	given := false
+	flags.Visit(func(f *flag.Flag) { given = given || f.Name == "admin" })
+	if wish.Do == "admin" && !given {
+		wish.Admin = true
+	}
 	switch {
-	case wish.Do == "token" && flags.NArg() == 1:
+	case (wish.Do == "token" || wish.Do == "tokens") && flags.NArg() == 1, wish.Do == "list" && flags.NArg() <= 2:
+		return wish, *path, nil
+	case (wish.Do == "admin" || wish.Do == "deactivate" || wish.Do == "revoke") && flags.NArg() == 2:
 		return wish, *path, nil
 	case (wish.Do == "create" || wish.Do == "password") && flags.NArg() == 2:
 		wish.Password, err = readPassword(*secret)
 		return wish, *path, err
 	}
 	flags.Usage()
-	return wish, "", errors.New("want: account [flags] create NAME, password NAME, or token")
+	return wish, "", errors.New("want: account [flags] and one of the verbs above")
 }
 
 // readPassword reads the first line of a file or of standard input.
@@ -144,7 +167,11 @@ func askAdmin(ctx context.Context, address string, wish accountWish) (string, er
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	patience := 30 * time.Second
+	if wish.Do == "delete-room" {
+		patience = 24 * time.Hour // as long as there are rows
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/accounts", bytes.NewReader(body))
 	if err != nil {
@@ -156,7 +183,7 @@ func askAdmin(ctx context.Context, address string, wish accountWish) (string, er
 		return "", err
 	}
 	defer answer.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
+	raw, err := io.ReadAll(io.LimitReader(answer.Body, 64<<20))
 	if err != nil {
 		return "", err
 	}
@@ -174,7 +201,11 @@ func keepAlone(ctx context.Context, config Config, wish accountWish) (string, er
 	ctx = log.WithContext(ctx)
 	s := newStack(ctx)
 	defer s.stop(stopPatience)
-	behind, err := s.assemble(ctx, config, parts{"client"})
+	chosen := parts{"client"}
+	if wish.Do == "delete-room" || wish.Do == "deactivate" {
+		chosen = append(chosen, "rooms") // somebody leaves
+	}
+	behind, err := s.assemble(ctx, config, chosen)
 	if err != nil {
 		return "", err
 	}

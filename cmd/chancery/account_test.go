@@ -53,18 +53,60 @@ func TestAccountCommand(t *testing.T) {
 			if got := register(t, house.url, name+"-second", token); got == nil {
 				t.Error("the token is good for a second one, want one only")
 			}
+			tend(t, house.url, name, ask)
 			for wish, want := range map[accountWish]string{
 				{Do: "create", Name: name, Password: "long enough"}:       "M_USER_IN_USE",
 				{Do: "password", Name: "nobody", Password: "long enough"}: "M_NOT_FOUND",
 				{Do: "password", Name: name, Password: "short"}:           "M_PASSWORD_TOO_SHORT",
 				{Do: "token", Uses: -1}:                                   "M_INVALID_PARAM",
-				{Do: "forget", Name: name}:                                "not \"forget\"",
+				{Do: "forget", Name: name}:                                "no verb \"forget\"",
 			} {
 				if said, err := ask(wish); err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%+v: got %q, %v; want an error with %s", wish, said, err, want)
 				}
 			}
 		})
+	}
+}
+
+// tend tries the verbs that list and end things.
+func tend(t *testing.T, url, name string, ask func(accountWish) (string, error)) {
+	t.Helper()
+	user := "@" + name + ":interior.test"
+	said := func(wish accountWish) string { t.Helper(); return must(ask(wish))(t, wish.Do) }
+	said(accountWish{Do: "admin", Name: name, Admin: true})
+	if got := said(accountWish{Do: "list", Name: name}); !strings.Contains(got, user+" administrator") {
+		t.Errorf("the accounts: got %q", got)
+	}
+	said(accountWish{Do: "admin", Name: name})
+	if got := said(accountWish{Do: "list", Name: name}); strings.Contains(got, "administrator") {
+		t.Errorf("no administrator any more: got %q", got)
+	}
+	token := said(accountWish{Do: "token", Uses: 3, Lifetime: time.Hour})
+	if got := said(accountWish{Do: "tokens"}); !strings.Contains(got, token+" 3 of 3 uses left") {
+		t.Errorf("the tokens: got %q", got)
+	}
+	said(accountWish{Do: "revoke", Name: token})
+	if got := said(accountWish{Do: "tokens"}); strings.Contains(got, token) {
+		t.Errorf("after revoking: got %q", got)
+	}
+	client := logIn(t, url, user, "the second password")
+	room := must(client.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Name: "Hall of " + name, RoomAliasName: name}))(t, "room").RoomID.String()
+	if got := said(accountWish{Do: "rooms", Name: name}); !strings.HasPrefix(got, room+" 1 of 1 members are ours, Hall of "+name+" #"+name+":interior.test") {
+		t.Errorf("the rooms: got %q", got)
+	}
+	if got := said(accountWish{Do: "delete-room", Name: "#" + name + ":interior.test"}); !strings.HasPrefix(got, room+" is removed") {
+		t.Errorf("deleted: got %q", got)
+	}
+	if got := said(accountWish{Do: "rooms", Name: name}); got != "" {
+		t.Errorf("after that: got %q", got)
+	}
+	guest := "@" + name + "-guest:interior.test"
+	if got := said(accountWish{Do: "deactivate", Name: guest}); got != guest {
+		t.Errorf("deactivated: got %q", got)
+	}
+	if got := said(accountWish{Do: "list", Name: name + "-guest"}); got != guest+" deactivated" {
+		t.Errorf("the closed account: got %q", got)
 	}
 }
 

@@ -29,7 +29,8 @@ func subcommands() []subcommand {
 	return []subcommand{
 		{"serve", "run the homeserver, or with --only some of its components", serveCommand},
 		{"check", "read the configuration, say what is wrong with it, start nothing", checkCommand},
-		{"account", "make an account, reset a password, make a registration token", accountCommand},
+		{"account", "make, list and close accounts, reset a password, make a registration token", accountCommand},
+		{"room", "list rooms, delete one", roomCommand},
 		{"federation", "how it stands with other servers", federationCommand},
 		{"keygen", "make a signing key", keygenCommand},
 		{"demo", "two ministries on this machine, to try things out", demoCommand},
