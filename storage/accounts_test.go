@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -306,4 +307,44 @@ func TestSessionsAreForgottenInTime(t *testing.T) {
 	if found, _ := c.find(hash); found != nil {
 		t.Error("a reading from before the change was kept")
 	}
+}
+
+// A8: who reads the database has no token in hand.
+func TestA8TokensAreStoredAsHashes(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		enrol(t, s, alice, "A", Pair{Access: "the access token", Refresh: "the refresh token"})
+		do(t, s, func(ctx context.Context) error {
+			return s.Tokens.PutPass(ctx, LoginPass, "the login token", alice, time.Now().Add(time.Minute))
+		})
+		for _, table := range []string{"tokens", "passes"} {
+			rows, err := s.reader.Query(t.Context(), "SELECT * FROM "+table)
+			if err != nil {
+				t.Fatal(err)
+			}
+			columns, err := rows.Columns()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rows.Next() {
+				row := make([]any, len(columns))
+				into := make([]any, len(columns))
+				for i := range row {
+					into[i] = &row[i]
+				}
+				if err := rows.Scan(into...); err != nil {
+					t.Fatal(err)
+				}
+				for i, v := range row {
+					if text, ok := v.([]byte); ok {
+						v = string(text)
+					}
+					if strings.Contains(fmt.Sprint(v), " token") {
+						t.Errorf("%s.%s holds %v", table, columns[i], v)
+					}
+				}
+			}
+			rows.Close()
+		}
+	})
 }
