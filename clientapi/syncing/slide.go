@@ -175,8 +175,10 @@ type slideAnswer struct {
 	told   map[id.RoomID]*slideRoom
 	body   []byte
 	empty  bool
-	// unstuck: see slideMark.
-	unstuck bool
+	// unstuck and more: see slideMark.
+	unstuck, more bool
+	// children are those of spaces that filters named.
+	children map[id.RoomID][]id.RoomID
 }
 
 // answerSlide makes the answer up to what the memory holds now. It has the connection's turn.
@@ -212,7 +214,7 @@ func (s *Syncing) answerSlide(ctx context.Context, u *user, x *slide, ask *slide
 // be told of them.
 func (a *slideAnswer) quiet(touched map[id.RoomID]bool) bool {
 	base := a.x.base
-	if base == nil || base.counts == nil || base.text != a.ask.text || base.notes != a.notes {
+	if base == nil || base.counts == nil || base.more || base.text != a.ask.text || base.notes != a.notes {
 		return false
 	}
 	a.s.mu.RLock()
@@ -224,6 +226,10 @@ func (a *slideAnswer) quiet(touched map[id.RoomID]bool) bool {
 	}
 	return true
 }
+
+// maxSlideEvents bounds the rooms that are new to the client in one answer, by the events that it wants of them: the rest follow
+// with the next.
+const maxSlideEvents = 20_000
 
 // choose finds the rooms that are wanted, and of those the ones of which there may be something to tell.
 func (a *slideAnswer) choose(ctx context.Context, touched map[id.RoomID]bool) error {
@@ -238,6 +244,7 @@ func (a *slideAnswer) choose(ctx context.Context, touched map[id.RoomID]bool) er
 	for _, p := range a.rooms {
 		plans[p.id] = p
 	}
+	budget := maxSlideEvents
 	for _, c := range all {
 		old, want := a.x.rooms[c.id], a.wants[c.id]
 		if want == nil {
@@ -250,9 +257,16 @@ func (a *slideAnswer) choose(ctx context.Context, touched map[id.RoomID]bool) er
 		if old != nil {
 			w.since = a.x.upTo(c.id, old)
 		}
-		if a.toDo(w, touched) {
-			a.works = append(a.works, w)
+		if !a.toDo(w, touched) {
+			continue
 		}
+		if old == nil {
+			if budget -= 1 + want.limit; budget < 0 {
+				a.more = true
+				continue
+			}
+		}
+		a.works = append(a.works, w)
 	}
 	if a.x.base != nil {
 		for room := range a.x.base.wants {
@@ -302,7 +316,7 @@ func (a *slideAnswer) toDo(w *slideWork, touched map[id.RoomID]bool) bool {
 // give hands the answer out: from now on the client may go on from it.
 func (a *slideAnswer) give() json.RawMessage {
 	token := storage.Token{Incarnation: a.s.store.Incarnation(), Position: a.to, Ephemeral: a.mark, Process: a.s.process}
-	mark := &slideMark{token: token, text: a.ask.text, parts: a.ask.parts, ext: &a.ask.ext, unstuck: a.unstuck, wants: a.wants, counts: a.counts, changes: a.told, notes: a.notes, sequence: a.sequence(token)}
+	mark := &slideMark{token: token, text: a.ask.text, parts: a.ask.parts, ext: &a.ask.ext, unstuck: a.unstuck, more: a.more, wants: a.wants, counts: a.counts, changes: a.told, notes: a.notes, sequence: a.sequence(token)}
 	mark.pos = storage.SlidingPos{Token: token, Connection: a.x.id, Sequence: mark.sequence, Owner: a.x.key.owner()}.String()
 	a.x.answered(mark)
 	if !a.empty {

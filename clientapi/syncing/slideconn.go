@@ -61,9 +61,11 @@ type slideMark struct {
 	ext   *slideExtensions // nil where it is not known
 	// unstuck: a client that gave no token for sticky events was told of none.
 	unstuck bool
-	wants   map[id.RoomID]*slideWant
-	counts  map[string]int
-	notes   *notes
+	// more: there were too many rooms for one answer.
+	more   bool
+	wants  map[id.RoomID]*slideWant
+	counts map[string]int
+	notes  *notes
 	// changes are the rooms of which the answer told something; nil for one that is forgotten.
 	changes map[id.RoomID]*slideRoom
 }

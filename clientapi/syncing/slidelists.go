@@ -282,40 +282,64 @@ func (f *facts) named(part string) bool {
 // childrenOf gives the rooms that spaces name as theirs, of those spaces in which the user is.
 func (a *slideAnswer) childrenOf(ctx context.Context, spaces []id.RoomID) (map[id.RoomID]bool, error) {
 	children := map[id.RoomID]bool{}
+	seen := map[id.RoomID]bool{}
 	for _, space := range spaces {
-		a.s.mu.RLock()
-		st, r := a.u.stays[space], a.s.rooms[space]
-		var p *roomPlan
-		if st != nil && r != nil && st.membership == event.MembershipJoin {
-			p = a.s.planRoom(a.u, space, st, false)
-		}
-		a.s.mu.RUnlock()
-		if p == nil {
+		if seen[space] {
 			continue
 		}
-		at, err := a.current(ctx, p)
-		if err != nil {
-			return nil, err
-		}
-		state, err := a.s.states.at(ctx, a.s.store, at)
-		if err != nil {
-			return nil, err
-		}
-		var numbers []int64
-		for key, number := range state {
-			if key.Type == "m.space.child" {
-				numbers = append(numbers, number)
+		seen[space] = true
+		list, ok := a.children[space]
+		if !ok {
+			var err error
+			if list, err = a.childrenIn(ctx, space); err != nil {
+				return nil, err
 			}
-		}
-		found, err := a.s.byNumbers(ctx, numbers)
-		if err != nil {
-			return nil, err
-		}
-		for _, x := range found {
-			e := x.row()
-			if gjson.GetBytes(e.JSON, "content.via.0").Exists() && e.RedactedBy == "" {
-				children[id.RoomID(*e.StateKey)] = true
+			if a.children == nil {
+				a.children = map[id.RoomID][]id.RoomID{}
 			}
+			a.children[space] = list
+		}
+		for _, room := range list {
+			children[room] = true
+		}
+	}
+	return children, nil
+}
+
+func (a *slideAnswer) childrenIn(ctx context.Context, space id.RoomID) ([]id.RoomID, error) {
+	a.s.mu.RLock()
+	st, r := a.u.stays[space], a.s.rooms[space]
+	var p *roomPlan
+	if st != nil && r != nil && st.membership == event.MembershipJoin {
+		p = a.s.planRoom(a.u, space, st, false)
+	}
+	a.s.mu.RUnlock()
+	if p == nil {
+		return nil, nil
+	}
+	at, err := a.current(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	state, err := a.s.states.at(ctx, a.s.store, at)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int64
+	for key, number := range state {
+		if key.Type == "m.space.child" {
+			numbers = append(numbers, number)
+		}
+	}
+	found, err := a.s.byNumbers(ctx, numbers)
+	if err != nil {
+		return nil, err
+	}
+	var children []id.RoomID
+	for _, x := range found {
+		e := x.row()
+		if gjson.GetBytes(e.JSON, "content.via.0").Exists() && e.RedactedBy == "" {
+			children = append(children, id.RoomID(*e.StateKey))
 		}
 	}
 	return children, nil

@@ -105,3 +105,15 @@ func TestSlideReadsNothing(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkSlideAfterRestart is the first answer of a process that knows nothing yet.
+func BenchmarkSlideAfterRestart(b *testing.B) {
+	h := newHouse(b)
+	manyRooms(h, bob, 200, 25)
+	for b.Loop() {
+		b.StopTimer()
+		h.again()
+		b.StartTimer()
+		(&slider{house: h, user: bob}).slide(list(0, 19, 1, firstWindow, ""))
+	}
+}

@@ -884,6 +884,15 @@ func slideBounds(t *testing.T, h *house) {
 			t.Errorf("%.80s: got %d %s, want %d", body, code, answer.Raw, want)
 		}
 	}
+	// Too much for one answer follows with the next.
+	for range 120 {
+		h.create(alice, "public")
+	}
+	all := &slider{house: h, user: alice}
+	ask := list(0, 1000, 200, "", "")
+	first := roomIDs(all.slide(ask))
+	second := roomIDs(all.slide(ask, "timeout", "20000"))
+	same(t, "in two answers", fmt.Sprint(len(first) < 121, len(first)+len(second)), "true 121")
 	c := &slider{house: h, user: alice, merged: true}
 	code, answer := c.ask(`{"room_subscriptions":{` + many(101, `"!r%d":{"timeline_limit":1}`) + `}}`)
 	same(t, "merged: subscriptions", fmt.Sprint(code, answer.Get("errcode").Str), "400M_INVALID_PARAM")
