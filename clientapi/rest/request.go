@@ -53,6 +53,9 @@ func (r *Request) Path(name string) string { return r.HTTP.PathValue(name) }
 // Query is the first value of a query parameter, or "".
 func (r *Request) Query(name string) string { return r.values().Get(name) }
 
+// Settle lets go of what was read of the request, for a handler that now waits for long.
+func (r *Request) Settle() { r.query, r.body = nil, nil }
+
 func (r *Request) values() url.Values {
 	if r.query == nil {
 		r.query = r.HTTP.URL.Query()

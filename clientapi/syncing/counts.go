@@ -272,19 +272,19 @@ func (j *judge) verdict(ctx context.Context, x *entry, e *storage.Event) rules.V
 	}
 	class := j.set.Class()
 	x.mu.Lock()
-	known, ok := x.verdicts[class]
+	known := x.verdicts[class]
 	x.mu.Unlock()
 	personal := asked.Concerns(j.person)
-	if ok && !personal {
-		return known
+	if known != nil && !personal {
+		return *known
 	}
 	v := j.set.Judge(asked, j.person)
 	if !personal {
 		x.mu.Lock()
 		if x.verdicts == nil {
-			x.verdicts = map[string]rules.Verdict{}
+			x.verdicts = map[string]*rules.Verdict{}
 		}
-		x.verdicts[class] = v
+		x.verdicts[class] = &v
 		x.mu.Unlock()
 	}
 	return v

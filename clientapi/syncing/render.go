@@ -36,7 +36,7 @@ type entry struct {
 	// head is the rendered object without unsigned and without its closing brace, extra what unsigned holds for everybody, but for age.
 	head, extra []byte
 	// verdicts of push rules by class, for those whom the event does not concern.
-	verdicts map[string]rules.Verdict
+	verdicts map[string]*rules.Verdict
 }
 
 func newEntry(e *storage.Event) *entry {

@@ -37,6 +37,7 @@ func (s *Syncing) Sync(r *rest.Request) (any, error) {
 	if err := s.setPresence(r, r.Query("set_presence")); err != nil {
 		return nil, err
 	}
+	r.Settle()
 	body, err := s.wait(r.Context(), q)
 	if err != nil {
 		return nil, err

@@ -99,14 +99,19 @@ var table = []line{
 		is("type", "org.matrix.msc3401.call"), {Kind: "call_started"}}, actions: sound},
 }
 
-// common are the default rules that are the same for everybody, compiled: all sets share them. nil where a line is personal.
+// common are the default rules, compiled: all sets share those that are the same for everybody.
 var common = sync.OnceValue(func() []*Rule {
 	list := make([]*Rule, len(table))
 	for i, l := range table {
-		if !l.personal() {
-			list[i] = l.rule("")
-			list[i].compile(l.kind)
+		r := &Rule{ID: l.id, Default: true, Enabled: !l.off, Conditions: append([]Condition{}, l.conditions...)}
+		if l.pattern != "" {
+			r.Pattern = &l.pattern
 		}
+		if err := json.Unmarshal(fmt.Appendf(nil, "[%s]", l.actions), &r.Actions); err != nil {
+			panic(fmt.Sprintf("rules: actions of %s: %v", l.id, err))
+		}
+		r.compile(l.kind)
+		list[i] = r
 	}
 	return list
 })
@@ -117,38 +122,34 @@ func (l line) personal() bool {
 	})
 }
 
-// rule makes the rule for a user.
-func (l line) rule(user id.UserID) *Rule {
-	r := &Rule{ID: l.id, Default: true, Enabled: !l.off, Conditions: slices.Clone(l.conditions)}
-	if r.Conditions == nil {
-		r.Conditions = []Condition{}
-	}
+// personal makes the user's own of a rule that names its owner, and shares with all what it says beside that.
+func personal(common *Rule, user id.UserID) *Rule {
+	r := *common
+	r.Conditions = slices.Clone(r.Conditions)
 	for i := range r.Conditions {
 		c := &r.Conditions[i]
 		if c.Pattern != nil && *c.Pattern == me {
 			own := string(user)
 			c.Pattern = &own
+			c.compile()
 		}
 		if string(c.Value) == me {
 			c.Value, _ = json.Marshal(user)
 		}
 	}
-	if l.pattern == localpart {
+	if r.Pattern != nil && *r.Pattern == localpart {
 		own := user.Localpart()
-		r.Pattern = &own
+		r.Pattern, r.content = &own, compile(own, true)
 	}
-	if err := json.Unmarshal(fmt.Appendf(nil, "[%s]", l.actions), &r.Actions); err != nil {
-		panic(fmt.Sprintf("rules: actions of %s: %v", l.id, err))
-	}
-	return r
+	return &r
 }
 
 // defaults makes the default rules of a user. Most are shared: never to be changed in place.
 func defaults(user id.UserID) map[Kind][]*Rule {
 	byKind := make(map[Kind][]*Rule, len(Kinds))
 	for i, r := range common() {
-		if r == nil {
-			r = table[i].rule(user)
+		if table[i].personal() {
+			r = personal(r, user)
 		}
 		byKind[table[i].kind] = append(byKind[table[i].kind], r)
 	}

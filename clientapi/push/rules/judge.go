@@ -181,7 +181,9 @@ func verdictOf(r *Rule) Verdict {
 }
 
 func (c *Condition) compile() {
-	c.path = splitPath(c.Key)
+	if c.path == nil {
+		c.path = splitPath(c.Key)
+	}
 	if c.Kind == "event_match" && c.Pattern != nil {
 		c.glob = compile(*c.Pattern, c.Key == "content.body")
 	}
