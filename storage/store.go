@@ -294,6 +294,8 @@ func openSQLite(cfg Config) (db, reader *dbutil.Database, err error) {
 	db.RawDB.SetMaxOpenConns(1)
 	db.RawDB.SetMaxIdleConns(1)
 	common.Set("_query_only", "true")
+	// Each reader has a cache of its own, of much the same pages; the system's holds them once for all.
+	common.Set("_cache_size", "-2048")
 	if reader, err = dbutil.NewWithDialect("file:"+cfg.Database+"?"+common.Encode(), "sqlite3"); err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}

@@ -80,25 +80,44 @@ func (s *Syncing) question(r *rest.Request) (*question, error) {
 	return q, nil
 }
 
-// wait answers at once, or as soon as there is something to tell, or when the client's patience ends.
-func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error) {
+// begin takes in what a sync says by being asked: its user is there, and got what came before its token.
+//
+//go:noinline
+func (s *Syncing) begin(ctx context.Context, q *question) (*user, error) {
 	u, err := s.enter(ctx, q.by.User)
 	if err != nil {
 		return nil, err
 	}
-	defer s.leave(u)
 	reach := s.store.Head()
 	if q.since != nil {
 		reach = max(reach, q.since.Position)
-		if err := s.acknowledge(ctx, u, q); err != nil {
-			return nil, err
-		}
+		err = s.acknowledge(ctx, u, q)
 	} else {
 		s.sent.reset(q.connection())
 	}
-	if err := s.reachSoon(ctx, reach); err != nil {
+	if err == nil {
+		err = s.reachSoon(ctx, reach)
+	}
+	if err != nil {
+		s.leave(u)
 		return nil, err
 	}
+	return u, nil
+}
+
+// count counts an answer.
+//
+//go:noinline
+func (q *question) count(empty bool) { answers.WithLabelValues(kindOf(q, empty)).Inc() }
+
+// wait answers at once, or as soon as there is something to tell, or when the client's patience ends. Its stack is kept small, for
+// thousands stand in it: what takes more is done in functions of its own.
+func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error) {
+	u, err := s.begin(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	defer s.leave(u)
 	w := &waiter{device: q.by.Device, woken: make(chan struct{}, 1), ended: make(chan struct{}), surplus: make(chan struct{})}
 	w.express.Store(true)
 	var enough <-chan time.Time
@@ -129,7 +148,7 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 			return nil, err
 		}
 		if !empty || last {
-			answers.WithLabelValues(kindOf(q, empty)).Inc()
+			q.count(empty)
 			return body, nil
 		}
 		select {
@@ -197,6 +216,8 @@ func (s *Syncing) reachSoon(ctx context.Context, to storage.Position) error {
 
 // answerSoon makes the answer when its turn has come: those from memory do not wait for those that are read from the tables, of
 // which few are made at once.
+//
+//go:noinline
 func (s *Syncing) answerSoon(ctx context.Context, u *user, q *question, express bool) (json.RawMessage, bool, error) {
 	s.mu.RLock()
 	covered := q.since != nil && !q.fullState && q.since.Position >= u.from
@@ -225,6 +246,8 @@ func kindOf(q *question, empty bool) string {
 }
 
 // hold waits a moment for more, if the device was answered just now.
+//
+//go:noinline
 func (s *Syncing) hold(ctx context.Context, u *user, q *question) {
 	s.mu.RLock()
 	left := time.Duration(0)
