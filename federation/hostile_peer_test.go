@@ -21,6 +21,31 @@ import (
 	"chancery/storage/bus"
 )
 
+// Where each federation row of the threats is tried:
+//
+//	F1  TestForgedXMatrix                     F15 TestStrangersLearnNothing
+//	F2  TestExpiredKeys; remote: TestRing...,  F16 TestHistoryForServers
+//	    TestCheckServerKeys, TestLeakedKeys,  F17 TestGreatQuestions
+//	    TestPinnedKeys, TestNotary            F18 TestServerACL
+//	F3  TestForgedXMatrix, FuzzXMatrix        F19 TestForgedSendJoinAnswer, FuzzSendJoin
+//	F4  TestForgedXMatrix, TestTransactions,  F20 TestHostileEDUs; receiver: TestForeignEDUs
+//	    TestHostileEDUs; FuzzTransaction      F21 TestHostileEDUs
+//	F5  TestTransactions                      F22 TestHostileEDUs, TestFloodHurtsNobody; FuzzEDU
+//	F6  TestTransactions                      F23 TestEndlessHistory, TestGapIsFilled
+//	F7  TestTransactions,                     F24 TestGreatQuestions
+//	    TestRestrictedJoinWithoutAuthority    F25 TestSilentServerHoldsUpNobody
+//	F8  TestFetchedEventsAreChecked           F26 TestFloodHurtsNobody, TestTooManyRequests
+//	F9  TestBadTemplates,                     F27 TestCatchUpAfterTheOtherServerWasAway, TestBadLinks
+//	    TestBadLeaveAndKnockTemplates         N1  remote: TestRefusedAddresses, TestPolicyIsAskedFirst
+//	F10 TestInviteThatIsNoneGetsNoSignature   N2  remote: TestPolicyIsAskedFirst, TestPinnedKeys
+//	F11 the same; membership: TestStripped    N3  remote: TestResolve, TestRedirectsOfFiles, FuzzWellKnown
+//	F12 TestOversizedInviteState,             N4  remote: TestOldTLS, TestPolicyIsAskedFirst
+//	    TestPoisonDoesNotBlock                S1, S2, S5 to S10 TestHostileEvents
+//	F13 TestSendJoinThatIsNone                S3  TestFetchedEventsAreChecked; S4 TestTransactions
+//	F14 TestMakeJoinRefusals                  S11 TestRestrictedJoinWithoutAuthority, TestInviteByAddress
+//
+// S12 to S14 are the room server's own: see roomserver/hostile_test.go.
+
 // member is a stranger with a user in a room of ours.
 type member struct {
 	*stranger
