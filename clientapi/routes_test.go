@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -16,7 +17,7 @@ type unserved struct{ method, path, reason string }
 
 const (
 	ancient = "Deprecated since before Matrix 1.1, in favour of /sync, /messages and /context; no client in use asks for it."
-	noPhone = "Telephone numbers are not used: there is no identity server and nobody to send text messages."
+	noOAuth = "Not built yet: the OAuth 2.0 API and single sign-on. Clients that ask hear `M_UNRECOGNIZED`, and log in with a password."
 )
 
 // notServed is repeated in docs/conformance.md. It may name endpoints of tier 3 alone.
@@ -27,24 +28,11 @@ var notServed = []unserved{
 	{"GET", "/_matrix/client/v3/rooms/{roomId}/initialSync", ancient},
 }
 
-// pending are endpoints that are being built.
+// pending are endpoints that have yet to be built, whatever their tier. They stand in docs/conformance.md too.
 var pending = []unserved{
-	{"GET", "/_matrix/client/v1/admin/suspend/{userId}", ""},
-	{"PUT", "/_matrix/client/v1/admin/suspend/{userId}", ""},
-	{"GET", "/_matrix/client/v1/auth_metadata", ""},
-	{"POST", "/_matrix/client/v3/account/3pid", ""},
-	{"POST", "/_matrix/client/v3/account/3pid/add", ""},
-	{"POST", "/_matrix/client/v3/account/3pid/bind", ""},
-	{"POST", "/_matrix/client/v3/account/3pid/delete", ""},
-	{"POST", "/_matrix/client/v3/account/3pid/email/requestToken", ""},
-	{"POST", "/_matrix/client/v3/account/3pid/msisdn/requestToken", noPhone},
-	{"POST", "/_matrix/client/v3/account/3pid/unbind", ""},
-	{"POST", "/_matrix/client/v3/account/password/email/requestToken", ""},
-	{"POST", "/_matrix/client/v3/account/password/msisdn/requestToken", noPhone},
-	{"GET", "/_matrix/client/v3/login/sso/redirect", ""},
-	{"GET", "/_matrix/client/v3/login/sso/redirect/{idpId}", ""},
-	{"POST", "/_matrix/client/v3/register/email/requestToken", ""},
-	{"POST", "/_matrix/client/v3/register/msisdn/requestToken", noPhone},
+	{"GET", "/_matrix/client/v1/auth_metadata", noOAuth},
+	{"GET", "/_matrix/client/v3/login/sso/redirect", noOAuth},
+	{"GET", "/_matrix/client/v3/login/sso/redirect/{idpId}", noOAuth},
 }
 
 // TestEveryEndpointIsRouted walks the specification's endpoints, as testdata/endpoints.tsv lists them, and looks for each
@@ -79,7 +67,7 @@ func TestEveryEndpointIsRouted(t *testing.T) {
 		case routed[at] && excused[at] != "":
 			t.Errorf("%s %s is served, and said not to be", method, path)
 		case routed[at] && awaited[at]:
-			t.Logf("%s %s is served now: pending need not name it", method, path)
+			t.Errorf("%s %s is served, and said to be pending", method, path)
 		case routed[at] || awaited[at]:
 		case excused[at] == "":
 			t.Errorf("%s %s (tier %s) is not in the route table", method, path, tier)
@@ -119,7 +107,7 @@ func checkConformance(t *testing.T) {
 	}
 	var want strings.Builder
 	want.WriteString("| endpoint | why it is not served |\n|---|---|\n")
-	for _, u := range notServed {
+	for _, u := range slices.Concat(notServed, pending) {
 		fmt.Fprintf(&want, "| `%s %s` | %s |\n", u.method, u.path, u.reason)
 	}
 	if is == want.String() {

@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
@@ -195,14 +194,13 @@ func (h *Handlers) ThreadSubscriptions(r *rest.Request) (any, error) {
 	return answer, nil
 }
 
-// subscriptionToken reads where a walk goes on, or how far a sync went: of ours, of sync, or of sliding sync, whose positions end with
-// a sync's token.
+// subscriptionToken reads where a walk goes on, or how far a sync went: a token of ours, of sync, or a position of sliding sync.
 func subscriptionToken(text string) (storage.Position, error) {
 	if at, err := storage.ParseThreadToken(text); err == nil {
 		return at, nil
 	}
-	if i := strings.LastIndexAny(text, "/~|:"); i >= 0 {
-		text = text[i+1:]
+	if pos, err := storage.ParseSlidingPos(text); err == nil {
+		return pos.Token.Position, nil
 	}
 	token, err := storage.ParseToken(text)
 	if err != nil {
