@@ -355,6 +355,11 @@ func (s *soak) verdict(length time.Duration, memory []int64) {
 	// The first and the last tenth of the samples: a server that leaks grows between them.
 	tenth := max(1, len(memory)/10)
 	early, late := middle(memory[:min(tenth, len(memory))]), middle(memory[max(0, len(memory)-tenth):])
+	var course []string // of the memory, in MB, tenth by tenth
+	for i := 0; i+tenth <= len(memory); i += tenth {
+		course = append(course, fmt.Sprint(middle(memory[i:i+tenth])>>20))
+	}
+	fmt.Printf("memory in MB, from a third of the time on: %s\n", strings.Join(course, " "))
 	flat := late <= early+early/8+16<<20
 	word := "PASS"
 	if lost > 0 || doubled > 0 || !flat || s.t.Failed() {
