@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 	"maunium.net/go/mautrix/synapseadmin"
+
+	"chancery/storage"
 )
 
 // until asks again and again, until the answer is as it should be.
@@ -234,6 +237,9 @@ func TestAdminPurgesHistory(t *testing.T) {
 	tokens := map[int]string{}
 	for i := range 30 {
 		sent = append(sent, alice.do("PUT", fmt.Sprintf("%s/send/m.room.message/%d", in, i), fmt.Sprintf(`{"msgtype":"m.text","body":"%d"}`, i)).ok().str("event_id"))
+		if i == 2 {
+			tokens[i] = s.token() // from before alice's memory begins
+		}
 		if i == 5 || i == 28 {
 			tokens[i] = alice.do("GET", v3+"/sync", nil).ok().str("next_batch")
 		}
@@ -255,6 +261,9 @@ func TestAdminPurgesHistory(t *testing.T) {
 	if a := alice.do("GET", v3+"/sync?since="+tokens[28], nil).ok(); a.body.Get(path + ".limited").Bool() {
 		t.Errorf("since after the edge: got %s", a.body.Get(path).Raw)
 	}
+	if a := alice.do("GET", v3+"/sync?since="+tokens[2], nil).ok(); !a.body.Get(path+".limited").Bool() || a.body.Get(path+".events.#").Int() != 5 {
+		t.Errorf("since before the edge: got %s, want it limited", a.body.Get(path).Raw)
+	}
 	for _, c := range []struct {
 		body, path string
 		code       int
@@ -267,6 +276,32 @@ func TestAdminPurgesHistory(t *testing.T) {
 	}
 	root.do("POST", adminAPI+"/v1/purge_history/"+room, map[string]any{"purge_up_to_ts": time.Now().UnixMilli()}).ok()
 	root.do("GET", adminAPI+"/v1/purge_history_status/nothing", nil).fails(404, "M_NOT_FOUND")
+}
+
+// TestAdminJobsGoOn finds a job that another process was given, or this one before a crash.
+func TestAdminJobsGoOn(t *testing.T) {
+	s := start(t, testConfig())
+	root, alice := s.administrator("root"), s.register("alice")
+	room := alice.room(`{}`)
+	job := &storage.Job{ID: "left", Kind: storage.JobDeleteRoom, Subject: room, By: root.ID, Wish: []byte(`{"purge":true}`)}
+	err := s.store.Do(t.Context(), func(ctx context.Context) error { return s.store.Jobs.Add(ctx, job) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Status, job.Result = storage.JobActive, []byte(`{"kicked_users":["@bob:interior"]}`)
+	if err := s.store.Jobs.Save(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	root.do("DELETE", adminAPI+"/v2/rooms/"+room, `{}`).fails(400, "M_UNKNOWN") // it is under way
+	var status *answer
+	until(t, "the end of the job", func() bool {
+		status = root.do("GET", adminAPI+"/v2/rooms/delete_status/left", nil).ok()
+		return status.str("status") == "complete"
+	})
+	if status.str("shutdown_room.kicked_users") != `["@bob:interior","@alice:interior"]` {
+		t.Errorf("what was done: got %s", status.body.Raw)
+	}
+	root.do("GET", adminAPI+"/v1/rooms/"+room, nil).fails(404, "M_NOT_FOUND")
 }
 
 func TestAdminMakesRoomAdmin(t *testing.T) {

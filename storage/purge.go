@@ -132,6 +132,7 @@ func (s *Store) erase(ctx context.Context, room id.RoomID, e *Erasure) error {
 		return err
 	}
 	if e.Before != 0 {
+		s.After(ctx, func() { s.Rooms.purged.Store(room, e.Before) })
 		if err := do("DELETE FROM edges WHERE room_id = $1 AND place < $2", room, e.Before); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"strings"
+	"sync"
 
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
@@ -28,7 +29,18 @@ type Room struct {
 }
 
 // Rooms reads rooms.
-type Rooms struct{ s *Store }
+type Rooms struct {
+	s      *Store
+	purged sync.Map // id.RoomID to Place: purges that this process has written
+}
+
+// PurgedHere is the place before which this process has purged the room's history since it began; 0 where it has not. What is
+// kept in memory from before is no longer to be shown. It costs no query.
+func (t *Rooms) PurgedHere(room id.RoomID) Place {
+	place, _ := t.purged.Load(room)
+	edge, _ := place.(Place)
+	return edge
+}
 
 const roomColumns = "room_id, version, chain, sequence, extremities, depth, joined, listed, purged"
 

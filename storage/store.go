@@ -176,7 +176,7 @@ func (s *Store) Healthy(ctx context.Context) error {
 
 // nouns gives each noun its way to the database.
 func (s *Store) nouns() {
-	s.Rooms = &Rooms{s}
+	s.Rooms = &Rooms{s: s}
 	s.Events = &Events{s}
 	s.State = &State{s: s, chains: map[int64]chainLink{}}
 	s.Memberships = &Memberships{s}

@@ -32,7 +32,7 @@ func (a *answer) timeline(ctx context.Context, p *roomPlan, from, to storage.Pos
 		return t, nil
 	}
 	limit := part.limit()
-	for tries := 0; p.live; tries++ {
+	for tries := 0; p.live && !a.outlived(p); tries++ {
 		done, err := a.fromRing(ctx, p, t, from, to)
 		if err != nil || done {
 			return t, err
@@ -121,6 +121,11 @@ func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from,
 		t.prev = from.End()
 	}
 	t.limited = !whole
+	if whole && from > 0 {
+		if err := a.purged(ctx, p, t, from); err != nil {
+			return err
+		}
+	}
 	t.cut(limit, to)
 	for _, x := range t.entries {
 		if x.row().Sender.Homeserver() != a.u.id.Homeserver() || from == 0 {
@@ -133,6 +138,22 @@ func (a *answer) fromTables(ctx context.Context, p *roomPlan, t *timeline, from,
 		}
 	}
 	return nil
+}
+
+// outlived says whether the memory may hold events of the room that have been purged since.
+func (a *answer) outlived(p *roomPlan) bool {
+	edge := a.s.store.Rooms.PurgedHere(p.id)
+	return edge != 0 && len(p.events) > 0 && p.events[0].row().Place < edge
+}
+
+// purged makes a timeline limited whose client knows the room from before its history was purged: between there and here
+// something may be missing.
+func (a *answer) purged(ctx context.Context, p *roomPlan, t *timeline, from storage.Position) error {
+	room, err := a.s.store.Rooms.ByID(ctx, p.id)
+	if err == nil && room != nil && room.Purged > (from+1).Place() {
+		t.limited, t.prev = true, storage.Page{Place: room.Purged}
+	}
+	return err
 }
 
 // begin lets the timeline begin at the last event before which history is missing: a client pages back to fill the gap.
