@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -131,6 +132,67 @@ func TestReceived(t *testing.T) {
 		}
 		if err := s.Received.Sweep(t.Context()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestUnansweredTransaction: the last transaction of a server is kept as it is, until it is answered.
+func TestUnansweredTransaction(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		want := &Unanswered{Server: "a.example", ID: "2", Body: []byte(`{"pdus":[]}`), PDUs: 3, EDUs: 1, Outbound: []Position{7}, Reached: map[id.RoomID]Position{"!r:a": 9}}
+		for _, u := range []*Unanswered{{Server: "a.example", ID: "1", Body: []byte("x")}, want} {
+			if err := s.Destinations.PutUnanswered(t.Context(), u, 2, 1000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := s.Destinations.Unanswered(t.Context(), "a.example")
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v and error %v, want %+v", got, err, want)
+		}
+		if failing, err := s.Destinations.Failing(t.Context()); err != nil || len(failing) != 1 || failing[0].Failures != 2 {
+			t.Errorf("failing: got %v and error %v, want one", failing, err)
+		}
+		if servers, err := s.Destinations.WithUnanswered(t.Context()); err != nil || len(servers) != 1 {
+			t.Errorf("got %v and error %v, want one server", servers, err)
+		}
+		if err := s.Destinations.Answered(t.Context(), "a.example"); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Destinations.Unanswered(t.Context(), "a.example"); err != nil || got != nil {
+			t.Errorf("after the answer: got %+v and error %v, want none", got, err)
+		}
+		if failing, err := s.Destinations.Failing(t.Context()); err != nil || len(failing) != 0 {
+			t.Errorf("after the answer: %v fail and error %v, want none", failing, err)
+		}
+	})
+}
+
+// TestKeyAnswers: what servers said of their keys is kept by key, the latest first; and what waits for servers is counted.
+func TestKeyAnswers(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		for at, keyIDs := range [][]string{{"ed25519:old", "ed25519:both"}, {"ed25519:both", "ed25519:new"}} {
+			if err := s.ServerKeys.PutAnswer(t.Context(), "a.example", keyIDs, []byte{byte('a' + at)}, int64(at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answers, err := s.ServerKeys.Answers(t.Context(), "a.example")
+		got := map[string]string{}
+		for _, a := range answers {
+			got[a.KeyID] = string(a.JSON)
+		}
+		if want := map[string]string{"ed25519:old": "a", "ed25519:both": "b", "ed25519:new": "b"}; err != nil || !reflect.DeepEqual(got, want) || answers[0].Fetched != 1 {
+			t.Errorf("got %v and error %v, want %v, the latest first", got, err, want)
+		}
+		if err := s.Outbound.Add(t.Context(), []*Outbound{{Server: "a.example", Content: []byte(`{}`)}, {Server: "a.example", Content: []byte(`{}`)}}); err != nil {
+			t.Fatal(err)
+		}
+		if counts, err := s.Outbound.Counts(t.Context()); err != nil || len(counts) != 1 || counts["a.example"] != 2 {
+			t.Errorf("got %v and error %v, want two for a.example", counts, err)
+		}
+		if servers, err := s.Rooms.AllServers(t.Context(), 10); err != nil || len(servers) != 0 {
+			t.Errorf("got %v and error %v, want no servers", servers, err)
 		}
 	})
 }
