@@ -1,0 +1,71 @@
+package storage
+
+import (
+	"fmt"
+	"testing"
+)
+
+func TestDelayedEventsAreSweptAndCounted(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		ctx := t.Context()
+		for n := range int64(6) {
+			d := &DelayedEvent{ID: fmt.Sprint("d", n), UserID: "@alice:interior", RoomID: "!r", Type: "org.test", Content: []byte(`{}`), Delay: 10, Since: n, Due: 100 + n, Sticky: n}
+			if err := s.DelayedEvents.Add(ctx, d); err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				continue // it waits
+			}
+			d.Outcome, d.Finished = DelayedSent, 1000+n
+			if err := s.DelayedEvents.Finish(ctx, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if next, err := s.DelayedEvents.Next(ctx, "@alice:interior"); err != nil || next != 100 {
+			t.Errorf("the next is due at %d (%v), want 100", next, err)
+		}
+		if next, err := s.DelayedEvents.Next(ctx, "@bob:interior"); err != nil || next != 0 {
+			t.Errorf("of somebody without any the next is due at %d (%v), want 0", next, err)
+		}
+		// One is too old, and of the others the two that ended last stay.
+		if err := s.DelayedEvents.Sweep(ctx, 1002, 2); err != nil {
+			t.Fatal(err)
+		}
+		ended, err := s.DelayedEvents.ByUser(ctx, "@alice:interior", true, 10)
+		if err != nil || len(ended) != 2 || ended[0].ID != "d5" || ended[1].ID != "d4" || ended[0].Sticky != 5 {
+			t.Errorf("left are %+v (%v), want d5 and d4", ended, err)
+		}
+		if waits, err := s.DelayedEvents.Count(ctx, "@alice:interior"); err != nil || waits != 1 {
+			t.Errorf("%d wait (%v), want one", waits, err)
+		}
+	})
+}
+
+func TestUpgradesAreKeptUntilTheyEnd(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		w := s.RoomWriter(nil)
+		write := func() error {
+			return w.WriteAndWait(&RoomRows{Line: &Line{}, Room: "!new", Upgrade: &Upgrade{Old: "!old", New: "!new", By: "@alice:interior"}})
+		}
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		if err := write(); err == nil {
+			t.Error("a room is being replaced twice at once")
+		}
+		if u, err := s.Upgrades.Of(t.Context(), "!old"); err != nil || u == nil || u.New != "!new" || u.By != "@alice:interior" {
+			t.Errorf("got %+v (%v), want the replacement", u, err)
+		}
+		if list, err := s.Upgrades.Unfinished(t.Context(), 10); err != nil || len(list) != 1 {
+			t.Errorf("unfinished: %d (%v), want one", len(list), err)
+		}
+		if err := s.Upgrades.End(t.Context(), "!old"); err != nil {
+			t.Fatal(err)
+		}
+		if u, err := s.Upgrades.Of(t.Context(), "!old"); err != nil || u != nil {
+			t.Errorf("once it has ended: %+v (%v), want none", u, err)
+		}
+	})
+}
