@@ -153,7 +153,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	s := &Server{
 		cfg: cfg, mailer: mailer,
 		account: account.New(cfg.Account, account.Deps{
-			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Files: files, Exclusive: func(user id.UserID) bool {
+			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Files: files, Wake: services.QueryUser, Exclusive: func(user id.UserID) bool {
 				return services.ExclusiveUser(user) || user == rest.ServerUser(cfg.ServerName)
 			},
 		}),

@@ -128,6 +128,8 @@ type Deps struct {
 	Files     *blobs.Store // uploaded files, for exports; nil: they stay out
 	// Exclusive says whether an application service alone may make this user; nil: there are none.
 	Exclusive func(id.UserID) bool
+	// Wake has an application service make this user, if one wants to; true if it has. Nil: there are none.
+	Wake func(ctx context.Context, user id.UserID) bool
 }
 
 // Handlers are the endpoints of this chapter.
@@ -140,6 +142,7 @@ type Handlers struct {
 	mailer    *mail.Mailer
 	blobs     *blobs.Store
 	exclusive func(id.UserID) bool
+	wake      func(context.Context, id.UserID) bool
 	now       func() time.Time
 	closed    chan struct{} // rings when an account was closed, whose rooms are to be left
 }
@@ -147,7 +150,7 @@ type Handlers struct {
 // New makes the handlers.
 func New(cfg Config, deps Deps) *Handlers {
 	h := &Handlers{
-		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive, mailer: deps.Mailer, blobs: deps.Files,
+		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive, wake: deps.Wake, mailer: deps.Mailer, blobs: deps.Files,
 		now: time.Now, closed: make(chan struct{}, 1),
 	}
 	if h.exclusive == nil {

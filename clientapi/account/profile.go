@@ -74,6 +74,12 @@ func (h *Handlers) localProfile(ctx context.Context, user id.UserID) (map[string
 	if err != nil {
 		return nil, err
 	}
+	// A bridge may know somebody by this name, and makes the user now.
+	if account == nil && h.wake != nil && h.wake(ctx, user) {
+		if account, err = h.store.Accounts.ByID(ctx, user); err != nil {
+			return nil, err
+		}
+	}
 	if account == nil || account.Deactivated {
 		return nil, errNoProfile
 	}

@@ -94,6 +94,20 @@ func TestBridge(t *testing.T) {
 			t.Errorf("asked for %s, want the new ghost", user)
 		}
 	})
+	t.Run("a ghost is made when somebody looks it up", func(t *testing.T) {
+		h.bridge.users = func(user id.UserID) bool {
+			if user != "@_irc_sought:interior" {
+				return false
+			}
+			return h.bridge.Intent(user).EnsureRegistered(ctx) == nil
+		}
+		if profile, err := alice.GetProfile(ctx, "@_irc_sought:interior"); err != nil || profile.DisplayName != "_irc_sought" {
+			t.Errorf("the profile: got %+v, %v", profile, err)
+		}
+		if _, err := alice.GetProfile(ctx, "@_irc_unsought:interior"); !errors.Is(err, mautrix.MNotFound) {
+			t.Errorf("of one whom the bridge does not make: got %v, want M_NOT_FOUND", err)
+		}
+	})
 	t.Run("an alias is made when somebody asks for it", func(t *testing.T) {
 		h.bridge.aliases = func(alias id.RoomAlias) bool {
 			if alias != "#_irc_later:interior" {
