@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +17,7 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/crypto/canonicaljson"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
@@ -497,15 +501,28 @@ func (m *ministries) playDeviceList() {
 		Type: mautrix.AuthTypePassword, Password: testPassword("claire"), StoreCredentials: true,
 		Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: "claire"},
 	}))(m.t, "second device")
-	ed, curve := strings.Repeat("A", 43), strings.Repeat("B", 43)
-	must(second.UploadKeys(ctx, &mautrix.ReqUploadKeys{DeviceKeys: &mautrix.DeviceKeys{
-		UserID: second.UserID, DeviceID: second.DeviceID, Algorithms: []id.Algorithm{id.AlgorithmMegolmV1},
-		Keys: mautrix.KeyMap{
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	ed, curve := base64.RawStdEncoding.EncodeToString(public), strings.Repeat("B", 43)
+	unsigned, err := canonicaljson.Marshal(map[string]any{
+		"user_id": second.UserID, "device_id": second.DeviceID, "algorithms": []id.Algorithm{id.AlgorithmMegolmV1},
+		"keys": mautrix.KeyMap{
 			id.NewDeviceKeyID(id.KeyAlgorithmEd25519, second.DeviceID):    ed,
 			id.NewDeviceKeyID(id.KeyAlgorithmCurve25519, second.DeviceID): curve,
 		},
-		Signatures: map[id.UserID]map[id.KeyID]string{second.UserID: {id.NewKeyID(id.KeyAlgorithmEd25519, second.DeviceID.String()): strings.Repeat("C", 86)}},
-	}}))(m.t, "upload keys")
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	keys := mautrix.DeviceKeys{Signatures: map[id.UserID]map[id.KeyID]string{second.UserID: {
+		id.NewKeyID(id.KeyAlgorithmEd25519, second.DeviceID.String()): base64.RawStdEncoding.EncodeToString(ed25519.Sign(private, unsigned)),
+	}}}
+	if err := json.Unmarshal(unsigned, &keys); err != nil {
+		m.t.Fatal(err)
+	}
+	must(second.UploadKeys(ctx, &mautrix.ReqUploadKeys{DeviceKeys: &keys}))(m.t, "upload keys")
 	changed()
 	if got, has := devices()[second.DeviceID]; !has || got.Keys.GetEd25519(second.DeviceID).String() != ed {
 		m.t.Errorf("claire's second device from afar: got %v (%v), want key %s", got.Keys, has, ed)

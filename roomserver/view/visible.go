@@ -111,8 +111,11 @@ func (r *Reader) Open(ctx context.Context, events []*storage.Event) (map[int64]b
 // visibility says.
 // Spec: MSC4354
 func (r *Reader) stickTo(ctx context.Context, user id.UserID, events []*storage.Event) (map[id.EventID]bool, error) {
-	var sticks map[id.EventID]bool
-	now, joined := r.now().UnixMilli(), map[id.RoomID]bool{}
+	var (
+		sticks map[id.EventID]bool
+		joined map[id.RoomID]bool
+	)
+	now := r.now().UnixMilli()
 	for _, e := range events {
 		if e.StickyUntil <= now || e.RedactedBy != "" {
 			continue
@@ -123,7 +126,10 @@ func (r *Reader) stickTo(ctx context.Context, user id.UserID, events []*storage.
 			if in, err = r.store.Memberships.Joined(ctx, e.RoomID, user); err != nil {
 				return nil, err
 			}
-			joined[e.RoomID], sticks = in, map[id.EventID]bool{}
+			if joined == nil {
+				sticks, joined = map[id.EventID]bool{}, map[id.RoomID]bool{}
+			}
+			joined[e.RoomID] = in
 		}
 		if in {
 			sticks[e.ID] = true

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -58,6 +59,30 @@ func TestVisibility(t *testing.T) {
 					t.Errorf("%s: %q as %s: got %s, want %s", c.name, c.script, c.user, seen, c.seen)
 				}
 			}
+		}
+	})
+}
+
+// TestStickyEventsAreSeenByWhoIsJoined looks at several rooms in one question, as a search does.
+// Spec: MSC4354
+func TestStickyEventsAreSeenByWhoIsJoined(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, r *room) {
+		var events []*storage.Event
+		for n, joins := range []bool{true, false, true} {
+			fresh := newCase(r, n)
+			fresh.play("joined")
+			sticky := fresh.message(fmt.Sprintf("$sticky%d", n), "@a:x", func(e *storage.Event) { e.StickyUntil = time.Now().Add(time.Hour).UnixMilli() })
+			if joins {
+				fresh.state(fmt.Sprintf("$join%d", n), "@u:x", "m.room.member", "@u:x", `{"membership":"join"}`)
+			}
+			events = append(events, sticky, fresh.message(fmt.Sprintf("$after%d", n), "@a:x"))
+		}
+		got, err := r.reader.Visible(t.Context(), "@u:x", events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen := letters(events, got); seen != "xx..xx" {
+			t.Errorf("sticky event and the one after it, in rooms joined, not joined and joined: got %s, want xx..xx", seen)
 		}
 	})
 }
