@@ -76,7 +76,7 @@ func TestCatchUpAfterTheOtherServerWasAway(t *testing.T) {
 	finance.join(room, bob, interior)
 	finance.waitFor(interior.say(room, alice, "first"))
 	finance.stop()
-	const n = 120
+	const n = 1200 // more than are sent in order after a long silence: this one is short
 	for i := range n {
 		interior.say(room, alice, numbered(i))
 	}

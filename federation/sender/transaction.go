@@ -24,8 +24,10 @@ const (
 	maxEDUs = 100
 	// maxBytes keeps a transaction well under what servers take.
 	maxBytes = 4 << 20
-	// maxCatchUp is how many unsent events of a room are sent in order; of more, only the newest.
+	// maxCatchUp is how many unsent events of a room are sent in order after a long silence; of more, only the newest.
 	maxCatchUp = 1000
+	// longSilence is how long the first of them has waited. Of what is younger everything is sent: that destination is slow, not away.
+	longSilence = time.Minute
 	// sendTime bounds one attempt: the other server may hold a transaction while it fetches what it lacks.
 	sendTime = time.Minute
 	// maxRefusals is how often a transaction that is refused as malformed is repeated.
@@ -186,10 +188,15 @@ func (d *destination) gatherLags(ctx context.Context, t *transaction) error {
 	return nil
 }
 
-// lacking gives the next of our events that the destination has not had; if there are too many, the newest alone.
+// lacking gives the next of our events that the destination has not had, a transaction's worth; if after a long silence there are too
+// many, the newest alone.
 func (d *destination) lacking(ctx context.Context, room id.RoomID, from storage.Position) ([]*storage.Event, error) {
-	events, err := d.s.store.Events.SentBy(ctx, room, d.s.name, from, false, maxCatchUp+1)
-	if err != nil || len(events) <= maxCatchUp {
+	events, err := d.s.store.Events.SentBy(ctx, room, d.s.name, from, false, maxPDUs)
+	if err != nil || len(events) < maxPDUs || time.Since(time.UnixMilli(events[0].Timestamp)) < longSilence {
+		return events, err
+	}
+	many, err := d.s.store.Events.SentBy(ctx, room, d.s.name, from, false, maxCatchUp+1)
+	if err != nil || len(many) <= maxCatchUp {
 		return events, err
 	}
 	newest, err := d.s.store.Events.SentBy(ctx, room, d.s.name, from, true, 1)
