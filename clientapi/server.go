@@ -215,6 +215,8 @@ func (s *Server) routes() []rest.Route {
 
 		// Logging in.
 		{Method: "GET", Path: "/_matrix/client/v3/login", Handler: a.Flows},
+		{Method: "GET", Path: "/_matrix/client/v3/login/sso/redirect", Handler: a.SSORedirect},
+		{Method: "GET", Path: "/_matrix/client/v3/login/sso/redirect/{idpId}", Handler: a.SSORedirect},
 		{Method: "POST", Path: "/_matrix/client/v3/login", Handler: a.Login, Auth: rest.Optional, Limit: rest.LimitLogin},
 		{Method: "POST", Path: "/_matrix/client/v1/login/get_token", Handler: a.LoginToken, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/refresh", Handler: a.Refresh, Limit: rest.LimitLogin},

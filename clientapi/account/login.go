@@ -34,6 +34,16 @@ func (h *Handlers) Flows(*rest.Request) (any, error) {
 	return map[string]any{"flows": []flow{{Type: loginPassword}, {Type: loginToken, GetToken: true}, {Type: loginService}}}, nil
 }
 
+// SSORedirect handles GET /_matrix/client/v3/login/sso/redirect and …/redirect/{idpId}: no identity provider can be configured
+// yet, so that there is none to send the browser to. That is said in other words than of an unknown path, and Flows offers no m.login.sso.
+// Spec: client-server-api/#get_matrixclientv3loginssoredirect
+func (h *Handlers) SSORedirect(r *rest.Request) (any, error) {
+	if r.Query("redirectUrl") == "" {
+		return nil, errMissing.WithMessage("redirectUrl is missing")
+	}
+	return nil, mautrix.MNotFound.WithMessage("This server has no identity provider to sign in with; sign in with a password")
+}
+
 // wanted is what clients may ask for of a new session, at login and at registration.
 type wanted struct {
 	DeviceID    id.DeviceID `json:"device_id"`
