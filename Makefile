@@ -21,7 +21,7 @@ PAGE    := cmd/chancery/demo
 PAGE_IN := $(wildcard $(PAGE)/*.js $(PAGE)/*.css $(PAGE)/*.html $(PAGE)/package-lock.json) .ci/page
 
 .DEFAULT_GOAL := help
-.PHONY: help build page demo prepare test test-go test-agree test-oracle vet fuzz soak bench sample clean
+.PHONY: help build page demo prepare test test-go test-agree test-counts test-oracle vet fuzz soak bench sample clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ test: prepare vet build ## everything: Go tests with the race detector on both d
 # Browsers encode video in software and turn it down when the processor is busy: they come last, one at a time.
 test-go: ## the Go tests on the databases that are there, then the browsers
 	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) -skip '^TestBrowser|^TestThreeServersAgree$$' ./...
-	$(MAKE) --no-print-directory test-agree test-oracle
+	$(MAKE) --no-print-directory test-agree test-counts test-oracle
 	$(GO) test -tags $(TAGS) -timeout $(TEST_TIMEOUT) -p 1 -count 1 -run '^TestBrowser' $(BROWSERS)
 
 test-agree: ## three room servers in random partitions: the same state in the end; and not if state resolution is broken
@@ -64,6 +64,9 @@ test-agree: ## three room servers in random partitions: the same state in the en
 		|| { echo "with broken state resolution the servers agree all the same"; exit 1; }
 	@grep -m 1 'the servers disagree' bin/broken.log || { cat bin/broken.log; exit 1; }
 	@echo "so it fails with broken state resolution, as it must"
+
+test-counts: ## how many statements and commits a message costs, without the race detector, which slows messages but not the database
+	$(GO) test -tags $(TAGS) -count 1 -v -run '^TestCommitsAreShared$$|^TestStatementsOfAMessage$$' ./roomserver ./cmd/chancery | grep -E 'commits|statements|FAIL|^ok'
 
 test-oracle: ## PDUs and authorisation rules beside a second implementation, which needs an experiment of the compiler
 	GOEXPERIMENT=jsonv2 $(GO) test -tags $(TAGS) -count 1 -run TestOracle ./roomserver/pdu ./roomserver/auth

@@ -108,12 +108,13 @@ func TestCommitsAreShared(t *testing.T) {
 		all.Wait()
 		took, made := time.Since(begun), commits(t)-before
 		t.Logf("%d messages in %v cost %d commits: %.3f each", people*each, took, made, float64(made)/(people*each))
-		most := uint64(people * each / 10)
 		if slow > 1 {
-			most *= 2 // the race detector slows the making of messages, but not the database: fewer are there when it is ready again
+			// Messages are made so slowly under the race detector that each finds the database idle; make test-counts judges them.
+			t.Log("not judged under the race detector")
+			return
 		}
-		if made >= most {
-			t.Errorf("%d messages cost %d commits, want fewer than %d", people*each, made, most)
+		if made*10 >= people*each {
+			t.Errorf("%d messages cost %d commits, want fewer than a tenth", people*each, made)
 		}
 	})
 }
