@@ -252,6 +252,7 @@ func TestDownloadHeaders(t *testing.T) {
 		{"nonsense", "GET", []string{"Range", "bytes=4-2"}, 416, ""},
 		{"if it is the same", "GET", []string{"Range", "bytes=0-0", "If-Range", etag}, 206, "0"},
 		{"if it is another", "GET", []string{"Range", "bytes=0-0", "If-Range", `"other"`}, 200, "0123456789"},
+		{"several", "GET", []string{"Range", "bytes=0-0,2-2"}, 200, "0123456789"},
 		{"known", "GET", []string{"If-None-Match", etag}, 304, ""},
 	} {
 		got := h.do("alice", c.method, path, nil, c.headers...)
@@ -262,7 +263,7 @@ func TestDownloadHeaders(t *testing.T) {
 }
 
 func FuzzRange(f *testing.F) {
-	for _, seed := range []string{"bytes=0-1", "bytes=-5,1-2,3-", "bytes=9999999999999999999-", "units=1", "bytes=0-0,0-0,0-0"} {
+	for _, seed := range []string{"bytes=0-1", "bytes=-5,1-2,3-", "bytes=9999999999999999999-", "units=1", "bytes=0-0,0-0,0-0", "bytes=-0,-0,-0,-0,-0,-0,-0,-0"} {
 		f.Add(seed)
 	}
 	files, err := blobs.Open(f.TempDir())
@@ -287,7 +288,7 @@ func FuzzRange(f *testing.F) {
 		if w.Code != 200 && w.Code != 206 && w.Code != 416 {
 			t.Errorf("Range %q: %d, want 200, 206 or 416", header, w.Code)
 		}
-		if w.Body.Len() > 100*len(content) {
+		if w.Code < 300 && w.Body.Len() > len(content) {
 			t.Errorf("Range %q: %d bytes of %d", header, w.Body.Len(), len(content))
 		}
 	})
