@@ -44,15 +44,21 @@ func (h *Handlers) named(r *rest.Request, name string) (id.RoomID, []string, err
 	return "", nil, mautrix.MInvalidParam.WithMessage("This is neither a room ID nor a room alias")
 }
 
-// candidates are the other servers through which a room may be reached: who invited the user, those named, and those that were in
-// the room when we were. Only where there are none the server in the room's ID is tried: the ID is no address.
+// candidates are the other servers through which a room may be reached: who invited the user, and those named. Who knocked is let in by
+// any that is there. Where none is known so far, those that were in the room when we were; where these are none either, the server
+// in the room's ID is tried: the ID is no address.
 func (h *Handlers) candidates(ctx context.Context, roomID id.RoomID, user id.UserID, servers []string) []string {
-	if m, err := h.store.Memberships.Of(ctx, roomID, user); err == nil && m != nil && m.Membership == event.MembershipInvite {
-		servers = append([]string{m.Sender.Homeserver()}, servers...)
+	knocked := false
+	if m, err := h.store.Memberships.Of(ctx, roomID, user); err == nil && m != nil {
+		knocked = m.Membership == event.MembershipKnock
+		if m.Membership == event.MembershipInvite {
+			servers = append([]string{m.Sender.Homeserver()}, servers...)
+		}
 	}
-	// Those that were in the room when we were, if we ever were.
-	if known, err := h.store.Rooms.ServersNow(ctx, roomID); err == nil {
-		servers = append(servers, known...)
+	if knocked || len(h.others(servers)) == 0 {
+		if known, err := h.store.Rooms.ServersNow(ctx, roomID); err == nil {
+			servers = append(servers, known...)
+		}
 	}
 	if _, domain, ok := strings.Cut(string(roomID), ":"); ok && len(h.others(servers)) == 0 {
 		servers = append(servers, domain)
