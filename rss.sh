@@ -1,2 +1,0 @@
-export LOAD=/tmp/load-sync CHANCERY=/work/wt/sync CHANCERY_BIN=/tmp/sync-chancery
-exec unshare -n bash -c 'ip link set lo up; (for i in $(seq 1 22); do sleep 1; H=$(curl -s "http://127.0.0.1:18081/debug/pprof/heap?debug=1" | grep -E "^# (HeapInuse|HeapIdle|HeapReleased|HeapAlloc|Stack|NumForcedGC) " | tr "\n" " "); echo $i $A $H; done) & /tmp/bin/hsload run -target $CHANCERY/.ci/load/sqlite.json -manage -fresh fanout -m 1000 -paced 6s -sat 1s 2>&1 | grep -E "rss|first_sync"; wait'
