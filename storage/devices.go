@@ -52,6 +52,7 @@ var deviceRows = []string{
 	"DELETE FROM to_device WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM dehydrated_devices WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM sliding_connections WHERE user_id = $1 AND device_id = $2",
+	"DELETE FROM upstream_devices WHERE user_id = $1 AND device_id = $2",
 }
 
 func scanDevice(row dbutil.Scannable) (*Device, error) {

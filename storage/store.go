@@ -67,6 +67,7 @@ type Store struct {
 	Validations        *Validations
 	Rates              *Rates
 	ExternalIDs        *ExternalIDs
+	Upstream           *Upstream
 	Jobs               *Jobs
 
 	Keys        *Keys
@@ -196,6 +197,7 @@ func (s *Store) nouns() {
 	s.Validations = &Validations{s}
 	s.Rates = &Rates{s}
 	s.ExternalIDs = &ExternalIDs{s}
+	s.Upstream = &Upstream{s}
 	s.Jobs = &Jobs{s}
 
 	s.Keys = &Keys{s: s}
