@@ -65,7 +65,7 @@ var (
 		"clientapi/account", "clientapi/rooms", "clientapi/syncing", "clientapi/keys", "clientapi/media",
 		"clientapi/push", "clientapi/appservice", "clientapi/admin",
 	}
-	clientGround     = []string{"clientapi/rest", "clientapi/mail", "clientapi/push/rules"}
+	clientGround     = []string{"clientapi/rest", "clientapi/mail", "clientapi/upstream", "clientapi/push/rules"}
 	federationRoads  = []string{"federation/receiver", "federation/sender", "federation/membership"}
 	federationGround = []string{"federation/remote"}
 )
@@ -127,6 +127,8 @@ var libraryHomes = []struct {
 	{"github.com/pion", []string{"calls/..."}},
 	{"google.golang.org/protobuf", []string{"calls/signal"}},
 	{"github.com/livekit", nil},
+	{"github.com/coreos/go-oidc", []string{"clientapi/upstream"}},
+	{"golang.org/x/oauth2", []string{"clientapi/upstream"}},
 	{"maunium.net/go/mautrix/federation", []string{"federation/remote"}},
 	{"github.com/matrix-org/gomatrixserverlib/fclient", []string{"federation"}},
 }
