@@ -2,6 +2,7 @@ package calls
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"net/http/httptest"
 	"os"
@@ -17,12 +18,18 @@ const (
 	testSecret = "a secret for tests, long enough for signing"
 )
 
-// newTestFocus starts a focus alone on free loopback ports and gives the address of its signalling.
-func newTestFocus(t *testing.T, change ...func(*Config)) (f *Focus, url string) {
-	t.Helper()
+// testConfig is that of a focus alone on free loopback ports.
+func testConfig() Config {
 	config := DefaultConfig()
 	config.Path, config.Standalone, config.Key, config.Secret = "", true, testKey, testSecret
 	config.UDPPort, config.TCPPort, config.Loopback, config.Listen = 0, 0, true, []string{"127.0.0.1"}
+	return config
+}
+
+// newTestFocus starts a focus alone and gives the address of its signalling.
+func newTestFocus(t *testing.T, change ...func(*Config)) (f *Focus, url string) {
+	t.Helper()
+	config := testConfig()
 	for _, c := range change {
 		c(&config)
 	}
@@ -50,7 +57,8 @@ func newTestFocus(t *testing.T, change ...func(*Config)) (f *Focus, url string) 
 	return f, "ws" + strings.TrimPrefix(srv.URL, "http")
 }
 
-// TestBrowser lets the unmodified livekit-client in headless Chromium call through the focus.
+// TestBrowser lets the unmodified livekit-client in headless Chromium call through the focus. SCENARIOS names words of those
+// to run; none: all.
 func TestBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("browsers are not short")
@@ -69,10 +77,11 @@ func TestBrowser(t *testing.T) {
 			t.Fatalf("npm ci in calls/browser: %v\n%s", err, out)
 		}
 	}
-	_, url := newTestFocus(t)
-	cmd := exec.CommandContext(t.Context(), node, "run.mjs")
+	f, url := newTestFocus(t)
+	stage := newStage(t, f, url)
+	cmd := exec.CommandContext(t.Context(), node, append([]string{"run.mjs"}, strings.Fields(os.Getenv("SCENARIOS"))...)...)
 	cmd.Dir = "browser"
-	cmd.Env = append(os.Environ(), "FOCUS_URL="+url, "FOCUS_KEY="+testKey, "FOCUS_SECRET="+testSecret)
+	cmd.Env = append(os.Environ(), "FOCUS_URL="+url, "FOCUS_KEY="+testKey, "FOCUS_SECRET="+testSecret, "STAGE_URL="+stage.server.URL)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -83,11 +92,18 @@ func TestBrowser(t *testing.T) {
 	}
 	ran := 0
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		verdict, rest, _ := strings.Cut(lines.Text(), "ok ")
-		name, note, _ := strings.Cut(rest, " ")
+		var verdict struct {
+			Name, Note string
+			OK         bool
+			MS         int
+		}
+		if err := json.Unmarshal(lines.Bytes(), &verdict); err != nil {
+			t.Errorf("run.mjs said %q", lines.Text())
+			continue
+		}
 		ran++
-		t.Run(name, func(t *testing.T) {
-			if t.Log(note); verdict != "" {
+		t.Run(verdict.Name, func(t *testing.T) {
+			if t.Logf("%s (%d ms)", verdict.Note, verdict.MS); !verdict.OK {
 				t.Fail()
 			}
 		})
@@ -95,8 +111,8 @@ func TestBrowser(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("run.mjs: %v", err)
 	}
-	if ran < 8 {
-		t.Errorf("got %d scenarios, want at least 8", ran)
+	if ran < 30 && os.Getenv("SCENARIOS") == "" {
+		t.Errorf("got %d scenarios, want at least 30", ran)
 	}
 }
 

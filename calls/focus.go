@@ -45,6 +45,7 @@ type Focus struct {
 	service *tokenService // as well
 	handler http.Handler
 	door    doorLimit
+	roads   roads
 	ctx     context.Context // of all calls; ends with the focus
 	cancel  context.CancelFunc
 	live    sync.WaitGroup

@@ -18,6 +18,9 @@ var (
 	departures = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "chancery_calls_departures_total", Help: "Participants that left, by reason.",
 	}, []string{"reason"})
+	faults = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "chancery_calls_faults_total", Help: "Sessions and calls that ended because of a fault of ours; the log has the details.",
+	})
 	tokensGiven = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "chancery_calls_tokens_total", Help: "Answers of the token service.",
 	}, []string{"outcome"})

@@ -112,9 +112,13 @@ func (p *Participant) freeSections() (free [2]int) {
 
 // onOffer answers a client's offer: what it publishes is taken, what it waits for is put on free sections.
 func (p *Participant) onOffer(m *signal.SessionDescription) {
-	all, err := parseSections(m.GetSdp())
+	offer, err := withoutCandidates(m.GetSdp())
+	var all sections
 	if err == nil {
-		err = p.answer(m, all)
+		all, err = parseSections(offer)
+	}
+	if err == nil {
+		err = p.answer(offer, m.GetId(), all)
 	}
 	if err != nil {
 		p.log.Info().Err(err).Msg("Offer not answered")
@@ -122,14 +126,15 @@ func (p *Participant) onOffer(m *signal.SessionDescription) {
 	}
 }
 
-func (p *Participant) answer(m *signal.SessionDescription, all sections) error {
+func (p *Participant) answer(offer string, id uint32, all sections) error {
 	p.offers.asked = false
 	p.countSections(all)
 	p.sections = all
-	if err := p.pub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: m.Sdp}); err != nil {
+	if err := p.pub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: offer}); err != nil {
 		return fmt.Errorf("set offer: %w", err)
 	}
-	p.described(p.pub)
+	p.pub.count = 0
+	p.place()
 	p.unpublish()
 	if p.single {
 		p.placeSubscriptions()
@@ -143,12 +148,25 @@ func (p *Participant) answer(m *signal.SessionDescription, all sections) error {
 	}
 	p.offers.freed = nil
 	p.send(&signal.Response{Message: &signal.Response_Answer{Answer: &signal.SessionDescription{
-		Type: "answer", Sdp: answer.SDP, Id: m.Id, MidToTrackId: p.trackByMid(p.pub),
+		Type: "answer", Sdp: p.told(answer.SDP), Id: id, MidToTrackId: p.trackByMid(p.pub),
 	}}})
 	if p.single {
+		p.refuseUnsupported()
 		p.askForOffer() // what found no section
 	}
 	return nil
+}
+
+// told is a description of ours as the client gets it: where it asked for one road, our candidates come by trickle alone.
+func (p *Participant) told(description string) string {
+	if p.road == anyRoad {
+		return description
+	}
+	kept, err := withoutCandidates(description)
+	if err != nil {
+		return description // ours is never that long
+	}
+	return kept
 }
 
 // countSections notes how many of the sections that we asked for have come.
@@ -251,7 +269,7 @@ func (p *Participant) offer() error {
 	p.offers.flying, p.offers.again, p.offers.restart = true, false, false
 	p.offers.id++
 	p.send(&signal.Response{Message: &signal.Response_Offer{Offer: &signal.SessionDescription{
-		Type: "offer", Sdp: offer.SDP, Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
+		Type: "offer", Sdp: p.told(offer.SDP), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
 	}}})
 	return nil
 }
@@ -272,17 +290,22 @@ func (p *Participant) addSender(s *subscription) (*webrtc.RTPSender, error) {
 
 // onAnswer takes the client's answer to the newest offer.
 func (p *Participant) onAnswer(m *signal.SessionDescription) {
-	if p.single || !p.offers.flying || m.Id != 0 && m.Id != p.offers.id || len(m.Sdp) > maxSDP {
+	if p.single || !p.offers.flying || m.GetId() != 0 && m.Id != p.offers.id {
 		return
 	}
-	if err := p.sub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: m.Sdp}); err != nil {
+	answer, err := withoutCandidates(m.GetSdp())
+	if err == nil {
+		err = p.sub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer})
+	}
+	if err != nil {
 		p.log.Info().Err(err).Msg("Answer not taken")
 		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_RECONNECT)
 		return
 	}
 	p.offers.flying = false
 	p.offers.freed = nil
-	p.described(p.sub)
+	p.sub.count = 0
+	p.refuseUnsupported()
 	if p.offers.again {
 		p.sendOffer()
 		return

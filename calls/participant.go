@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +54,10 @@ type Participant struct {
 	offers    offers
 	wanted    map[string]map[string]int // by own track sid: which layer each subscriber wants
 	graceEnds time.Time                 // when to give up a lost transport; zero: it stands
+	pulse     pulse
+	gone      departed
+	ordeal    ordeal
+	road      road
 }
 
 // ending is why and how a participant goes.
@@ -86,6 +91,7 @@ func newParticipant(r *Room, claims *Claims, join *signal.Join, single bool) *Pa
 	if m := claims.Matrix; m != nil {
 		p.user, p.device, p.matrixRoom = m.User, m.Device, m.Room
 	}
+	p.road = r.focus.roads.of(p)
 	p.log = zerolog.Ctx(r.focus.ctx).With().Str("call", r.sid).Str("participant", p.sid).Logger()
 	grant := &claims.Video
 	p.info = &signal.Participant{
@@ -180,13 +186,25 @@ func (p *Participant) run() {
 		case <-p.done:
 			return
 		case fn := <-p.inbox:
-			fn()
+			p.guarded(fn)
 		case now := <-tick.C:
-			p.tick(now)
+			p.guarded(func() { p.tick(now) })
 		case <-refresh.C:
 			p.refresh()
 		}
 	}
+}
+
+// guarded runs fn; a fault in it ends p and nobody else.
+func (p *Participant) guarded(fn func()) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			faults.Inc()
+			p.log.Error().Interface("panic", fault).Bytes("stack", debug.Stack()).Msg("Participant's session failed")
+			p.end(signal.DisconnectReason_STATE_MISMATCH, signal.Leave_RECONNECT)
+		}
+	}()
+	fn()
 }
 
 func (p *Participant) close() {
@@ -227,6 +245,8 @@ func (p *Participant) tick(now time.Time) {
 		p.end(signal.DisconnectReason_CONNECTION_TIMEOUT, signal.Leave_RECONNECT)
 		return
 	}
+	p.pulse.beat(p.received())
+	p.dropUnsent(now)
 	p.tellDynacast(now)
 	worst := 0
 	for _, s := range p.subs {
@@ -257,9 +277,10 @@ func (p *Participant) attach(c *signal.Conn) {
 // read hands over what the client says, until its socket ends.
 func (p *Participant) read(c *signal.Conn) {
 	limit := rate.NewLimiter(requestsPerSec, requestsAtOnce)
+	var err error
 	for {
-		req, err := c.Read()
-		if err != nil {
+		var req *signal.Request
+		if req, err = c.Read(); err != nil {
 			break
 		}
 		if !limit.Allow() {
@@ -270,21 +291,23 @@ func (p *Participant) read(c *signal.Conn) {
 			break
 		}
 	}
-	p.do(func() { p.socketLost(c) })
+	p.do(func() { p.socketLost(c, signal.EndingOf(err)) })
 }
 
 // socketLost keeps participant and media: the client resumes. Where the media are gone too it has left.
-func (p *Participant) socketLost(c *signal.Conn) {
+func (p *Participant) socketLost(c *signal.Conn, how signal.Ending) {
 	if p.conn != c {
 		return
 	}
 	c.Close()
-	if p.transportClosed() {
+	switch {
+	case p.transportClosed():
 		p.stop(ending{reason: signal.DisconnectReason_SIGNAL_CLOSE, silent: true})
 		return
-	}
-	if !p.transportUp() {
+	case !p.transportUp():
 		p.startGrace(p.room.focus.config.Grace)
+	case how == signal.Broken || how == signal.Away:
+		p.suspect(c, how)
 	}
 }
 

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"strings"
+	"time"
 
 	"github.com/pion/webrtc/v4"
 
@@ -15,8 +16,9 @@ type publication struct {
 	cid  string // the client's own name, by which its media section is known
 	mid  string // its media section, once there was an offer with it
 	up   *sfu.UpTrack
-	live bool // media have come: the others know of it
-	told int  // highest layer that the client was told to send, -1: none, see dynacast.go
+	live bool      // media have come: the others know of it
+	at   time.Time // when it was announced
+	told int       // highest layer that the client was told to send, -1: none, see dynacast.go
 
 	lower dynacastPause
 }
@@ -64,7 +66,7 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 			info.Layers = cloneLayers(info.Codecs[0].Layers)
 		}
 	}
-	t := &publication{info: info, cid: req.Cid, told: sfu.MaxLayers - 1}
+	t := &publication{info: info, cid: req.Cid, at: time.Now(), told: sfu.MaxLayers - 1}
 	p.published[info.Sid] = t
 	p.sendPublished(t)
 }
@@ -176,6 +178,31 @@ func (p *Participant) byCID(cid string) *publication {
 		}
 	}
 	return nil
+}
+
+// unsentFor is how long an announced track may take to get a media section; clients give up after ten seconds.
+const unsentFor = 30 * time.Second
+
+// dropUnsent forgets what was announced and never offered.
+func (p *Participant) dropUnsent(now time.Time) {
+	for sid, t := range p.published {
+		if t.mid == "" && now.Sub(t.at) > unsentFor {
+			t.end()
+			delete(p.published, sid)
+		}
+	}
+}
+
+// place notes on which section each announced track is to come, before its media do.
+func (p *Participant) place() {
+	for mid, s := range p.sections {
+		if !s.sends {
+			continue
+		}
+		if t := p.byCID(s.cid); t != nil && t.mid == "" {
+			t.mid, t.info.Mid = mid, mid
+		}
+	}
 }
 
 // unpublish takes away the live tracks that the newest offer does not send any more.

@@ -26,8 +26,7 @@ func (p *Participant) handle(req *signal.Request) {
 	case *signal.Request_Leave:
 		p.stop(ending{reason: signal.DisconnectReason_CLIENT_INITIATED, silent: true})
 	case *signal.Request_SubscriptionPermission:
-		p.allow = m.SubscriptionPermission
-		p.room.update(p.snapshot())
+		p.onSubscriptionPermission(m.SubscriptionPermission)
 	case *signal.Request_SyncState:
 		p.onSyncState(m.SyncState)
 	case *signal.Request_Simulate:
@@ -89,18 +88,4 @@ func (p *Participant) onUpdateMetadata(m *signal.UpdateMetadata) {
 	p.send(&signal.Response{Message: &signal.Response_RequestResponse{RequestResponse: &signal.RequestResponse{
 		RequestId: m.RequestId, Reason: reason, Request: &signal.RequestResponse_UpdateMetadata{UpdateMetadata: m},
 	}}})
-}
-
-// onSimulate serves the scenarios by which clients test themselves.
-func (p *Participant) onSimulate(m *signal.Simulate) {
-	switch m.Scenario.(type) {
-	case *signal.Simulate_LeaveRequestFullReconnect:
-		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
-			Reason: signal.DisconnectReason_CLIENT_INITIATED, Action: signal.Leave_RECONNECT, CanReconnect: true,
-		}}})
-	case *signal.Simulate_DisconnectSignalOnResume, *signal.Simulate_DisconnectSignalOnResumeNoMessages:
-		p.conn.Close()
-	case *signal.Simulate_ServerLeave:
-		p.end(signal.DisconnectReason_SERVER_SHUTDOWN, signal.Leave_DISCONNECT)
-	}
 }

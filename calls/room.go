@@ -1,10 +1,13 @@
 package calls
 
 import (
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
@@ -28,7 +31,7 @@ type Room struct {
 	members  map[string]*peer // by identity
 	emptyAt  time.Time
 	speakers map[string]*speaker // by participant sid
-	counted  int                 // members, as last told
+	counted  [2]int              // members and publishers, as last told
 	ticks    int
 }
 
@@ -67,9 +70,9 @@ func (r *Room) run() {
 	for {
 		select {
 		case fn := <-r.inbox:
-			fn()
+			r.guarded(fn)
 		case now := <-tick.C:
-			r.tick(now)
+			r.guarded(func() { r.tick(now) })
 		case <-r.done:
 			r.drain()
 			return
@@ -77,11 +80,22 @@ func (r *Room) run() {
 	}
 }
 
+// guarded runs fn; a fault in it ends this call and no other.
+func (r *Room) guarded(fn func()) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			faults.Inc()
+			zerolog.Ctx(r.focus.ctx).Error().Interface("panic", fault).Bytes("stack", debug.Stack()).Str("call", r.sid).Msg("Call failed")
+			r.end(signal.DisconnectReason_ROOM_CLOSED, signal.Leave_RECONNECT)
+		}
+	}()
+	fn()
+}
+
 // drain lets the last participants leave.
 func (r *Room) drain() {
 	for len(r.members) > 0 {
-		fn := <-r.inbox
-		fn()
+		r.guarded(<-r.inbox)
 	}
 }
 
@@ -269,14 +283,14 @@ func (r *Room) tick(now time.Time) {
 		return
 	}
 	r.tellQuality()
-	if n := len(r.members); n != r.counted {
-		r.counted = n
-		publishers := 0
-		for _, m := range r.members {
-			if m.info.IsPublisher {
-				publishers++
-			}
+	n, publishers := len(r.members), 0
+	for _, m := range r.members {
+		if m.info.IsPublisher {
+			publishers++
 		}
+	}
+	if counted := [2]int{n, publishers}; counted != r.counted {
+		r.counted = counted
 		r.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: r.describe(n, publishers)}}})
 	}
 }

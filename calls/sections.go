@@ -13,7 +13,8 @@ import (
 const (
 	maxSDP        = 256 << 10
 	maxSections   = 200
-	maxCandidates = 100 // of one client between two offers
+	maxCandidates = 100 // of one client between two descriptions
+	maxCandidate  = 2048
 )
 
 var errSDPBound = errors.New("calls: session description out of bounds")
@@ -30,6 +31,29 @@ type section struct {
 
 // sections are the media sections of the newest offer, by mid.
 type sections map[string]section
+
+// withoutCandidates takes the client's candidates out of its description: see onTrickle.
+func withoutCandidates(description string) (string, error) {
+	if len(description) > maxSDP {
+		return "", fmt.Errorf("%w: %d bytes", errSDPBound, len(description))
+	}
+	var kept strings.Builder
+	kept.Grow(len(description))
+	dropped := 0
+	for line := range strings.Lines(description) {
+		if strings.HasPrefix(line, "a=candidate:") {
+			dropped++
+			continue
+		}
+		if !strings.HasPrefix(line, "a=end-of-candidates") && !strings.HasPrefix(line, "a=remote-candidates:") {
+			kept.WriteString(line)
+		}
+	}
+	if dropped > maxCandidates*2 { // a description repeats them in each section that has a transport
+		return "", fmt.Errorf("%w: %d candidates", errSDPBound, dropped)
+	}
+	return kept.String(), nil
+}
 
 // parseSections reads what negotiation needs of an offer.
 func parseSections(offer string) (sections, error) {

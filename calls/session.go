@@ -44,14 +44,10 @@ func (p *Participant) begin(c *signal.Conn) error {
 // welcome says the first words.
 func (p *Participant) welcome(others []*peer) {
 	infos := make([]*signal.Participant, 0, len(others))
-	publishers := 0
 	for _, o := range others {
 		p.peers[o.info.Sid] = o
 		if !o.info.Permission.GetHidden() {
 			infos = append(infos, o.info)
-		}
-		if o.info.IsPublisher {
-			publishers++
 		}
 	}
 	codecs := make([]*signal.Codec, 0, 8)
@@ -59,7 +55,7 @@ func (p *Participant) welcome(others []*peer) {
 		codecs = append(codecs, &signal.Codec{Mime: mime})
 	}
 	p.send(&signal.Response{Message: &signal.Response_Join{Join: &signal.Joined{
-		Room: p.room.describe(len(others)+1, publishers), Participant: p.snapshot().info, OtherParticipants: infos,
+		Room: p.room.describe(len(others)+1, p.publishers()), Participant: p.snapshot().info, OtherParticipants: infos,
 		ServerVersion: serverVersion, ServerInfo: p.serverInfo(),
 		IceServers: p.room.focus.iceServers(), SubscriberPrimary: !p.single, FastPublish: p.single,
 		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
@@ -78,6 +74,19 @@ func (p *Participant) welcome(others []*peer) {
 	}
 	p.join.PublisherOffer = nil
 	p.resubscribe()
+}
+
+// publishers counts who publishes, as far as p has heard.
+func (p *Participant) publishers() (n int) {
+	for _, o := range p.peers {
+		if o.info.IsPublisher {
+			n++
+		}
+	}
+	if len(p.published) > 0 {
+		n++
+	}
+	return n
 }
 
 // subscribeAll notes what is wanted before the first negotiation, so that it is in there.
@@ -105,18 +114,24 @@ func (p *Participant) connected() {
 
 // resume takes a new socket for a session that lives: the first message says so, the rest brings the client up to date.
 func (p *Participant) resume(c *signal.Conn, claims *Claims) {
+	if p.ordeal.unheard(c) {
+		return
+	}
 	p.claims = claims
 	p.attach(c)
 	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{
 		IceServers: p.room.focus.iceServers(), ServerInfo: p.serverInfo(), LastMessageSeq: p.data.lastReliable(),
 	}}})
-	update := &signal.ParticipantUpdate{Participants: []*signal.Participant{p.snapshot().info}}
+	if p.ordeal.resumed(c) {
+		return
+	}
+	update := &signal.ParticipantUpdate{Participants: append(p.gone.missed(time.Now(), p.peers), p.snapshot().info)}
 	for _, o := range p.peers {
 		update.Participants = append(update.Participants, o.info)
 	}
 	p.send(&signal.Response{Message: &signal.Response_Update{Update: update}})
-	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(len(p.peers)+1, 0)}}})
+	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(len(p.peers)+1, p.publishers())}}})
 	p.sendToken()
 	if !p.graceEnds.IsZero() {
 		p.graceEnds = time.Now().Add(p.room.focus.config.Grace) // a fresh chance for the transport

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"slices"
+	"time"
 
 	"github.com/pion/webrtc/v4"
 
@@ -11,13 +12,14 @@ import (
 
 // subscription is a track of another that the participant gets, or is to get with the next negotiation.
 type subscription struct {
-	track  string // sid
-	from   *Participant
-	up     *sfu.UpTrack
-	down   *sfu.DownTrack
-	sender *webrtc.RTPSender // nil until it has a media section
-	wish   sfu.Wish
-	told   bool // the publisher knows
+	track   string // sid
+	from    *Participant
+	up      *sfu.UpTrack
+	down    *sfu.DownTrack
+	sender  *webrtc.RTPSender // nil until it has a media section
+	wish    sfu.Wish
+	told    bool // the publisher knows
+	refused bool // the client knows that it has no codec for it
 }
 
 // peerChanged takes what the room says of another: the client hears of it first, then come its media.
@@ -32,6 +34,7 @@ func (p *Participant) peerChanged(now *peer) {
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
 		delete(p.peers, sid)
+		p.gone.note(now.info, time.Now())
 	} else {
 		p.peers[sid] = now
 		p.tellPermissions(before, now)
@@ -123,6 +126,30 @@ func (p *Participant) bound(s *subscription, sender *webrtc.RTPSender) {
 	s.down.SetWish(s.wish)
 	s.down.Start()
 	p.tellWanted(s, s.down.Wanted())
+}
+
+// refuseUnsupported tells the client which tracks it has no codec for.
+func (p *Participant) refuseUnsupported() {
+	for track, s := range p.subs {
+		if s.sender == nil || s.refused || !s.down.Unsupported() {
+			continue
+		}
+		s.refused = true
+		p.send(&signal.Response{Message: &signal.Response_SubscriptionResponse{SubscriptionResponse: &signal.SubscriptionResponse{
+			TrackSid: track, Err: codecUnsupported,
+		}}})
+	}
+}
+
+const codecUnsupported = 1 // of the wire's subscription errors
+
+// onSubscriptionPermission takes whom the client lets have its tracks.
+func (p *Participant) onSubscriptionPermission(m *signal.SubscriptionPermission) {
+	if len(m.GetTrackPermissions()) > maxWishes {
+		return
+	}
+	p.allow = m
+	p.room.update(p.snapshot())
 }
 
 // onSubscription takes the client's wish, also for tracks that are not there yet.

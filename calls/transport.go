@@ -11,13 +11,11 @@ import (
 
 // transport is one peer connection of a participant. In single mode there is one, named PUBLISHER to the client.
 type transport struct {
-	pc         *webrtc.PeerConnection
-	target     signal.Target
-	state      webrtc.PeerConnectionState
-	candidates []webrtc.ICECandidateInit // came before the description that they belong to
-	count      int
-	reliable   *webrtc.DataChannel
-	lossy      *webrtc.DataChannel
+	pc     *webrtc.PeerConnection
+	target signal.Target
+	state  webrtc.PeerConnectionState
+	held   *webrtc.ICECandidate // of ours, not yet sent
+	count  int                  // candidates of the client since its last description
 }
 
 // newTransport makes a peer connection whose news come to p.
@@ -46,57 +44,52 @@ func midOf(pc *webrtc.PeerConnection, receiver *webrtc.RTPReceiver) string {
 	return ""
 }
 
+// received counts packets and pings that have come from the client on the pair in use.
+func (t *transport) received() uint64 {
+	if t == nil {
+		return 0
+	}
+	pair, ok := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePairStats()
+	if !ok {
+		return 0
+	}
+	return uint64(pair.PacketsReceived) + pair.RequestsReceived + pair.ResponsesReceived
+}
+
 func (t *transport) close() {
 	if t != nil {
 		_ = t.pc.Close() // nothing is left to be done about it
 	}
 }
 
-// sendCandidate trickles one of our own candidates. The client takes no empty one: the end is not announced.
+// sendCandidate trickles one of our own candidates, each when the next is known, so that the last one can say that it is.
 func (p *Participant) sendCandidate(t *transport, c *webrtc.ICECandidate) {
-	if c == nil {
+	if c != nil && !p.road.leads(c) {
 		return
 	}
-	init, err := json.Marshal(c.ToJSON())
+	before := t.held
+	t.held = c
+	if before == nil {
+		return
+	}
+	init, err := json.Marshal(before.ToJSON())
 	if err != nil {
 		p.log.Error().Err(err).Msg("Candidate not encoded")
 		return
 	}
-	p.send(&signal.Response{Message: &signal.Response_Trickle{Trickle: &signal.Trickle{CandidateInit: string(init), Target: t.target}}})
+	p.send(&signal.Response{Message: &signal.Response_Trickle{Trickle: &signal.Trickle{CandidateInit: string(init), Target: t.target, Final: c == nil}}})
 }
 
-// onTrickle takes one of the client's candidates.
+// onTrickle counts a client's candidates and takes none of them: the focus is reached, it does not reach out. Clients
+// know our candidates and begin; where they are shows in their checks, which carry the password of this session. So no
+// candidate makes us send anything to an address of the client's choice.
 func (p *Participant) onTrickle(m *signal.Trickle) {
 	t := p.pub
 	if m.Target == signal.Target_SUBSCRIBER && !p.single {
 		t = p.sub
 	}
-	var c webrtc.ICECandidateInit
-	if t == nil || m.CandidateInit == "" || json.Unmarshal([]byte(m.CandidateInit), &c) != nil || c.Candidate == "" {
-		return
-	}
-	if t.count++; t.count > maxCandidates {
-		return
-	}
-	if t.pc.RemoteDescription() == nil {
-		t.candidates = append(t.candidates, c)
-		return
-	}
-	p.addCandidate(t, c)
-}
-
-func (p *Participant) addCandidate(t *transport, c webrtc.ICECandidateInit) {
-	if err := t.pc.AddICECandidate(c); err != nil {
-		p.log.Debug().Err(err).Msg("Candidate not taken")
-	}
-}
-
-// described is called when the client's description has been set: what came early is taken now.
-func (p *Participant) described(t *transport) {
-	early := t.candidates
-	t.candidates, t.count = nil, len(early)
-	for _, c := range early {
-		p.addCandidate(t, c)
+	if t.count++; t.count > maxCandidates || len(m.CandidateInit) > maxCandidate {
+		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
 	}
 }
 

@@ -7,6 +7,48 @@ let room;
 
 const note = (what, who = '') => events.push({ what, who, at: Date.now() });
 
+// through changes the focus's candidates as the test wishes: the port of a relay in place of the focus's, or TCP alone.
+let through = (line) => line;
+function useWay({ relay, tcp }) {
+  if (!relay && !tcp) return;
+  through = (line) => {
+    const [foundation, component, protocol, priority, address, port, ...rest] = line.split(' ');
+    if ((protocol.toLowerCase() === 'tcp') !== !!tcp) return null;
+    return [foundation, component, protocol, priority, address, relay && port === relay.from ? relay.to : port, ...rest].join(' ');
+  };
+}
+const { addIceCandidate, setRemoteDescription } = RTCPeerConnection.prototype;
+RTCPeerConnection.prototype.addIceCandidate = function (c) {
+  const line = c?.candidate && through(c.candidate);
+  if (line === null) return Promise.resolve();
+  return addIceCandidate.call(this, line ? { candidate: line, sdpMid: c.sdpMid, sdpMLineIndex: c.sdpMLineIndex, usernameFragment: c.usernameFragment } : c);
+};
+RTCPeerConnection.prototype.setRemoteDescription = function (d) {
+  const sdp = d.sdp.split('\r\n').map((l) => (l.startsWith('a=candidate:') ? through(l.slice(2)) && 'a=' + through(l.slice(2)) : l)).filter((l) => l !== null).join('\r\n');
+  return setRemoteDescription.call(this, { type: d.type, sdp });
+};
+
+// canvas is a picture that moves, for a second track.
+function canvas(width, height, rate) {
+  const canvas = Object.assign(document.createElement('canvas'), { width, height });
+  const c = canvas.getContext('2d');
+  let n = 0;
+  setInterval(() => {
+    c.fillStyle = `hsl(${(n += 7) % 360} 90% 50%)`;
+    c.fillRect(0, 0, width, height);
+  }, 1000 / rate);
+  return canvas.captureStream(rate).getVideoTracks()[0];
+}
+
+// tone is a sound without pauses, so that what was concealed can be counted.
+function tone() {
+  const audio = new AudioContext();
+  const source = audio.createOscillator(), out = audio.createMediaStreamDestination();
+  source.connect(out);
+  source.start();
+  return out.stream.getAudioTracks()[0];
+}
+
 function watch(identity, track) {
   const video = track.attach();
   video.style.cssText = 'position:fixed;left:0;top:0;width:640px;height:360px'; // in view: adaptive streams pause what is not
@@ -34,14 +76,19 @@ function picture(identity, source = 'camera') {
 
 window.call = {
   events,
-  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360' } = {}) {
+  canvas,
+  tone,
+  // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with; the
+  // way to the focus (relay, tcp); the codec.
+  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', auto = true, relay, tcp } = {}) {
+    useWay({ relay, tcp });
     const options = {
       adaptiveStream: adaptive, dynacast: true, singlePeerConnection: single,
-      publishDefaults: { simulcast: true, red: false, videoCodec: 'vp8' },
+      publishDefaults: { simulcast: true, red: false, videoCodec: codec, backupCodec: false },
       videoCaptureDefaults: { resolution: { ...VideoPresets[resolution].resolution, frameRate: 15 } },
     };
     if (secret) {
-      const keyProvider = new ExternalE2EEKeyProvider();
+      const keyProvider = (window.keys = new ExternalE2EEKeyProvider());
       await keyProvider.setKey(secret);
       options.encryption = { keyProvider, worker: new Worker('/worker.js', { type: 'module' }) };
     }
@@ -59,6 +106,9 @@ window.call = {
     room.on(RoomEvent.TrackUnpublished, (pub, p) => note('unpublished:' + pub.source, p.identity));
     room.on(RoomEvent.DataReceived, (data, p) => note('data:' + new TextDecoder().decode(data), p?.identity));
     room.on(RoomEvent.ActiveSpeakersChanged, (list) => list.forEach((p) => note('speaks', p.identity)));
+    room.on(RoomEvent.TrackStreamStateChanged, (pub, state, p) => note('stream ' + state, p.identity));
+    room.on(RoomEvent.ConnectionQualityChanged, (q, p) => note('quality ' + q, p.identity));
+    room.on(RoomEvent.TrackSubscriptionPermissionChanged, (pub, status, p) => note('permission ' + status, p.identity));
     room.on(RoomEvent.EncryptionError, (e) => note('encryption error ' + e.message));
     room.on(RoomEvent.TrackSubscribed, (track, pub, p) => {
       note('subscribed:' + track.source, p.identity);
@@ -72,11 +122,31 @@ window.call = {
       watches.delete(p.identity + ':' + track.source);
     });
     const begun = Date.now();
-    await room.connect(url, token);
+    await room.connect(url, token, { autoSubscribe: auto });
     const connected = Date.now() - begun;
     if (secret) await room.setE2EEEnabled(true);
-    if (publish) await room.localParticipant.enableCameraAndMicrophone();
+    if (publish === true) await room.localParticipant.enableCameraAndMicrophone();
+    else if (publish) await Promise.all(publish.map((what) => window.call.publish(what)));
     return { connected };
+  },
+  publish: (what) => ({
+    camera: () => room.localParticipant.setCameraEnabled(true),
+    microphone: () => room.localParticipant.setMicrophoneEnabled(true),
+    tone: () => room.localParticipant.publishTrack(tone(), { source: 'microphone', dtx: false, red: false }),
+    screen: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'screen_share', simulcast: false }),
+  })[what](),
+  // encodings that the camera sends just now, as widths
+  sent: async () => {
+    const pub = room.localParticipant.getTrackPublication(Track.Source.Camera);
+    const stats = await pub.track.sender.getStats();
+    return [...stats.values()].filter((s) => s.type === 'outbound-rtp' && s.active !== false).map((s) => ({ rid: s.rid, frames: s.framesSent ?? 0, codec: s.codecId && stats.get(s.codecId)?.mimeType }));
+  },
+  // what a receiver says of a track of identity
+  received: async (identity, source = 'microphone') => {
+    const track = room.remoteParticipants.get(identity)?.getTrackPublication(source)?.track;
+    const stats = await track?.receiver?.getStats();
+    const got = stats && [...stats.values()].find((s) => s.type === 'inbound-rtp');
+    return got ? { ...got, codec: stats.get(got.codecId)?.mimeType } : null;
   },
   frames: (identity, source = 'camera') => watches.get(identity + ':' + source)?.frames ?? 0,
   first: (identity, source = 'camera') => watches.get(identity + ':' + source)?.first ?? 0,
@@ -85,6 +155,16 @@ window.call = {
   resize(identity, width, height) {
     const v = watches.get(identity + ':camera').video;
     v.style.cssText = `position:fixed;left:0;top:0;width:${width}px;height:${height}px`;
+  },
+  hide(identity, hidden) {
+    watches.get(identity + ':camera').video.style.display = hidden ? 'none' : '';
+  },
+  note,
+  // udp or tcp: how the media travel
+  protocol: async () => {
+    const stats = await room.engine.pcManager.publisher.getStats();
+    const pair = [...stats.values()].find((s) => s.type === 'candidate-pair' && s.nominated && s.state === 'succeeded');
+    return stats.get(pair?.localCandidateId)?.protocol;
   },
   heard: async (identity) => {
     const pub = room.remoteParticipants.get(identity)?.getTrackPublication(Track.Source.Microphone);

@@ -3,8 +3,10 @@ package signal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -95,6 +97,34 @@ func (c *Conn) Read() (*Request, error) {
 		return nil, ErrNotBinary
 	}
 	return ParseRequest(frame)
+}
+
+// Ending is how a socket came to its end, as far as Read's error tells.
+type Ending int
+
+const (
+	// Lost: nothing was heard; the line is dead, or we closed it ourselves.
+	Lost Ending = iota
+	// Closed: the client said goodbye, as it does before it opens another.
+	Closed
+	// Broken: the connection was closed without a word, by the client's machine or by something on the way.
+	Broken
+	// Away: the client says that its page goes away.
+	Away
+)
+
+// EndingOf reads an error of Read.
+func EndingOf(err error) Ending {
+	var said *websocket.CloseError
+	switch {
+	case errors.As(err, &said) && said.Code == websocket.CloseGoingAway:
+		return Away
+	case errors.As(err, &said) && said.Code != websocket.CloseAbnormalClosure:
+		return Closed
+	case errors.As(err, &said), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+		return Broken
+	}
+	return Lost
 }
 
 // ParseRequest reads one frame of a client.

@@ -1,0 +1,68 @@
+import { pause, until } from '../stage.mjs';
+
+export default {
+  async 'data reach everybody, or those who are named'(stage) {
+    const [a, b, c] = await Promise.all(['ann', 'bob', 'cat'].map((n) => stage.participant(n, { publish: false, single: n !== 'cat' })));
+    await Promise.all(stage.people.map((p) => p.others(2)));
+    await a.say('all');
+    await a.say('bob only', { reliable: true, destinationIdentities: ['bob'] });
+    await c.say('lossy', { reliable: false });
+    await b.saw('data:all', 'ann');
+    await c.saw('data:all', 'ann');
+    await b.saw('data:bob only', 'ann');
+    await a.saw('data:lossy', 'cat');
+    if (await c.ask(() => window.call.saw('data:bob only'))) throw new Error('cat got what was for bob');
+    if (await a.ask(() => window.call.saw('data:all'))) throw new Error('ann got her own words back');
+  },
+  async 'reliable data survive a resume, each once and in order'(stage) {
+    const ways = [await stage.relay(), await stage.relay()];
+    const [a, b] = await Promise.all(['ann', 'bob'].map((n, i) => stage.participant(n, { publish: false, relay: ways[i] })));
+    await Promise.all([a.others(1), b.others(1)]);
+    let n = 0;
+    const speak = async (count) => {
+      for (let i = 0; i < count; i++) await a.say(`n${n++}`);
+    };
+    await speak(5);
+    await ways[1].change({ cut: true, up: { loss: 1 }, down: { loss: 1 } });
+    await speak(5);
+    await pause(500);
+    await ways[1].change({ up: {}, down: {} });
+    await b.saw('reconnected', '', 20000);
+    await ways[0].change({ cut: true });
+    await speak(5);
+    await a.saw('reconnected', '', 20000);
+    await speak(5);
+    await b.saw(`data:n${n - 1}`, 'ann', 10000);
+    const got = await b.ask(() => window.call.events.filter((e) => e.what.startsWith('data:')).map((e) => e.what.slice(6)).join(' '));
+    const want = Array.from({ length: n }, (_, i) => i).join(' ');
+    if (got !== want) throw new Error(`got ${got}, want ${want}`);
+  },
+  async 'text streams and calls to a participant'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob'], { publish: false });
+    await Promise.all([a.others(1), b.others(1)]);
+    await b.ask(() => {
+      window.room.registerTextStreamHandler('letters', async (reader) => window.call.note(`letter ${(await reader.readAll()).length}`));
+      window.room.localParticipant.registerRpcMethod('add', async ({ payload }) => String(JSON.parse(payload).reduce((x, y) => x + y)));
+    });
+    await a.ask(() => window.room.localParticipant.sendText('x'.repeat(100000), { topic: 'letters' }));
+    await b.saw('letter 100000');
+    const sum = await a.ask(() => window.room.localParticipant.performRpc({ destinationIdentity: 'bob', method: 'add', payload: '[1,2,3]' }));
+    if (sum !== '6') throw new Error(`got ${sum}, want 6`);
+  },
+  async 'metadata, name and attributes'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob'], { publish: false });
+    await b.others(1);
+    const seen = (what, test) => until(`bob sees ${what}`, 3000, () => b.ask(test));
+    await a.ask(() => window.room.localParticipant.setMetadata('busy'));
+    await seen('the metadata', () => window.room.remoteParticipants.get('ann').metadata === 'busy');
+    await a.ask(() => window.room.localParticipant.setName('Ann of the Interior'));
+    await seen('the name', () => window.room.remoteParticipants.get('ann').name === 'Ann of the Interior');
+    await a.ask(() => window.room.localParticipant.setAttributes({ hand: 'up', mood: 'fine' }));
+    await seen('the attributes', () => window.room.remoteParticipants.get('ann').attributes.hand === 'up');
+    await a.ask(() => window.room.localParticipant.setAttributes({ hand: '' }));
+    await seen('one attribute less', () => !('hand' in window.room.remoteParticipants.get('ann').attributes) && window.room.remoteParticipants.get('ann').attributes.mood === 'fine');
+    const c = await stage.participant('cat', { publish: false, grants: { canUpdateOwnMetadata: false } });
+    const refused = await c.ask(() => window.room.localParticipant.setMetadata('x').then(() => '', (e) => e.message || 'refused'));
+    if (!refused) throw new Error('metadata were changed without the right to do so');
+  },
+};

@@ -1,0 +1,41 @@
+import { atMost, until } from '../stage.mjs';
+
+export default {
+  async 'three see and hear each other'(stage) {
+    await stage.participants(['ann', 'bob', 'cat']);
+    await stage.all();
+  },
+  async 'one and two peer connections meet'(stage) {
+    await Promise.all([stage.participant('ann', { single: false }), stage.participant('bob', { single: false }), stage.participant('cat')]);
+    await stage.all();
+  },
+  async 'a second join of an identity takes the place of the first'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob']);
+    await stage.all();
+    const since = Date.now();
+    const again = await stage.participant('ann');
+    await a.saw('disconnected', '2', 3000, since); // DUPLICATE_IDENTITY
+    await stage.all([again, b]);
+  },
+  async 'TCP alone suffices'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob'], { tcp: true });
+    await stage.all();
+    const kinds = await Promise.all([a, b].map((p) => p.ask(() => window.call.protocol())));
+    if (kinds.some((k) => k !== 'tcp')) throw new Error(`got ${kinds}, want tcp`);
+  },
+};
+
+export const alone = {
+  async 'a late joiner sees video within a second'(stage) {
+    await stage.participants(['ann', 'bob']);
+    await stage.all();
+    const times = [];
+    for (const name of ['cat', 'dan', 'eve']) {
+      const p = await stage.participant(name, { publish: false });
+      times.push((await until(`${name} gets a first frame`, 10000, () => p.ask(() => window.call.first('ann')))) - p.begun);
+      await p.ask(() => window.room.disconnect());
+    }
+    const middle = times.sort((x, y) => x - y)[1];
+    return `first frame ${atMost('first frame', middle, 1000)} ms after the call of join (${times.join(', ')})`;
+  },
+};

@@ -1,0 +1,72 @@
+import { atLeast, atMost, pause, until } from '../stage.mjs';
+
+const codecs = (codec, mime) => async (stage) => {
+  const a = await stage.participant('ann', { codec, resolution: 'h720' });
+  const b = await stage.participant('bob', { publish: false });
+  await b.moving('ann');
+  const got = await b.ask(() => window.call.received('ann', 'camera'));
+  if (got.codec.toLowerCase() !== mime) throw new Error(`got ${got.codec}, want ${mime}`);
+  await b.ask(() => window.call.resize('ann', 300, 168));
+  await b.sees(180, 'ann');
+  await b.moving('ann');
+  await b.ask(() => window.call.resize('ann', 1280, 720));
+  await b.sees(720, 'ann');
+  await b.moving('ann');
+  return `${(await a.ask(() => window.call.sent())).length} encodings`;
+};
+
+export const alone = {
+  async 'a small view gets a low layer, and a large one the high layer back'(stage) {
+    await stage.participant('ann', { adaptive: false, resolution: 'h720' });
+    const b = await stage.participant('bob', { publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    let begun = Date.now();
+    await b.ask(() => window.call.resize('ann', 300, 168));
+    await b.sees(180, 'ann');
+    const down = Date.now() - begun;
+    await b.moving('ann');
+    begun = Date.now();
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    const up = Date.now() - begun;
+    await b.moving('ann');
+    return `down after ${down} ms, up after ${up} ms`;
+  },
+  async 'H264 has layers too'(stage) {
+    return codecs('h264', 'video/h264')(stage);
+  },
+  async 'what nobody sees is not sent'(stage) {
+    const a = await stage.participant('ann', { resolution: 'h720' });
+    const b = await stage.participant('bob', { publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 300, 168));
+    await b.sees(180, 'ann');
+    const high = async () => Math.max(...(await a.ask(() => window.call.sent())).filter((s) => s.rid === 'f').map((s) => s.frames));
+    await until('ann stops the high layer', 15000, async () => {
+      const before = await high();
+      await pause(1000);
+      return (await high()) === before;
+    });
+    const begun = Date.now();
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    return `high layer woken after ${Date.now() - begun} ms`;
+  },
+  async 'a hidden picture is not sent, and comes back at once'(stage) {
+    await stage.participant('ann');
+    const b = await stage.participant('bob', { publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.hide('ann', true));
+    await until('the packets end', 10000, async () => {
+      const before = (await b.ask(() => window.call.received('ann', 'camera'))).packetsReceived;
+      await pause(700);
+      return (await b.ask(() => window.call.received('ann', 'camera'))).packetsReceived === before;
+    });
+    const begun = Date.now();
+    await b.ask(() => window.call.hide('ann', false));
+    await b.moving('ann');
+    return `back after ${Date.now() - begun} ms`;
+  },
+};

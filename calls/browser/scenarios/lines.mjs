@@ -1,0 +1,45 @@
+import { atLeast, atMost, pause, until } from '../stage.mjs';
+
+// concealed: the share of who's sound that p had to invent in the next ms, in percent.
+async function concealed(p, who, ms) {
+  const read = () => p.ask((w) => window.call.received(w, 'microphone'), who);
+  const before = await read();
+  await pause(ms);
+  const after = await read();
+  return 100 * (after.concealedSamples - before.concealedSamples) / (after.totalSamplesReceived - before.totalSamplesReceived);
+}
+
+export const alone = {
+  async 'five percent of the packets lost each way'(stage) {
+    const ways = [await stage.relay(), await stage.relay()];
+    const [a, b] = await Promise.all(['ann', 'bob'].map((n, i) => stage.participant(n, { relay: ways[i], publish: ['camera', 'tone'] })));
+    await stage.all();
+    for (const way of ways) await way.change({ up: { loss: 0.05 }, down: { loss: 0.05 } });
+    await pause(2000);
+    const frozen = async (p, who) => (await p.ask((w) => window.call.received(w, 'camera'), who)).totalFreezesDuration;
+    const before = await frozen(b, 'ann');
+    const lost = await Promise.all([concealed(a, 'bob', 10000), concealed(b, 'ann', 10000)]);
+    const text = lost.map((l) => l.toFixed(1)).join(' and ');
+    return `${text} % of the sound concealed, ${((await frozen(b, 'ann')) - before).toFixed(1)} s frozen in 10 s`;
+  },
+  async 'a downlink of 250 kbit/s, and the limit lifted'(stage) {
+    const way = await stage.relay();
+    await stage.participant('ann', { resolution: 'h720' });
+    const b = await stage.participant('bob', { relay: way, publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    await way.change({ down: { kbps: 250 } });
+    await pause(8000);
+    const before = await b.frames('ann');
+    const sound = concealed(b, 'ann', 10000);
+    await pause(10000);
+    const rate = ((await b.frames('ann')) - before) / 10;
+    const height = await b.height('ann');
+    const lost = await sound;
+    await way.change({ down: {} });
+    const open = Date.now();
+    await b.sees(720, 'ann', 60000);
+    return `${rate.toFixed(1)} frames/s of ${height} lines, ${lost.toFixed(1)} % of the sound concealed; the high layer back after ${Date.now() - open} ms`;
+  },
+};

@@ -1,0 +1,104 @@
+import { pause, until } from '../stage.mjs';
+
+const unsubscribe = (yes) => (who, y) => window.room.remoteParticipants.get(who).videoTrackPublications.forEach((p) => p.setSubscribed(y));
+
+export default {
+  async 'muting and unmuting'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob']);
+    await stage.all();
+    let since = Date.now();
+    await a.ask(() => window.room.localParticipant.setMicrophoneEnabled(false));
+    await b.saw('muted', 'ann', 3000, since);
+    since = Date.now();
+    await a.ask(() => window.room.localParticipant.setMicrophoneEnabled(true));
+    await b.saw('unmuted', 'ann', 3000, since);
+    await a.ask(() => window.room.localParticipant.setCameraEnabled(false));
+    await until('the picture stands', 5000, async () => {
+      const n = await b.frames('ann');
+      await pause(500);
+      return (await b.frames('ann')) === n;
+    });
+    await a.ask(() => window.room.localParticipant.setCameraEnabled(true));
+    await stage.all();
+  },
+  async 'a section is used again for another track'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob']);
+    await stage.all();
+    for (let i = 0; i < 3; i++) {
+      const since = Date.now();
+      await a.ask(async () => {
+        const pub = [...window.room.localParticipant.videoTrackPublications.values()][0];
+        await window.room.localParticipant.unpublishTrack(pub.track);
+      });
+      await b.saw('unpublished:camera', 'ann', 3000, since);
+      await a.ask(() => window.room.localParticipant.setCameraEnabled(true));
+      await b.moving('ann');
+    }
+  },
+  async 'a shared screen beside the camera'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob']);
+    await a.ask(() => window.call.publish('screen'));
+    await b.moving('ann', 40000, 'screen_share');
+    await b.moving('ann');
+    const since = Date.now();
+    await a.ask(() => window.room.localParticipant.unpublishTrack(window.room.localParticipant.getTrackPublication('screen_share').track));
+    await b.saw('unpublished:screen_share', 'ann', 3000, since);
+    await b.moving('ann');
+  },
+  async 'a track that was announced and never sent goes away'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob'], { publish: false });
+    await b.others(1);
+    await a.ask(async () => {
+      const pub = await window.room.localParticipant.publishTrack(window.call.canvas(320, 180, 5), { source: 'screen_share', simulcast: false });
+      await window.room.localParticipant.unpublishTrack(pub.track);
+    });
+    await until('ann has no tracks left', 5000, () => stage.admin('GetParticipant', { identity: 'ann' }).then((p) => p.tracks.length === 0 && !p.is_publisher));
+  },
+  async 'unsubscribing and subscribing again'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob']);
+    await stage.all();
+    const since = Date.now();
+    await b.ask(unsubscribe(), 'ann', false);
+    await b.saw('unsubscribed:camera', 'ann', 3000, since);
+    await b.ask(unsubscribe(), 'ann', true);
+    await stage.all([a, b]);
+  },
+  async 'nothing is subscribed to where the client wants that'(stage) {
+    await stage.participant('ann');
+    const b = await stage.participant('bob', { publish: false, auto: false });
+    await until('bob knows of the camera', 10000, () => b.ask(() => window.room.remoteParticipants.get('ann')?.videoTrackPublications.size === 1));
+    await pause(1000);
+    if (await b.ask(() => window.call.saw('subscribed:camera'))) throw new Error('bob got a track that he had not asked for');
+    await b.ask(unsubscribe(), 'ann', true);
+    await b.moving('ann');
+  },
+  async 'only those whom the publisher allows get its tracks'(stage) {
+    const [a, b, c] = await stage.participants(['ann', 'bob', 'cat']);
+    await stage.all();
+    let since = Date.now();
+    await a.ask(() => window.room.localParticipant.setTrackSubscriptionPermissions(false, [{ participantIdentity: 'bob', allowAll: true }]));
+    await c.saw('permission not_allowed', 'ann', 3000, since);
+    await c.saw('unsubscribed:camera', 'ann', 3000, since);
+    await b.moving('ann');
+    since = Date.now();
+    await a.ask(() => window.room.localParticipant.setTrackSubscriptionPermissions(true));
+    await c.saw('permission allowed', 'ann', 3000, since);
+    await stage.all();
+  },
+  async 'who speaks is told'(stage) {
+    const a = await stage.participant('ann', { publish: ['tone'] });
+    const b = await stage.participant('bob', { publish: ['camera'] });
+    await b.saw('speaks', 'ann', 5000);
+    const since = Date.now();
+    await a.ask(() => window.room.localParticipant.getTrackPublication('microphone').mute());
+    await until('ann is silent', 5000, () => b.ask(() => !window.room.activeSpeakers.some((p) => p.identity === 'ann')));
+    return `silent after ${Date.now() - since} ms`;
+  },
+  async 'what can be told of a line is told'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob']);
+    await stage.all();
+    await b.saw('quality excellent', 'ann', 20000);
+    await a.saw('quality excellent', 'ann', 20000);
+    if (await b.ask(() => window.call.saw('quality lost'))) throw new Error('a line was called lost that is not');
+  },
+};

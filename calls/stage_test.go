@@ -1,0 +1,219 @@
+package calls
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pion/webrtc/v4"
+)
+
+// stage is what the browser tests reach beside the focus itself: ways to it that can be made worse, and a focus in a
+// process of its own that can be killed. Its controls are HTTP.
+type stage struct {
+	t      *testing.T
+	media  string // UDP address of the focus in this process
+	door   string // HTTP address of it
+	server *httptest.Server
+
+	mu     sync.Mutex
+	relays []*relay
+	apart  *process
+}
+
+// newStage serves the controls of a focus that is reached at url.
+func newStage(t *testing.T, f *Focus, url string) *stage {
+	t.Helper()
+	s := &stage{t: t, media: mediaAddress(t, f), door: strings.TrimPrefix(url, "ws://")}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /relay", s.openRelay)
+	mux.HandleFunc("POST /relay/{n}", s.changeRelay)
+	mux.HandleFunc("POST /process/{what}", s.changeProcess)
+	s.server = httptest.NewServer(mux)
+	t.Cleanup(s.server.Close)
+	return s
+}
+
+// mediaAddress is the focus's UDP address on the loopback.
+func mediaAddress(t *testing.T, f *Focus) string {
+	t.Helper()
+	pc, err := f.engine.NewPeer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	found := make(chan string, 8)
+	pc.OnICECandidate(func(c *webrtc.ICECandidate) {
+		if c != nil && c.Protocol.String() == "udp" {
+			found <- net.JoinHostPort(c.Address, strconv.Itoa(int(c.Port)))
+		}
+	})
+	if _, err := pc.CreateDataChannel("x", nil); err != nil {
+		t.Fatal(err)
+	}
+	offer, err := pc.CreateOffer(nil)
+	if err == nil {
+		err = pc.SetLocalDescription(offer)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case address := <-found:
+		return address
+	case <-time.After(patience):
+		t.Fatal("the focus has no UDP candidate")
+		return ""
+	}
+}
+
+func reply(w http.ResponseWriter, v any) {
+	_ = json.NewEncoder(w).Encode(v) // the page's driver is gone: the test has ended
+}
+
+// openRelay makes a way for one participant, to the focus here or to the one apart.
+func (s *stage) openRelay(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	way := newRelay(s.t, s.media, s.door)
+	s.relays = append(s.relays, way)
+	_, focusPort, _ := net.SplitHostPort(s.media)
+	reply(w, map[string]any{"id": len(s.relays) - 1, "url": "ws://" + way.door.Addr().String(), "from": focusPort, "to": strconv.Itoa(way.port())})
+}
+
+func (s *stage) changeRelay(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.Atoi(r.PathValue("n"))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil || n < 0 || n >= len(s.relays) {
+		http.NotFound(w, r)
+		return
+	}
+	s.relays[n].serve(w, r)
+}
+
+// changeProcess starts, kills or stops the focus in a process of its own.
+func (s *stage) changeProcess(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.apart == nil {
+		s.apart = newProcess(s.t)
+	}
+	switch r.PathValue("what") {
+	case "start":
+		s.apart.start()
+	case "kill":
+		s.apart.end(syscall.SIGKILL)
+	case "stop":
+		s.apart.end(syscall.SIGTERM)
+	}
+	reply(w, map[string]any{"url": "ws://" + s.apart.door})
+}
+
+// process is a focus alone in another process, always on the same ports.
+type process struct {
+	t          *testing.T
+	door       string
+	media, tcp int
+	cmd        *exec.Cmd
+}
+
+func newProcess(t *testing.T) *process {
+	p := &process{t: t}
+	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.media = udp.LocalAddr().(*net.UDPAddr).Port
+	udp.Close()
+	var open []net.Listener
+	for range 2 {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, l)
+	}
+	p.door, p.tcp = open[0].Addr().String(), open[1].Addr().(*net.TCPAddr).Port
+	for _, l := range open {
+		l.Close()
+	}
+	t.Cleanup(func() { p.end(syscall.SIGKILL) })
+	return p
+}
+
+const processEnv = "CHANCERY_TEST_FOCUS" // door, UDP port, TCP port
+
+// start returns when the process answers.
+func (p *process) start() {
+	if p.cmd != nil {
+		return
+	}
+	p.cmd = exec.Command(os.Args[0], "-test.run=^$")
+	p.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %d", processEnv, p.door, p.media, p.tcp))
+	p.cmd.Stderr = os.Stderr
+	if err := p.cmd.Start(); err != nil {
+		p.t.Errorf("start a focus: %v", err)
+		return
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if resp, err := http.Get("http://" + p.door + "/"); err == nil {
+			resp.Body.Close()
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	p.t.Errorf("the focus at %s does not answer within %v", p.door, patience)
+}
+
+func (p *process) end(how syscall.Signal) {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Signal(how)
+	_ = p.cmd.Wait() // killed: an error by design
+	p.cmd = nil
+}
+
+// TestMain makes this binary a focus of its own where a test asks for that.
+func TestMain(m *testing.M) {
+	if where := os.Getenv(processEnv); where != "" {
+		if err := runProcess(where); err != nil {
+			fmt.Fprintln(os.Stderr, "focus apart:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func runProcess(where string) error {
+	config := testConfig()
+	var door string
+	if _, err := fmt.Sscan(where, &door, &config.UDPPort, &config.TCPPort); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	f, err := NewStandalone(ctx, config)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Addr: door, Handler: f.Handler()}
+	go func() { _ = srv.ListenAndServe() }() // a door that does not open shows in the test's waiting
+	err = f.Run(ctx)
+	srv.Close()
+	return err
+}
