@@ -137,7 +137,7 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 		return
 	}
 	if t.up == nil {
-		t.up = sfu.NewUpTrack(p.pub.pc, remote.Kind() == webrtc.RTPCodecTypeVideo, t.sizes())
+		t.up = p.room.focus.engine.NewUpTrack(p.pub.pc, remote.Kind() == webrtc.RTPCodecTypeVideo, t.sizes())
 	}
 	index, known := ridOrder[remote.RID()]
 	if !known {

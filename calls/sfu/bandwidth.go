@@ -55,10 +55,11 @@ func (l *line) fall() {
 func (l *Downlink) judge() {
 	least := -1
 	for _, t := range l.tracks {
-		if t.packets == t.judged {
+		sent := t.counts.packets.Load()
+		if sent == t.judged {
 			continue // nothing was sent, nothing can be lost
 		}
-		t.judged = t.packets
+		t.judged = sent
 		if loss := t.Loss(); least < 0 || loss < least {
 			least = loss
 		}
@@ -74,10 +75,10 @@ func (l *Downlink) judge() {
 
 // setLimit bounds the layer that may be chosen.
 func (d *DownTrack) setLimit(limit int) {
-	d.mu.Lock()
+	d.wishing.Lock()
 	same := d.limit == limit
 	d.limit = limit
-	d.mu.Unlock()
+	d.wishing.Unlock()
 	if !same {
 		d.retarget()
 	}

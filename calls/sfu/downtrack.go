@@ -23,27 +23,26 @@ type DownTrack struct {
 
 	binding atomic.Pointer[binding]
 	target  atomic.Int32 // layer, or paused
+	current atomic.Int32 // layer that is being forwarded, or paused; changed under mu
 	maxTID  atomic.Int32
-	rtt     atomic.Int64 // microseconds, from receiver reports
-	lossPct atomic.Uint32
+	counts  downCounts
 
 	sentReport  atomic.Pointer[sentReport]
 	unsupported atomic.Bool
 
-	mu    sync.Mutex // guards wish and its turning into target
-	wish  Wish
-	limit int // highest layer that the subscriber's line carries
+	wishing sync.Mutex // guards wish and its turning into target
+	wish    Wish
+	limit   int // highest layer that the subscriber's line carries
 
-	// owned by the Downlink's goroutine
-	current  int // layer that is being forwarded, or paused
+	mu       sync.Mutex // guards what follows: the forwarding state; held while a packet is written, by its own layer or a repair
 	curTID   uint8
 	numbers  packet.Map
 	last     shown
-	repaired repaired
+	repaired *repaired // nil until something was asked for again
 	rtxSeq   uint16
-	packets  uint32
-	octets   uint32
-	judged   uint32 // packets when the line was last judged
+	judged   uint64 // packets when the line was last judged
+	header   rtp.Header
+	meta     packet.Meta
 }
 
 // binding is what was agreed with the subscriber.
@@ -74,7 +73,8 @@ type shown struct {
 // NewDownTrack makes a subscription; id and stream are what the subscriber reads in the SDP.
 // It is fed once the caller adds it to the UpTrack with Start.
 func NewDownTrack(up *UpTrack, link *Downlink, id, stream string) *DownTrack {
-	d := &DownTrack{id: id, stream: stream, up: up, link: link, wish: Best, limit: MaxLayers - 1, current: paused}
+	d := &DownTrack{id: id, stream: stream, up: up, link: link, wish: Best, limit: MaxLayers - 1}
+	d.current.Store(paused)
 	d.maxTID.Store(temporal(0))
 	d.retarget()
 	return d
@@ -82,7 +82,7 @@ func NewDownTrack(up *UpTrack, link *Downlink, id, stream string) *DownTrack {
 
 // Start begins to forward, as soon as Pion has bound the track and the transport is up.
 func (d *DownTrack) Start() {
-	d.link.must(item{what: doAttach, track: d})
+	d.link.attach(d)
 	d.up.AddSink(d)
 	d.LayersChanged()
 }
@@ -90,7 +90,7 @@ func (d *DownTrack) Start() {
 // Stop ends the subscription.
 func (d *DownTrack) Stop() {
 	d.up.RemoveSink(d)
-	d.link.must(item{what: doDetach, track: d})
+	d.link.detach(d)
 }
 
 // ID, RID, StreamID and Kind are for Pion.
@@ -139,17 +139,17 @@ func (d *DownTrack) Unbind(webrtc.TrackLocalContext) error {
 
 // SetWish takes the subscriber's wish.
 func (d *DownTrack) SetWish(w Wish) {
-	d.mu.Lock()
+	d.wishing.Lock()
 	d.wish = w
-	d.mu.Unlock()
+	d.wishing.Unlock()
 	d.maxTID.Store(temporal(w.FPS))
 	d.retarget()
 }
 
 // Wanted is the layer that the subscriber would have if it were there, or -1.
 func (d *DownTrack) Wanted() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.wishing.Lock()
+	defer d.wishing.Unlock()
 	if d.wish.Disabled {
 		return paused
 	}
@@ -160,8 +160,8 @@ func (d *DownTrack) Wanted() int {
 func (d *DownTrack) LayersChanged() { d.retarget() }
 
 func (d *DownTrack) retarget() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.wishing.Lock()
+	defer d.wishing.Unlock()
 	target := choose(d.wish, d.limit, *d.up.sizes.Load(), d.up.Alive())
 	if d.target.Swap(int32(target)) == int32(target) || target == paused {
 		return
@@ -178,76 +178,48 @@ func (d *DownTrack) AskKeyFrame() {
 	}
 }
 
-// Push hands a packet on to the subscriber's goroutine, if it is of a layer that matters.
-func (d *DownTrack) Push(l *Layer, seq int64) {
-	if d.binding.Load() == nil || !d.link.ready.Load() {
-		return
-	}
-	d.link.push(item{what: doForward, track: d, layer: l, seq: seq})
-}
-
-// forward is the second half of a packet's way: is it wanted, under which number, and out.
-func (d *DownTrack) forward(l *Layer, seq int64) {
-	target := int(d.target.Load())
-	if target == paused {
-		d.current = paused
-		return
-	}
-	if l.Index != d.current && l.Index != target {
+// Push forwards a packet, if it is wanted: under which number, and out.
+func (d *DownTrack) Push(p *Packet) {
+	target, current := d.target.Load(), d.current.Load()
+	if i := int32(p.Layer.Index); i != current && i != target || !d.link.ready.Load() {
+		if target == paused && current != paused {
+			d.current.Store(paused)
+		}
 		return
 	}
 	b := d.binding.Load()
 	if b == nil {
-		d.current = paused
 		return
 	}
-	if d.late(l, seq) {
+	d.mu.Lock()
+	d.forward(b, p, target)
+	d.mu.Unlock()
+}
+
+func (d *DownTrack) forward(b *binding, p *Packet, target int32) {
+	l, meta := p.Layer, &p.Meta
+	if target == paused {
+		d.current.Store(paused)
 		return
 	}
-	buf := d.link.buf[2:]
-	meta := &d.link.meta
-	n, ok := l.cache.Get(seq, meta, buf)
-	if !ok {
+	if int32(l.Index) != d.current.Load() && !d.switchTo(l, p.Seq, meta) {
 		return
 	}
-	if l.Index != d.current && !d.switchTo(l, seq, meta) {
+	if !d.wanted(p.Seq, meta) {
+		d.numbers.Drop(p.Seq, d.shiftAfterDrop(meta))
 		return
 	}
-	if !d.wanted(seq, meta) {
-		d.numbers.Drop(seq, d.shiftAfterDrop(meta))
-		return
-	}
-	out, span, ok := d.numbers.Forward(seq)
+	out, span, ok := d.numbers.Forward(p.Seq)
 	if !ok {
 		return
 	}
 	d.note(meta, span, l)
-	d.write(b, meta, span, out, buf[:n], l.codec)
-}
-
-const (
-	maxLagVideo = 256 // packets behind the newest: more than a second; repaired ones come sooner
-	maxLagAudio = 40
-)
-
-// late says that a packet has waited so long that the subscriber is better served with the newest: video goes on at the
-// next key frame, audio at once, and neither leaves numbers to be asked for.
-func (d *DownTrack) late(l *Layer, seq int64) bool {
-	lag := l.newest.Load() - seq
-	if !d.up.video {
-		return lag > maxLagAudio && d.numbers.Drop(seq, packet.Shift{})
-	}
-	if lag <= maxLagVideo {
-		return false
-	}
-	d.current = paused
-	l.RequestKeyFrame()
-	return true
+	d.write(b, meta, span, out, p.Payload, l.codec)
 }
 
 // switchTo begins to forward layer l, if seq is where that can be done.
 func (d *DownTrack) switchTo(l *Layer, seq int64, meta *packet.Meta) bool {
-	if meta.Empty {
+	if meta.Empty || int32(l.Index) != d.target.Load() {
 		return false
 	}
 	if l.codec.KeyFrames() && !meta.Key {
@@ -262,7 +234,7 @@ func (d *DownTrack) switchTo(l *Layer, seq int64, meta *packet.Meta) bool {
 		}
 	}
 	d.numbers.Begin(span)
-	d.current = l.Index
+	d.current.Store(int32(l.Index))
 	d.curTID = 3
 	if max := uint8(d.maxTID.Load()); max < d.curTID {
 		d.curTID = max
@@ -342,48 +314,53 @@ func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out 
 	if codec == packet.VP8 {
 		meta.VP8.Apply(span.VP8, payload)
 	}
-	h := &d.link.header
-	*h = rtp.Header{
+	d.header = rtp.Header{
 		Version: 2, Marker: meta.Marker, PayloadType: b.payload, SSRC: b.ssrc,
 		SequenceNumber: uint16(out), Timestamp: meta.Timestamp + span.Timestamp,
 	}
-	if _, err := b.writer.WriteRTP(h, payload); err != nil {
+	if _, err := b.writer.WriteRTP(&d.header, payload); err != nil {
 		return // the transport is closing; calls will hear of it
 	}
-	d.packets++
-	d.octets += uint32(len(payload))
+	d.counts.packets.Add(1)
+	d.counts.bytes.Add(uint64(len(payload)))
 }
 
-// repair answers a NACK pair from the cache, over the repair stream if there is one.
-func (d *DownTrack) repair(_ *Layer, first, mask uint16) {
+// repair answers a NACK pair from the cache, over the repair stream if there is one. buf is the caller's.
+func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 	b := d.binding.Load()
 	if b == nil {
 		return
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.repaired == nil {
+		d.repaired = &repaired{}
+	}
 	now := time.Now().UnixMilli()
-	d.repairOne(b, first, now)
+	d.repairOne(b, first, now, buf)
 	for i := uint16(1); mask != 0; i, mask = i+1, mask>>1 {
 		if mask&1 != 0 {
-			d.repairOne(b, first+i, now)
+			d.repairOne(b, first+i, now, buf)
 		}
 	}
 }
 
-func (d *DownTrack) repairOne(b *binding, out uint16, now int64) {
+func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	in, span, ok := d.numbers.Back(out)
-	if !ok || !d.repaired.allow(out, now, d.rtt.Load()/1000) {
+	if !ok || !d.repaired.allow(out, now, d.counts.rtt.Load()/1000) {
 		return
 	}
 	l := d.up.Layer(int(span.Layer))
 	if l == nil {
 		return
 	}
-	meta := &d.link.meta
-	n, ok := l.cache.Get(in, meta, d.link.buf[2:])
+	meta := &d.meta
+	n, ok := l.cache.Get(in, meta, buf[2:])
 	if !ok || meta.Empty {
 		return
 	}
-	payload := d.link.buf[2 : 2+n]
+	d.counts.repaired.Add(1)
+	payload := buf[2 : 2+n]
 	if b.rtx == 0 {
 		d.write(b, meta, span, int64(out), payload, l.codec)
 		return
@@ -391,14 +368,13 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64) {
 	if l.codec == packet.VP8 {
 		meta.VP8.Apply(span.VP8, payload)
 	}
-	binary.BigEndian.PutUint16(d.link.buf[:2], out)
-	h := &d.link.header
-	*h = rtp.Header{
+	binary.BigEndian.PutUint16(buf, out)
+	d.header = rtp.Header{
 		Version: 2, Marker: meta.Marker, PayloadType: b.rtx, SSRC: b.rtxSSRC,
 		SequenceNumber: d.rtxSeq, Timestamp: meta.Timestamp + span.Timestamp,
 	}
 	d.rtxSeq++
-	_, _ = b.writer.WriteRTP(h, d.link.buf[:2+n]) // lost or closing: the subscriber asks again or is gone
+	_, _ = b.writer.WriteRTP(&d.header, buf[:2+n]) // lost or closing: the subscriber asks again or is gone
 }
 
 // repaired remembers what was sent again, so that a storm of NACKs brings each packet a few times only.
@@ -428,11 +404,14 @@ func (r *repaired) allow(seq uint16, now, rttMillis int64) bool {
 // senderReport tells the subscriber where the track's timestamps stand on the publisher's clock, as all of
 // that publisher's tracks do: lips and voice stay together.
 func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	b, span := d.binding.Load(), d.numbers.Current()
-	if b == nil || span == nil || d.current == paused || d.packets == 0 {
+	current := d.current.Load()
+	if b == nil || span == nil || current == paused || d.counts.packets.Load() == 0 {
 		return nil
 	}
-	l := d.up.Layer(d.current)
+	l := d.up.Layer(int(current))
 	if l == nil {
 		return nil
 	}
@@ -447,7 +426,7 @@ func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
 		SSRC:        b.ssrc,
 		NTPTime:     ntp,
 		RTPTime:     report.rtp + span.Timestamp + uint32(int64(since)*int64(l.clock)/int64(time.Second)),
-		PacketCount: d.packets,
-		OctetCount:  d.octets,
+		PacketCount: uint32(d.counts.packets.Load()),
+		OctetCount:  uint32(d.counts.bytes.Load()),
 	}
 }

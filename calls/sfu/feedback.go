@@ -10,7 +10,7 @@ import (
 // ReadFeedback takes the subscriber's RTCP until the sender is stopped: NACKs go to the Downlink, key frame
 // requests to the layer in use.
 func (d *DownTrack) ReadFeedback(sender *webrtc.RTPSender) {
-	buf := make([]byte, receiveMTU)
+	buf, scratch := make([]byte, receiveMTU), []byte(nil)
 	for {
 		n, _, err := sender.Read(buf)
 		if err != nil {
@@ -21,24 +21,33 @@ func (d *DownTrack) ReadFeedback(sender *webrtc.RTPSender) {
 			continue // one bad packet of a subscriber harms nobody
 		}
 		for _, p := range packets {
-			d.feedback(p)
+			if _, nack := p.(*rtcp.TransportLayerNack); nack && scratch == nil {
+				scratch = make([]byte, receiveMTU+2) // most subscribers never need it
+			}
+			d.feedback(p, scratch)
 		}
 	}
 }
 
-func (d *DownTrack) feedback(p rtcp.Packet) {
+// feedback takes one RTCP packet; scratch is where repairs are made.
+func (d *DownTrack) feedback(p rtcp.Packet, scratch []byte) {
 	switch p := p.(type) {
 	case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
+		d.counts.keyAsks.Add(1)
 		d.AskKeyFrame()
 	case *rtcp.TransportLayerNack:
+		d.counts.nacks.Add(uint64(len(p.Nacks)))
 		for _, pair := range p.Nacks {
-			d.link.push(item{what: doRepair, track: d, seq: int64(pair.PacketID) | int64(pair.LostPackets)<<16})
+			d.repair(pair.PacketID, uint16(pair.LostPackets), scratch)
 		}
 	case *rtcp.ReceiverReport:
 		b := d.binding.Load()
 		for i := range p.Reports {
 			if r := &p.Reports[i]; b != nil && r.SSRC == b.ssrc {
-				d.lossPct.Store(uint32(r.FractionLost) * 100 / 256)
+				d.counts.loss.Store(uint32(r.FractionLost) * 100 / 256)
+				if codec := d.up.Codec(); codec != nil && codec.ClockRate > 0 {
+					d.counts.jitter.Store(int64(r.Jitter) * int64(time.Second) / int64(codec.ClockRate))
+				}
 				d.noteRoundTrip(r, time.Now())
 			}
 		}
@@ -52,12 +61,14 @@ func (d *DownTrack) noteRoundTrip(r *rtcp.ReceptionReport, now time.Time) {
 	}
 	held := time.Duration(r.Delay) * time.Second / 65536
 	if rtt := now.Sub(sent.at) - held; rtt > 0 && rtt < 10*time.Second {
-		d.rtt.Store(rtt.Microseconds())
+		d.counts.rtt.Store(rtt.Microseconds())
 	}
 }
 
 // RoundTrip is the time to the subscriber and back, 0 if not known yet.
-func (d *DownTrack) RoundTrip() time.Duration { return time.Duration(d.rtt.Load()) * time.Microsecond }
+func (d *DownTrack) RoundTrip() time.Duration {
+	return time.Duration(d.counts.rtt.Load()) * time.Microsecond
+}
 
 // Loss is the share of packets, in percent, that the subscriber missed between its last two reports.
-func (d *DownTrack) Loss() int { return int(d.lossPct.Load()) }
+func (d *DownTrack) Loss() int { return int(d.counts.loss.Load()) }

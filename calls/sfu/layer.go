@@ -28,17 +28,28 @@ type Layer struct {
 	lastAsk    atomic.Int64 // when a key frame was last asked for, milliseconds
 	newest     atomic.Int64 // highest number received
 	alive      atomic.Bool
-	packets    atomic.Uint64
-	bytes      atomic.Uint64
 
+	counts       layerCounts
 	levels, loud atomic.Uint32
 	loudest      atomic.Uint32
 
 	// owned by run
+	in      Packet
 	unwrap  packet.Unwrapper
 	missing missing
 	second  int64 // the second that is being counted
 	counted int   // its bytes
+	transit int64 // of the packet before, for the jitter
+	jitter  float64
+}
+
+// Packet is one packet as a Sink gets it. It belongs to the Layer and is gone when Push returns; a Sink may rewrite the
+// payload's descriptor in place, for whoever comes after writes it anew.
+type Packet struct {
+	Layer   *Layer
+	Seq     int64 // unwrapped
+	Meta    packet.Meta
+	Payload []byte
 }
 
 // senderReport ties a stream's timestamps to its publisher's clock.
@@ -70,11 +81,9 @@ func newLayer(u *UpTrack, index int, ssrc uint32, codec webrtc.RTPCodecCapabilit
 		size = videoCache
 	}
 	l.cache = packet.NewCache(size)
+	l.in.Layer = l
 	return l
 }
-
-// Stats gives packets and payload bytes received so far.
-func (l *Layer) Stats() (packets, bytes uint64) { return l.packets.Load(), l.bytes.Load() }
 
 // run reads until Pion's receiver stops.
 func (l *Layer) run(remote *webrtc.TrackRemote) {
@@ -88,36 +97,48 @@ func (l *Layer) run(remote *webrtc.TrackRemote) {
 	}
 }
 
-// receive is the first half of a packet's way: note it, keep it, tell who wants it.
+// receive notes a packet, keeps it for repairs, and gives it to all who want it; what they write leaves together.
 func (l *Layer) receive(b []byte, now time.Time) {
 	h, ok := packet.ParseHeader(b)
 	ms := now.UnixMilli()
 	if !ok || !l.within(ms, len(b)) {
 		return
 	}
-	payload := b[h.Payload:h.End]
-	seq := l.unwrap.Unwrap(h.Sequence)
-	if !l.cache.Put(seq, packet.Describe(l.codec, &h, payload), payload) {
+	p := &l.in
+	p.Payload = b[h.Payload:h.End]
+	p.Seq = l.unwrap.Unwrap(h.Sequence)
+	p.Meta = packet.Describe(l.codec, &h, p.Payload)
+	if !l.cache.Put(p.Seq, p.Meta, p.Payload) {
 		return
 	}
 	l.lastPacket.Store(ms)
 	l.newest.Store(l.unwrap.Highest())
-	l.packets.Add(1)
-	l.bytes.Add(uint64(len(payload)))
+	l.count(p, now)
 	if l.levelID != 0 {
 		l.noteLevel(packet.AudioLevel(h.Extension(b, l.levelID)))
 	}
-	if l.repairable && l.missing.note(seq, ms) {
+	if l.repairable && l.missing.note(p.Seq, ms) {
 		l.askAgain(ms)
 	}
-	for _, s := range *l.track.sinks.Load() {
-		s.Push(l, seq)
+	sinks := *l.track.sinks.Load()
+	if len(sinks) == 0 {
+		return
 	}
+	l.track.engine.hold()
+	for _, s := range sinks {
+		s.Push(p)
+	}
+	l.track.engine.release()
 }
 
 // within counts a packet and says whether its second has room for it.
 func (l *Layer) within(ms int64, size int) bool {
 	if second := ms / 1000; second != l.second {
+		if second == l.second+1 {
+			l.counts.second.Store(int64(l.counted) * 8)
+		} else {
+			l.counts.second.Store(0)
+		}
 		l.second, l.counted = second, 0
 	}
 	l.counted += size
@@ -145,25 +166,34 @@ func (l *Layer) askAgain(ms int64) {
 	}
 	select {
 	case l.track.feedback <- &rtcp.TransportLayerNack{MediaSSRC: l.ssrc, Nacks: pairs}:
+		l.counts.nacks.Add(uint64(len(pairs)))
 	default: // feedback is behind; the next round asks again
 	}
 }
 
-// RequestKeyFrame asks the publisher for a key frame, at most twice a second. Who waits asks with every packet.
+// RequestKeyFrame asks the publisher for a key frame, at most so often. Who waits asks with every packet.
 func (l *Layer) RequestKeyFrame() {
+	throttle := keyFrameThrottle
+	if l.Index == 0 {
+		throttle = lowKeyFrameThrottle
+	}
 	now := time.Now().UnixMilli()
 	last := l.lastAsk.Load()
-	if now-last < keyFrameThrottle.Milliseconds() || !l.lastAsk.CompareAndSwap(last, now) {
+	if now-last < throttle.Milliseconds() || !l.lastAsk.CompareAndSwap(last, now) {
 		return
 	}
 	select {
 	case l.track.feedback <- &rtcp.PictureLossIndication{MediaSSRC: l.ssrc}:
+		l.counts.keyAsks.Add(1)
 	default:
 		l.lastAsk.Store(last)
 	}
 }
 
-const keyFrameThrottle = 500 * time.Millisecond
+const (
+	lowKeyFrameThrottle = 500 * time.Millisecond // a small key frame is cheap
+	keyFrameThrottle    = time.Second
+)
 
 // readReports keeps the newest sender report. It ends with Pion's receiver.
 func (l *Layer) readReports(receiver *webrtc.RTPReceiver, rid string) {

@@ -4,25 +4,29 @@
 // It owns Pion's engine and its ports, the packets and the RTCP. Who may hear whom, and what was agreed
 // in which offer, is decided in calls.
 //
-// What holds on the packet path (Layer.run, Sink.Push, DownTrack.forward):
-//   - no allocation of ours, no log, no lock held across a send, no bus, no database;
-//   - one goroutine per layer reads, one per subscriber writes; what passes between them is a number, not bytes;
-//   - a subscriber that does not keep up loses its own packets and nobody else's;
+// What holds on the packet path (Layer.receive, DownTrack.Push, socket):
+//   - no allocation of ours, no log, no bus, no database; no lock is held across a system call, and none is shared by two
+//     subscribers but the one under which a packet is put into the socket's batch;
+//   - one goroutine per layer reads a packet and forwards it to all; what it wrote leaves in one system call;
+//   - nobody waits for a subscriber: UDP does not block, and TCP has a buffer that drops what is too much;
 //   - what the slow side tells the hot side is one atomic word.
 package sfu
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
 	"github.com/pion/interceptor"
-	"github.com/pion/interceptor/pkg/report"
-	"github.com/pion/interceptor/pkg/twcc"
 	"github.com/pion/logging"
 	"github.com/pion/webrtc/v4"
 )
@@ -39,7 +43,12 @@ type Ports struct {
 // Engine makes peer connections that share the focus's ports.
 type Engine struct {
 	api     *webrtc.API
+	sockets []*socket
 	closers []io.Closer
+
+	mu           sync.Mutex           // guards what follows
+	certificates []webrtc.Certificate // one for all: to make one for each costs more than the rest of a join
+	certified    time.Time
 }
 
 // NewEngine opens the ports.
@@ -53,17 +62,39 @@ func NewEngine(ports Ports) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	registry, err := interceptors()
-	if err != nil {
-		return nil, errors.Join(err, e.Close())
-	}
+	registry := &interceptor.Registry{}
+	registry.Add(arrivalsFactory{})
 	e.api = webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(registry))
 	return e, nil
 }
 
 // NewPeer makes a peer connection without ICE servers of its own: the focus is reached, it does not reach out.
 func (e *Engine) NewPeer() (*webrtc.PeerConnection, error) {
-	return e.api.NewPeerConnection(webrtc.Configuration{BundlePolicy: webrtc.BundlePolicyMaxBundle})
+	certificates, err := e.certificate()
+	if err != nil {
+		return nil, err
+	}
+	return e.api.NewPeerConnection(webrtc.Configuration{
+		BundlePolicy: webrtc.BundlePolicyMaxBundle, Certificates: certificates,
+	})
+}
+
+// hold lets what is written to the sockets wait for the release that follows. A nil engine has no sockets.
+func (e *Engine) hold() {
+	if e != nil {
+		for _, s := range e.sockets {
+			s.hold()
+		}
+	}
+}
+
+// release sends what waits.
+func (e *Engine) release() {
+	if e != nil {
+		for _, s := range e.sockets {
+			s.release()
+		}
+	}
 }
 
 // Close frees the ports. Peer connections are closed by whoever made them, before.
@@ -98,7 +129,9 @@ func (e *Engine) settings(ports Ports) (webrtc.SettingEngine, error) {
 		if err != nil {
 			return s, fmt.Errorf("listen on TCP port %d: %w", ports.TCP, err)
 		}
-		tcp := webrtc.NewICETCPMux(quiet.NewLogger("ice"), listener, 64)
+		tcp := ice.NewTCPMuxDefault(ice.TCPMuxParams{
+			Listener: listener, Logger: quiet.NewLogger("ice"), ReadBufferSize: 64, WriteBufferSize: tcpBuffer,
+		})
 		e.closers = append(e.closers, tcp)
 		s.SetICETCPMux(tcp)
 		networks = append(networks, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
@@ -120,6 +153,7 @@ func (e *Engine) settings(ports Ports) (webrtc.SettingEngine, error) {
 
 const (
 	receiveMTU   = 1600    // the largest packet that is read
+	tcpBuffer    = 1 << 20 // what may wait for one client on TCP; what comes on top is dropped
 	kernelBuffer = 4 << 20 // wished for each UDP socket; the kernel gives what it allows
 )
 
@@ -154,7 +188,9 @@ func (e *Engine) listenUDP(addresses []net.IP, port int) (ice.UDPMux, error) {
 		}
 		_ = conn.SetReadBuffer(kernelBuffer) // a smaller buffer serves a smaller call
 		_ = conn.SetWriteBuffer(kernelBuffer)
-		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: conn})
+		socket := newSocket(conn)
+		e.sockets = append(e.sockets, socket)
+		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: socket})
 		e.closers = append(e.closers, mux)
 		muxes = append(muxes, mux)
 	}
@@ -175,18 +211,24 @@ func rewriteAddresses(s *webrtc.SettingEngine, public []net.IP) error {
 	return nil
 }
 
-// interceptors are Pion's for what comes in; what goes out is ours alone.
-func interceptors() (*interceptor.Registry, error) {
-	registry := &interceptor.Registry{}
-	reports, err := report.NewReceiverInterceptor()
-	if err != nil {
-		return nil, err
+// certificateLife is how long new connections get the same certificate; Pion's own ends after a month.
+const certificateLife = 24 * time.Hour
+
+// certificate gives the focus's DTLS certificate, a new one each day. Clients know it by the fingerprint in their SDP.
+func (e *Engine) certificate() ([]webrtc.Certificate, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.certificates != nil && time.Since(e.certified) < certificateLife {
+		return e.certificates, nil
 	}
-	feedback, err := twcc.NewSenderInterceptor()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("key for DTLS: %w", err)
 	}
-	registry.Add(reports)
-	registry.Add(feedback)
-	return registry, nil
+	c, err := webrtc.GenerateCertificate(key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate for DTLS: %w", err)
+	}
+	e.certificates, e.certified = []webrtc.Certificate{*c}, time.Now()
+	return e.certificates, nil
 }

@@ -61,7 +61,7 @@ func newStage(t testing.TB, layers int) *stage {
 	for i := range layers {
 		sizes[i] = Size{Width: 320 << i, Height: 180 << i}
 	}
-	s.up = NewUpTrack(s.mouth, true, sizes)
+	s.up = (*Engine)(nil).NewUpTrack(s.mouth, true, sizes)
 	t.Cleanup(s.up.Close)
 	s.up.codec.Store(&vp8)
 	for i := range layers {
@@ -117,19 +117,6 @@ func (s *stage) feed(t testing.TB, layer int, packets ...*rtp.Packet) {
 			t.Fatal(err)
 		}
 		s.layers[layer].receive(b, time.Now())
-	}
-	s.run()
-}
-
-// run does what waits on the downlink.
-func (s *stage) run() {
-	for {
-		select {
-		case it := <-s.link.queue:
-			s.link.handle(it)
-		default:
-			return
-		}
 	}
 }
 
@@ -197,17 +184,17 @@ func TestSwitchesLayersAtKeyFrames(t *testing.T) {
 	}
 	round(true, true, true)
 	round(false, false, false)
-	if s.down.current != 0 {
-		t.Fatalf("got layer %d, want 0", s.down.current)
+	if s.down.current.Load() != 0 {
+		t.Fatalf("got layer %d, want 0", s.down.current.Load())
 	}
 	s.down.SetWish(Wish{Width: 1280, Height: 720})
 	round(false, false, false)
-	if s.down.current != 0 {
+	if s.down.current.Load() != 0 {
 		t.Errorf("switched without a key frame")
 	}
 	round(false, false, true)
-	if s.down.current != 2 {
-		t.Errorf("got layer %d after its key frame, want 2", s.down.current)
+	if s.down.current.Load() != 2 {
+		t.Errorf("got layer %d after its key frame, want 2", s.down.current.Load())
 	}
 	s.down.SetWish(Wish{Disabled: true})
 	n := len(s.out.packets)
@@ -218,8 +205,8 @@ func TestSwitchesLayersAtKeyFrames(t *testing.T) {
 	s.down.SetWish(Wish{Width: 600, Height: 350})
 	round(true, true, true)
 	round(false, false, false)
-	if s.down.current != 1 {
-		t.Errorf("got layer %d, want 1", s.down.current)
+	if s.down.current.Load() != 1 {
+		t.Errorf("got layer %d, want 1", s.down.current.Load())
 	}
 	s.steady(t)
 }
@@ -267,9 +254,9 @@ func TestRepairs(t *testing.T) {
 	s.feed(t, 0, v.frame(false, 0, 4)...)
 	sent := append([]rtp.Packet(nil), s.out.packets...)
 	nack := &rtcp.TransportLayerNack{Nacks: []rtcp.NackPair{{PacketID: sent[1].SequenceNumber, LostPackets: 1<<0 | 1<<3}}}
-	s.down.feedback(nack)
-	s.down.feedback(nack) // within a round trip: not again
-	s.run()
+	buf := make([]byte, receiveMTU+2)
+	s.down.feedback(nack, buf)
+	s.down.feedback(nack, buf) // within a round trip: not again
 	again := s.out.packets[len(sent):]
 	if len(again) != 3 {
 		t.Fatalf("got %d packets again, want 3", len(again))
@@ -308,30 +295,6 @@ func TestAsksForWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestASubscriberThatFellBehindGoesOnWithTheNewest(t *testing.T) {
-	s, v := newStage(t, 1), &stream{seq: 1}
-	s.feed(t, 0, v.frame(true, 0, 2)...)
-	for range maxLagVideo { // nobody runs the downlink meanwhile
-		for _, p := range v.frame(false, 0, 2) {
-			b, err := p.Marshal()
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.layers[0].receive(b, time.Now())
-		}
-	}
-	before := len(s.out.packets)
-	s.run()
-	if got := len(s.out.packets); got != before {
-		t.Errorf("got %d old packets, want none", got-before)
-	}
-	s.feed(t, 0, v.frame(true, 0, 2)...)
-	if got := len(s.out.packets); got != before+2 {
-		t.Errorf("got %d packets of the new key frame, want 2", got-before)
-	}
-	s.steady(t)
-}
-
 func TestAFloodIsCutOff(t *testing.T) {
 	s, v := newStage(t, 1), &stream{seq: 1}
 	now := time.Now()
@@ -348,11 +311,11 @@ func TestAFloodIsCutOff(t *testing.T) {
 	}
 	most := maxLayerBytes / len(raw)
 	send(most+1000, now)
-	if got, _ := s.layers[0].Stats(); got != uint64(most) {
+	if got := s.layers[0].numbers().Packets; got != uint64(most) {
 		t.Errorf("got %d packets in a second, want %d", got, most)
 	}
 	send(10, now.Add(time.Second))
-	if got, _ := s.layers[0].Stats(); got != uint64(most+10) {
+	if got := s.layers[0].numbers().Packets; got != uint64(most+10) {
 		t.Errorf("a second later: got %d packets, want %d", got, most+10)
 	}
 }
@@ -424,17 +387,17 @@ func TestANarrowLineLowersEveryTrack(t *testing.T) {
 		}
 	}
 	round(true)
-	if s.down.current != 2 {
-		t.Fatalf("got layer %d, want 2", s.down.current)
+	if s.down.current.Load() != 2 {
+		t.Fatalf("got layer %d, want 2", s.down.current.Load())
 	}
 	for range badRow {
-		s.down.feedback(&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 7, FractionLost: 80}}})
+		s.down.feedback(&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 7, FractionLost: 80}}}, nil)
 		round(false)
 		s.link.judge()
 	}
 	round(true)
-	if s.down.current != 1 {
-		t.Errorf("under loss: got layer %d, want 1", s.down.current)
+	if s.down.current.Load() != 1 {
+		t.Errorf("under loss: got layer %d, want 1", s.down.current.Load())
 	}
 	s.steady(t)
 }
@@ -453,7 +416,6 @@ func BenchmarkPacketPath(b *testing.B) {
 		v.seq++
 		raw[2], raw[3] = byte(v.seq>>8), byte(v.seq)
 		s.layers[0].receive(raw, now)
-		s.link.handle(<-s.link.queue)
 	}
 	for range videoCache {
 		step()

@@ -15,7 +15,7 @@ const MaxLayers = 3
 
 // Sink takes what an UpTrack receives. Push is called for each packet by the goroutine of its layer and must not block.
 type Sink interface {
-	Push(l *Layer, seq int64)
+	Push(p *Packet)
 	// LayersChanged is told when a layer came or fell silent; never from the packet path.
 	LayersChanged()
 }
@@ -30,11 +30,13 @@ type Uplink interface {
 
 // UpTrack is one published track.
 type UpTrack struct {
+	engine   *Engine
 	up       Uplink
 	video    bool
 	ctx      context.Context // of the track's life: feedback and layers end with it
 	cancel   context.CancelFunc
 	feedback chan rtcp.Packet
+	layered  chan struct{} // there are several layers to watch
 	running  sync.WaitGroup
 
 	layers [MaxLayers]atomic.Pointer[Layer]
@@ -46,8 +48,8 @@ type UpTrack struct {
 }
 
 // NewUpTrack makes a track that sends its feedback through up. Close ends it.
-func NewUpTrack(up Uplink, video bool, sizes [MaxLayers]Size) *UpTrack {
-	u := &UpTrack{up: up, video: video, feedback: make(chan rtcp.Packet, 32)}
+func (e *Engine) NewUpTrack(up Uplink, video bool, sizes [MaxLayers]Size) *UpTrack {
+	u := &UpTrack{engine: e, up: up, video: video, feedback: make(chan rtcp.Packet, 32), layered: make(chan struct{}, 1)}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.sinks.Store(&[]Sink{})
 	u.sizes.Store(&sizes)
@@ -77,6 +79,12 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 		}
 	}
 	u.layers[index].Store(l)
+	if remote.RID() != "" {
+		select {
+		case u.layered <- struct{}{}:
+		default:
+		}
+	}
 	u.running.Go(func() { l.run(remote) })
 	u.running.Go(func() { l.readReports(receiver, remote.RID()) })
 	u.tellSinks()
@@ -153,23 +161,23 @@ func (u *UpTrack) Alive() (alive [MaxLayers]bool) {
 }
 
 const (
-	layerCheck  = 200 * time.Millisecond // how often silent layers are looked for
-	layerSilent = 600 * time.Millisecond // and after which silence one is down, while others send
+	layerCheck  = 100 * time.Millisecond // how often silent layers are looked for
+	layerSilent = 300 * time.Millisecond // and after which silence one is down, while others send
 )
 
 // sendFeedback writes RTCP on behalf of the packet path, and watches which layers send.
 func (u *UpTrack) sendFeedback() {
 	tick := time.NewTicker(layerCheck)
+	tick.Stop() // nothing to compare yet
 	defer tick.Stop()
-	if !u.video {
-		tick.Stop()
-	}
 	for {
 		select {
 		case <-u.ctx.Done():
 			return
 		case p := <-u.feedback:
 			_ = u.up.WriteRTCP([]rtcp.Packet{p}) // a closed connection ends the track by itself
+		case <-u.layered:
+			tick.Reset(layerCheck)
 		case <-tick.C:
 			if u.checkLayers(time.Now().UnixMilli()) {
 				u.mu.Lock()

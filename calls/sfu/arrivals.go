@@ -1,0 +1,225 @@
+package sfu
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/pion/interceptor"
+	"github.com/pion/interceptor/pkg/twcc"
+	"github.com/pion/rtcp"
+	"github.com/pion/sdp/v3"
+
+	"chancery/calls/packet"
+)
+
+// arrivals notes what comes in on one peer connection, repairs and padding included, and tells its sender: transport-wide
+// feedback ten times a second while packets come, and a receiver report for each stream each second. It is the only
+// interceptor: what goes out is ours alone.
+type arrivals struct {
+	interceptor.NoOp
+	began time.Time
+	timer *time.Timer // runs while there is something to tell
+
+	mu      sync.Mutex // guards the rest; held for lines
+	writer  interceptor.RTCPWriter
+	record  *twcc.Recorder
+	noted   bool // since the last feedback
+	armed   bool
+	closed  bool
+	rounds  int
+	streams map[uint32]*arriving
+}
+
+const (
+	feedbackEvery = 100 * time.Millisecond
+	reportRounds  = 10 // feedbacks between two receiver reports
+)
+
+// arrivalsFactory makes one for each peer connection.
+type arrivalsFactory struct{}
+
+func (arrivalsFactory) NewInterceptor(string) (interceptor.Interceptor, error) {
+	return &arrivals{began: time.Now(), record: twcc.NewRecorder(rand.Uint32()), streams: map[uint32]*arriving{}}, nil
+}
+
+// BindRTCPWriter takes the mouth through which is told.
+func (a *arrivals) BindRTCPWriter(w interceptor.RTCPWriter) interceptor.RTCPWriter {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.writer = w
+	return w
+}
+
+// BindRemoteStream notes each packet of a stream as it is read.
+func (a *arrivals) BindRemoteStream(info *interceptor.StreamInfo, next interceptor.RTPReader) interceptor.RTPReader {
+	s := &arriving{ssrc: info.SSRC, clock: max(info.ClockRate, 1)}
+	for _, ext := range info.RTPHeaderExtensions {
+		if ext.URI == sdp.TransportCCURI {
+			s.transportID = uint8(ext.ID)
+		}
+	}
+	a.mu.Lock()
+	a.streams[info.SSRC] = s
+	a.mu.Unlock()
+	return interceptor.RTPReaderFunc(func(b []byte, attr interceptor.Attributes) (int, interceptor.Attributes, error) {
+		n, attr, err := next.Read(b, attr)
+		if err == nil {
+			a.note(s, b[:n])
+		}
+		return n, attr, err
+	})
+}
+
+// UnbindRemoteStream forgets a stream.
+func (a *arrivals) UnbindRemoteStream(info *interceptor.StreamInfo) {
+	a.mu.Lock()
+	delete(a.streams, info.SSRC)
+	a.mu.Unlock()
+}
+
+// BindRTCPReader notes the sender reports, for the round trip.
+func (a *arrivals) BindRTCPReader(next interceptor.RTCPReader) interceptor.RTCPReader {
+	return interceptor.RTCPReaderFunc(func(b []byte, attr interceptor.Attributes) (int, interceptor.Attributes, error) {
+		n, attr, err := next.Read(b, attr)
+		if err == nil {
+			a.noteReport(b[:n])
+		}
+		return n, attr, err
+	})
+}
+
+// Close ends the telling.
+func (a *arrivals) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	return nil
+}
+
+func (a *arrivals) note(s *arriving, b []byte) {
+	h, ok := packet.ParseHeader(b)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	ext := h.Extension(b, s.transportID)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.note(&h, now)
+	if len(ext) >= 2 {
+		a.record.Record(s.ssrc, binary.BigEndian.Uint16(ext), now.Sub(a.began).Microseconds())
+		a.noted = true
+	}
+	if a.armed || a.closed {
+		return
+	}
+	a.armed = true
+	if a.timer == nil {
+		a.timer = time.AfterFunc(feedbackEvery, a.tell)
+	} else {
+		a.timer.Reset(feedbackEvery)
+	}
+}
+
+// noteReport looks for a sender report at the front of a compound packet, where it must stand.
+func (a *arrivals) noteReport(b []byte) {
+	if len(b) < 20 || b[0]>>6 != 2 || b[1] != byte(rtcp.TypeSenderReport) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.streams[binary.BigEndian.Uint32(b[4:])]; s != nil {
+		s.report = binary.BigEndian.Uint32(b[10:]) // the middle of its NTP time
+		s.reported = time.Now()
+	}
+}
+
+// tell is the timer's.
+func (a *arrivals) tell() {
+	now := time.Now()
+	var said []rtcp.Packet
+	a.mu.Lock()
+	if a.closed || a.writer == nil {
+		a.armed = false
+		a.mu.Unlock()
+		return
+	}
+	quiet := !a.noted
+	if a.noted {
+		said = a.record.BuildFeedbackPacket()
+		a.noted = false
+	}
+	if a.rounds++; a.rounds%reportRounds == 0 {
+		for _, s := range a.streams {
+			if s.fresh() {
+				said = append(said, &rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{s.told(now)}})
+				quiet = false
+			}
+		}
+	} else {
+		quiet = quiet && len(a.streams) == 0
+	}
+	if a.armed = !quiet; a.armed {
+		a.timer.Reset(feedbackEvery)
+	}
+	writer := a.writer
+	a.mu.Unlock()
+	if len(said) > 0 {
+		_, _ = writer.Write(said, nil) // a closed connection is noticed elsewhere
+	}
+}
+
+// arriving is one stream, as its receiver report wants it (RFC 3550, section 6.4 and appendix A).
+type arriving struct {
+	ssrc        uint32
+	clock       uint32
+	transportID uint8
+
+	unwrap           packet.Unwrapper
+	first            int64
+	received         int64
+	toldHigh, toldIn int64 // highest number and packets received, at the last report
+	transit          int64
+	jitter           float64
+	report           uint32
+	reported         time.Time
+}
+
+func (s *arriving) note(h *packet.Header, now time.Time) {
+	seq := s.unwrap.Unwrap(h.Sequence)
+	if s.received == 0 {
+		s.first, s.toldHigh = seq, seq-1
+	}
+	s.received++
+	transit := now.UnixMicro()*int64(s.clock)/1_000_000 - int64(h.Timestamp)
+	if s.received > 1 {
+		d := int64(int32(transit - s.transit))
+		s.jitter += (float64(max(d, -d)) - s.jitter) / 16
+	}
+	s.transit = transit
+}
+
+// fresh says whether packets have come since the last report.
+func (s *arriving) fresh() bool { return s.received > s.toldIn }
+
+func (s *arriving) told(now time.Time) rtcp.ReceptionReport {
+	high := s.unwrap.Highest()
+	r := rtcp.ReceptionReport{
+		SSRC: s.ssrc, LastSequenceNumber: uint32(high - 1<<16), Jitter: uint32(s.jitter),
+		TotalLost: uint32(max(0, min(high-s.first+1-s.received, 1<<23-1))),
+	}
+	if expected, got := high-s.toldHigh, s.received-s.toldIn; expected > got && expected > 0 {
+		r.FractionLost = uint8((expected - got) * 256 / expected)
+	}
+	if !s.reported.IsZero() {
+		r.LastSenderReport = s.report
+		r.Delay = uint32(now.Sub(s.reported) * 65536 / time.Second)
+	}
+	s.toldHigh, s.toldIn = high, s.received
+	return r
+}
