@@ -266,13 +266,10 @@ func (j *judge) add(ctx context.Context, threads map[string]unread, x *entry, e 
 
 // verdict judges an event once for all whose rules are alike, unless it concerns the person.
 func (j *judge) verdict(ctx context.Context, x *entry, e *storage.Event) rules.Verdict {
-	asked := &rules.Event{
-		Type: e.Type, Sender: e.Sender, RoomID: e.RoomID, EventID: e.ID, StateKey: e.StateKey, JSON: e.JSON,
-		Members: j.members, SenderMayNotify: func() bool { return j.power(ctx, e.Sender) },
-	}
 	class := j.set.Class()
 	x.mu.Lock()
 	known := x.verdicts[class]
+	asked := x.asked(e).Anew(j.members, func() bool { return j.power(ctx, e.Sender) })
 	x.mu.Unlock()
 	personal := asked.Concerns(j.person)
 	if known != nil && !personal {

@@ -29,15 +29,15 @@ func (s *Syncing) acknowledge(ctx context.Context, u *user, q *question) error {
 	if nothing {
 		return nil
 	}
-	waiting, err := s.store.ToDevice.After(ctx, u.id, q.by.Device, 0, upTo, 1)
+	var err error
+	apart(func() {
+		var waiting []storage.ToDeviceMessage
+		if waiting, err = s.store.ToDevice.After(ctx, u.id, q.by.Device, 0, upTo, 1); err == nil && len(waiting) > 0 {
+			err = s.store.Do(ctx, func(ctx context.Context) error { return s.store.ToDevice.Delete(ctx, u.id, q.by.Device, upTo) })
+		}
+	})
 	if err != nil {
 		return err
-	}
-	if len(waiting) > 0 {
-		err := s.store.Do(ctx, func(ctx context.Context) error { return s.store.ToDevice.Delete(ctx, u.id, q.by.Device, upTo) })
-		if err != nil {
-			return err
-		}
 	}
 	s.mu.Lock()
 	d.deleted = max(d.deleted, upTo)

@@ -2,6 +2,7 @@ package syncing
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -111,6 +112,9 @@ func (s *Syncing) relieve(ctx context.Context) {
 		}
 		ended, still := s.slow.turns()
 		if still && ended == last && ended-relieved >= aStorm {
+			// Each look for garbage halves stacks that are mostly empty, no more.
+			runtime.GC()
+			runtime.GC()
 			debug.FreeOSMemory()
 			relieved = ended
 		}

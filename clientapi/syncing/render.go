@@ -29,18 +29,20 @@ type entry struct {
 	// live: it came while the memory watched. related: others relate to it, and are bundled with it for each viewer.
 	// gap: history was missing before it when it came.
 	live, related, gap bool
-	// open: everybody may see it who is joined now; asked: that is known.
-	open, asked bool
+	// open: everybody may see it who is joined now; openKnown: that is known.
+	open, openKnown bool
 	// first tells of a membership event whether the user was never in the room before; 0 is not known yet.
 	first int8
 	// head is the rendered object without unsigned and without its closing brace, extra what unsigned holds for everybody, but for age.
 	head, extra []byte
 	// verdicts of push rules by class, for those whom the event does not concern.
 	verdicts map[string]*rules.Verdict
+	// judged is what push rules ask of it, read once for all whom they are asked for.
+	judged *rules.Event
 }
 
 func newEntry(e *storage.Event) *entry {
-	return &entry{id: e.ID, number: e.Number, position: e.Position, event: e, size: 2*len(e.JSON) + 600}
+	return &entry{id: e.ID, number: e.Number, position: e.Position, event: e, size: 3*len(e.JSON) + 700}
 }
 
 func (x *entry) outdate() {
@@ -95,8 +97,17 @@ func (x *entry) reread(ctx context.Context, s *Syncing) error {
 	if e != nil {
 		x.event = e
 	}
-	x.outdated, x.done, x.verdicts = false, false, nil
+	x.outdated, x.done, x.verdicts, x.judged = false, false, nil, nil
 	return nil
+}
+
+// asked gives what push rules ask of the event, which is e. x.mu is held.
+func (x *entry) asked(e *storage.Event) *rules.Event {
+	if x.judged == nil {
+		x.judged = &rules.Event{Type: e.Type, Sender: e.Sender, RoomID: e.RoomID, EventID: e.ID, StateKey: e.StateKey, JSON: e.JSON}
+		x.judged.Read()
+	}
+	return x.judged
 }
 
 // now gives the event as it is stored now.

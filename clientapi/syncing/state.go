@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"maunium.net/go/mautrix/id"
-
 	"chancery/roomserver/pdu"
 	"chancery/storage"
 )
@@ -140,66 +138,4 @@ func changedBefore(changes []storage.StateChange, timeline []*entry) before {
 		}
 		return held, nil
 	}
-}
-
-// sentMembers remembers which members a connection was sent with lazy loading, so that they are not sent again with each message.
-type sentMembers struct {
-	mu         sync.Mutex
-	n          int
-	young, old map[connection]map[id.RoomID]map[id.UserID]storage.Position
-}
-
-// connection is a device with a filter.
-type connection struct {
-	user   id.UserID
-	device id.DeviceID
-	filter string
-}
-
-// maxSent bounds what sentMembers remembers in each half.
-const maxSent = 200_000
-
-func newSentMembers() *sentMembers {
-	return &sentMembers{young: map[connection]map[id.RoomID]map[id.UserID]storage.Position{}}
-}
-
-// reset forgets what a connection was sent: it begins anew.
-func (m *sentMembers) reset(c connection) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.young, c)
-	delete(m.old, c)
-}
-
-// unsent keeps of the users those whom the connection was not sent in this room by an answer up to since, and notes them
-// as sent with the answer that reaches to. An answer that never arrived is asked for again with the same since.
-func (m *sentMembers) unsent(c connection, room id.RoomID, users []id.UserID, since, to storage.Position) []id.UserID {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	rooms := m.young[c]
-	if rooms == nil {
-		if rooms = m.old[c]; rooms == nil {
-			rooms = map[id.RoomID]map[id.UserID]storage.Position{}
-		}
-		m.young[c] = rooms
-	}
-	known := rooms[room]
-	if known == nil {
-		known = map[id.UserID]storage.Position{}
-		rooms[room] = known
-	}
-	var fresh []id.UserID
-	for _, user := range users {
-		at, sent := known[user]
-		if sent && at <= since {
-			continue
-		}
-		fresh = append(fresh, user)
-		known[user] = to
-		m.n++
-	}
-	if m.n > maxSent {
-		m.old, m.young, m.n = m.young, map[connection]map[id.RoomID]map[id.UserID]storage.Position{}, 0
-	}
-	return fresh
 }

@@ -3,6 +3,8 @@ package syncing
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -218,7 +220,7 @@ func (s *Syncing) reachSoon(ctx context.Context, to storage.Position) error {
 // which few are made at once.
 //
 //go:noinline
-func (s *Syncing) answerSoon(ctx context.Context, u *user, q *question, express bool) (json.RawMessage, bool, error) {
+func (s *Syncing) answerSoon(ctx context.Context, u *user, q *question, express bool) (body json.RawMessage, empty bool, err error) {
 	s.mu.RLock()
 	covered := q.since != nil && !q.fullState && q.since.Position >= u.from
 	s.mu.RUnlock()
@@ -230,9 +232,33 @@ func (s *Syncing) answerSoon(ctx context.Context, u *user, q *question, express 
 		return nil, false, err
 	}
 	defer turns.leave()
-	ctx, stop := context.WithTimeout(ctx, patience)
-	defer stop()
-	return s.answer(ctx, u, q)
+	apart(func() {
+		ctx, stop := context.WithTimeout(ctx, patience)
+		defer stop()
+		body, empty, err = s.answer(ctx, u, q)
+	})
+	return body, empty, err
+}
+
+// apart runs fn on a stack of its own, and waits for its end: the stack of a request, which grows with the deepest call, is kept for as
+// long as the client is connected, and there are thousands. A panic of fn is the caller's.
+//
+//go:noinline
+func apart(fn func()) {
+	ended := make(chan any, 1)
+	go func() {
+		defer func() {
+			p := recover()
+			if p != nil {
+				p = fmt.Sprintf("%v\n%s", p, debug.Stack())
+			}
+			ended <- p
+		}()
+		fn()
+	}()
+	if p := <-ended; p != nil {
+		panic(p)
+	}
 }
 
 func kindOf(q *question, empty bool) string {

@@ -277,7 +277,7 @@ func (a *answer) askOpen(ctx context.Context, p *roomPlan, entries []*entry) err
 	var events []*storage.Event
 	for _, x := range entries {
 		x.mu.Lock()
-		if !x.asked && !p.stay.seesAll(x.position) {
+		if !x.openKnown && !p.stay.seesAll(x.position) {
 			unknown, events = append(unknown, x), append(events, x.event)
 		}
 		x.mu.Unlock()
@@ -291,7 +291,7 @@ func (a *answer) askOpen(ctx context.Context, p *roomPlan, entries []*entry) err
 	}
 	for _, x := range unknown {
 		x.mu.Lock()
-		x.open, x.asked = open[x.number], true
+		x.open, x.openKnown = open[x.number], true
 		x.mu.Unlock()
 	}
 	return nil

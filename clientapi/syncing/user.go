@@ -120,7 +120,7 @@ func (s *Syncing) enter(ctx context.Context, name id.UserID) (*user, error) {
 	s.mu.Unlock()
 	if fresh {
 		// Others may wait for it: the first one's end is not theirs.
-		s.load(context.WithoutCancel(ctx), u)
+		apart(func() { s.load(context.WithoutCancel(ctx), u) })
 	}
 	select {
 	case <-u.ready:

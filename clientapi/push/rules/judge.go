@@ -67,6 +67,17 @@ type Person struct {
 	Subscribed func(root id.EventID) bool
 }
 
+// Read reads the JSON, so that copies made by [Event.Anew] need not.
+func (e *Event) Read() { e.prepare() }
+
+// Anew gives a copy that shares what was read of the JSON and asks its room anew. Of an event that was read, several goroutines may
+// take copies.
+func (e *Event) Anew(members func() int, mayNotify func() bool) *Event {
+	c := *e
+	c.Members, c.SenderMayNotify, c.members, c.mayNotify = members, mayNotify, nil, nil
+	return &c
+}
+
 func (e *Event) prepare() {
 	if e.read {
 		return
