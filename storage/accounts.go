@@ -48,6 +48,28 @@ const (
 	accountReopen   = "UPDATE accounts SET deactivated = false, erased = false WHERE user_id = $1"
 )
 
+// Barred gives those of these users whose accounts are closed, locked or suspended, or are not there.
+func (a *Accounts) Barred(ctx context.Context, users []id.UserID) ([]id.UserID, error) {
+	stand, err := chunked(ctx, users, func(part []id.UserID) ([]id.UserID, error) {
+		return all(ctx, a.s, column[id.UserID], "SELECT user_id FROM accounts WHERE NOT (deactivated OR locked OR suspended) AND user_id IN "+
+			list(1, len(part)), anys(part)...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	good := make(map[id.UserID]bool, len(stand))
+	for _, user := range stand {
+		good[user] = true
+	}
+	var barred []id.UserID
+	for _, user := range users {
+		if !good[user] {
+			barred = append(barred, user)
+		}
+	}
+	return barred, nil
+}
+
 func scanAccount(row dbutil.Scannable) (*Account, error) {
 	var a Account
 	var created int64

@@ -81,6 +81,9 @@ type Store struct {
 	Pushers             *Pushers
 
 	DelayedEvents *DelayedEvents
+	CallOrders    *CallOrders
+	CallLeaves    *CallLeaves
+	CallRecords   *CallRecords
 	Secrets       *Secrets
 	Reports       *Reports
 	AppServices   *AppServices
@@ -212,6 +215,9 @@ func (s *Store) nouns() {
 	s.Previews = &Previews{s}
 
 	s.DelayedEvents = &DelayedEvents{s}
+	s.CallOrders = &CallOrders{s}
+	s.CallLeaves = &CallLeaves{s}
+	s.CallRecords = &CallRecords{s}
 	s.Secrets = &Secrets{s}
 	s.Reports = &Reports{s}
 	s.AppServices = &AppServices{s}

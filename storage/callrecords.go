@@ -1,0 +1,104 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+
+	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix/id"
+)
+
+// CallRecord tells that somebody was in a call: who, when, and by which rule, without a word of what was said. Times are ms since 1970.
+type CallRecord struct {
+	// Session is the participant's name on the focus, CallSID that of one run of the call, Call the call's lasting name.
+	Session  string      `json:"session"`
+	CallSID  string      `json:"call_sid"`
+	Call     string      `json:"call"`
+	RoomID   id.RoomID   `json:"room_id"`
+	UserID   id.UserID   `json:"user_id"`
+	DeviceID id.DeviceID `json:"device_id"`
+	// Focus is the process where it was.
+	Focus  string `json:"focus"`
+	Joined int64  `json:"joined_ts"`
+	// Ended is 0 while it lasts; Reason says why it ended.
+	Ended  int64  `json:"ended_ts,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Rule is by which it was let in; Kinds are the kinds of tracks that were published, with commas between.
+	Rule  string `json:"rule"`
+	Kinds string `json:"kinds,omitempty"`
+}
+
+// CallRecords are who was in which call.
+type CallRecords struct{ s *Store }
+
+const (
+	callRecordColumns = "session, call_sid, call, room_id, user_id, device_id, focus, joined, ended, reason, rule, kinds"
+	callRecordInsert  = "INSERT INTO call_records (" + callRecordColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (session) DO NOTHING"
+	callRecordEnd     = "UPDATE call_records SET ended = $2, reason = $3, kinds = $4 WHERE session = $1 AND ended IS NULL"
+	callRecordPage    = "SELECT " + callRecordColumns + ` FROM call_records WHERE ($1 = '' OR room_id = $1) AND ($2 = '' OR user_id = $2)
+		AND joined >= $3 AND joined < $4 ORDER BY joined DESC, session LIMIT $5 OFFSET $6`
+	callRecordOrphans = "UPDATE call_records SET ended = $2, reason = 'FOCUS_ENDED' WHERE ended IS NULL AND focus = $1"
+	callRecordOthers  = "UPDATE call_records SET ended = $2, reason = 'FOCUS_ENDED' WHERE ended IS NULL AND focus <> $1"
+	callRecordSweep   = "DELETE FROM call_records WHERE joined < $1 AND (ended IS NULL OR ended < $1)"
+)
+
+func scanCallRecord(row dbutil.Scannable) (*CallRecord, error) {
+	r := &CallRecord{}
+	var ended sql.NullInt64
+	err := row.Scan(&r.Session, &r.CallSID, &r.Call, &r.RoomID, &r.UserID, &r.DeviceID, &r.Focus, &r.Joined, &ended, &r.Reason, &r.Rule, &r.Kinds)
+	r.Ended, r.DeviceID = ended.Int64, id.DeviceID(unescape(string(r.DeviceID)))
+	return r, err
+}
+
+// Begin writes that somebody has come in.
+func (t *CallRecords) Begin(ctx context.Context, r *CallRecord) error {
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		_, err := t.s.exec(ctx, callRecordInsert, r.Session, r.CallSID, r.Call, r.RoomID, r.UserID, escape(string(r.DeviceID)), r.Focus, r.Joined,
+			nullable(r.Ended), r.Reason, r.Rule, r.Kinds)
+		return err
+	})
+}
+
+// End writes that somebody has gone: r's Session, Ended, Reason and Kinds.
+func (t *CallRecords) End(ctx context.Context, r *CallRecord) error {
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		_, err := t.s.exec(ctx, callRecordEnd, r.Session, r.Ended, r.Reason, r.Kinds)
+		return err
+	})
+}
+
+// CallSearch narrows records down; what is empty or 0 does not. Times are ms since 1970.
+type CallSearch struct {
+	RoomID        id.RoomID
+	UserID        id.UserID
+	From, To      int64
+	Limit, Offset int
+}
+
+// Find gives records, the latest first.
+func (t *CallRecords) Find(ctx context.Context, q CallSearch) ([]*CallRecord, error) {
+	if q.To == 0 {
+		q.To = 1<<63 - 1
+	}
+	return all(ctx, t.s, scanCallRecord, callRecordPage, q.RoomID, q.UserID, q.From, q.To, q.Limit, q.Offset)
+}
+
+// Orphans ends what a focus left open that is no more; with others, what all foci but this one did.
+func (t *CallRecords) Orphans(ctx context.Context, focus string, others bool) error {
+	do := callRecordOrphans
+	if others {
+		do = callRecordOthers
+	}
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		_, err := t.s.exec(ctx, do, focus, t.s.now().UnixMilli())
+		return err
+	})
+}
+
+// Sweep forgets those who came before the time, in ms since 1970, and have gone since, or never will.
+func (t *CallRecords) Sweep(ctx context.Context, before int64) error {
+	return t.s.Do(ctx, func(ctx context.Context) error {
+		_, err := t.s.exec(ctx, callRecordSweep, before)
+		return err
+	})
+}

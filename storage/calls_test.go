@@ -1,0 +1,157 @@
+package storage
+
+import (
+	"context"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+)
+
+func TestCallRecords(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		ctx := t.Context()
+		for _, r := range []CallRecord{
+			{Session: "PA_1", CallSID: "RM_1", Call: "c", RoomID: "!a", UserID: "@ann:x", DeviceID: "D\x00", Focus: "F1", Joined: 100, Rule: "member"},
+			{Session: "PA_2", CallSID: "RM_1", Call: "c", RoomID: "!a", UserID: "@bob:x", DeviceID: "D", Focus: "F2", Joined: 200, Rule: "member"},
+			{Session: "PA_3", CallSID: "RM_2", Call: "d", RoomID: "!b", UserID: "@ann:x", DeviceID: "D", Focus: "F2", Joined: 300, Rule: "member"},
+		} {
+			if err := s.CallRecords.Begin(ctx, &r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.CallRecords.End(ctx, &CallRecord{Session: "PA_1", Ended: 150, Reason: "CLIENT_INITIATED", Kinds: "camera,microphone"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.CallRecords.Orphans(ctx, "F2", false); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			name string
+			q    CallSearch
+			want []string
+		}{
+			{"all", CallSearch{Limit: 10}, []string{"PA_3", "PA_2", "PA_1"}},
+			{"a room", CallSearch{RoomID: "!a", Limit: 10}, []string{"PA_2", "PA_1"}},
+			{"a user", CallSearch{UserID: "@ann:x", Limit: 10}, []string{"PA_3", "PA_1"}},
+			{"a time", CallSearch{From: 150, To: 300, Limit: 10}, []string{"PA_2"}},
+			{"a page", CallSearch{Limit: 1, Offset: 1}, []string{"PA_2"}},
+		} {
+			rows, err := s.CallRecords.Find(ctx, c.q)
+			var got []string
+			for _, r := range rows {
+				got = append(got, r.Session)
+			}
+			if err != nil || len(got) != len(c.want) || got[0] != c.want[0] || got[len(got)-1] != c.want[len(c.want)-1] {
+				t.Errorf("%s: got %v (%v), want %v", c.name, got, err, c.want)
+			}
+			for _, r := range rows {
+				if r.Session == "PA_1" && (r.Ended != 150 || r.Kinds != "camera,microphone" || r.DeviceID != "D\x00") {
+					t.Errorf("got %+v", r)
+				}
+				if r.Session == "PA_2" && (r.Ended == 0 || r.Reason != "FOCUS_ENDED") {
+					t.Errorf("of a focus that is no more: %+v", r)
+				}
+			}
+		}
+		if err := s.CallRecords.Sweep(ctx, 250); err != nil {
+			t.Fatal(err)
+		}
+		if rows, err := s.CallRecords.Find(ctx, CallSearch{Limit: 10}); err != nil || len(rows) != 2 {
+			t.Errorf("after the sweep %d are left (%v), want those that came later or ended later", len(rows), err)
+		}
+	})
+}
+
+func TestCallLeaves(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		ctx := t.Context()
+		old := &CallLeave{Call: "c", Identity: "@ann:x:D", RoomID: "!a", UserID: "@ann:x", DelayID: "d1", Timeout: 1000, Since: 5, Restart: 50}
+		now := *old
+		now.DelayID, now.Restart = "d2", 70
+		for _, l := range []*CallLeave{old, &now} {
+			if err := s.CallLeaves.Put(ctx, l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.CallLeaves.Saw(ctx, 60, [][2]string{{"c", "@ann:x:D"}, {"c", "@bob:x:D"}}); err != nil {
+			t.Fatal(err)
+		}
+		old.Restart = 999
+		if err := s.CallLeaves.Again(ctx, old); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.CallLeaves.Delete(ctx, old); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.CallLeaves.Of(ctx, "c", "@ann:x:D")
+		if err != nil || got == nil || got.DelayID != "d2" || got.Restart != 70 || got.Seen != 60 {
+			t.Errorf("got %+v (%v), want the newest, as it was", got, err)
+		}
+		if err := s.CallLeaves.Delete(ctx, &now); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := s.CallLeaves.All(ctx, 10); err != nil || len(all) != 0 {
+			t.Errorf("%d are left (%v), want none", len(all), err)
+		}
+	})
+}
+
+func TestCallOrders(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		ctx := t.Context()
+		for _, orders := range []string{`{"locked":true}`, `{}`} {
+			if err := s.CallOrders.Put(ctx, &CallOrder{RoomID: "!a", Orders: []byte(orders), By: "@root:x"}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.CallOrders.ByRoom(ctx, "!a"); err != nil || got == nil || string(got.Orders) != orders || got.Since == 0 {
+				t.Errorf("got %+v (%v), want %s", got, err, orders)
+			}
+		}
+		if rooms, err := s.CallOrders.Since(ctx, 0, 10); err != nil || len(rooms) != 1 || rooms[0] != "!a" {
+			t.Errorf("got %v (%v), want the room", rooms, err)
+		}
+		if got, err := s.CallOrders.ByRoom(ctx, "!b"); got != nil || err != nil {
+			t.Errorf("another room: got %+v (%v), want none", got, err)
+		}
+		for until, want := range map[int64]bool{1: false, 1 << 60: true} {
+			if err := s.CallOrders.Begin(ctx, "c", until); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.CallOrders.Begun(ctx, "c"); got != want || err != nil {
+				t.Errorf("until %d: got %v (%v), want %v", until, got, err, want)
+			}
+		}
+	})
+}
+
+func TestBarredAccounts(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		ctx := t.Context()
+		users := []id.UserID{"@good:x", "@locked:x", "@suspended:x", "@closed:x", "@nobody:x"}
+		err := s.Do(ctx, func(ctx context.Context) error {
+			for _, user := range users[:4] {
+				if _, err := s.Accounts.Create(ctx, &Account{UserID: user}); err != nil {
+					return err
+				}
+			}
+			if err := s.Accounts.SetStanding(ctx, &Account{UserID: "@locked:x", Locked: true}); err != nil {
+				return err
+			}
+			if err := s.Accounts.SetStanding(ctx, &Account{UserID: "@suspended:x", Suspended: true}); err != nil {
+				return err
+			}
+			return s.Accounts.Deactivate(ctx, "@closed:x", false)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		barred, err := s.Accounts.Barred(ctx, users)
+		if err != nil || len(barred) != 4 || barred[0] != "@locked:x" {
+			t.Errorf("got %v (%v), want all but the good one", barred, err)
+		}
+	})
+}
