@@ -108,13 +108,17 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	p.Payload = b[h.Payload:h.End]
 	p.Seq = l.unwrap.Unwrap(h.Sequence)
 	p.Meta = packet.Describe(l.codec, &h, p.Payload)
+	silent := l.track.silent.Load()
+	if silent {
+		p.Meta.Empty, p.Payload = true, nil // every subscriber leaves it out, and counts on
+	}
 	if !l.cache.Put(p.Seq, p.Meta, p.Payload) {
 		return
 	}
 	l.lastPacket.Store(ms)
 	l.newest.Store(l.unwrap.Highest())
 	l.count(p, now)
-	if l.levelID != 0 {
+	if l.levelID != 0 && !silent {
 		l.noteLevel(packet.AudioLevel(h.Extension(b, l.levelID)))
 	}
 	if l.repairable && l.missing.note(p.Seq, ms) {
@@ -142,7 +146,15 @@ func (l *Layer) within(ms int64, size int) bool {
 		l.second, l.counted = second, 0
 	}
 	l.counted += size
-	return l.counted <= maxLayerBytes
+	if l.counted > maxLayerBytes {
+		return false
+	}
+	for _, b := range l.track.budgets {
+		if !b.spend(ms, size, l.track.video) {
+			return false
+		}
+	}
+	return true
 }
 
 func (l *Layer) noteLevel(level uint8, ok bool) {

@@ -38,6 +38,8 @@ type UpTrack struct {
 	feedback chan rtcp.Packet
 	layered  chan struct{} // there are several layers to watch
 	running  sync.WaitGroup
+	budgets  []*Budget   // that its packets are counted against; set before the first layer
+	silent   atomic.Bool // what comes is not handed on
 
 	layers [MaxLayers]atomic.Pointer[Layer]
 	sinks  atomic.Pointer[[]Sink]
@@ -56,6 +58,15 @@ func (e *Engine) NewUpTrack(up Uplink, video bool, sizes [MaxLayers]Size) *UpTra
 	u.running.Go(u.sendFeedback)
 	return u
 }
+
+// Charge has the track's packets counted against these budgets. It is called before the first AddLayer.
+func (u *UpTrack) Charge(budgets ...*Budget) { u.budgets = budgets }
+
+// Silence drops what the publisher sends, whatever its client shows; subscribers get numbers without a gap.
+func (u *UpTrack) Silence(on bool) { u.silent.Store(on) }
+
+// Silent says whether the track is silenced.
+func (u *UpTrack) Silent() bool { return u.silent.Load() }
 
 // Video says whether it is video; otherwise it is audio.
 func (u *UpTrack) Video() bool { return u.video }
