@@ -5,7 +5,7 @@ import "context"
 // openHouse is the rule of a focus without a homeserver: the token is enough.
 type openHouse struct{}
 
-func (openHouse) admit(context.Context, *Claims) (start bool, err error) { return true, nil }
+func (openHouse) admit(context.Context, *Claims) (ruling, error) { return unbound, nil }
 
 // NewStandalone makes a focus without a homeserver's rules. Its Handler has no token service.
 func NewStandalone(ctx context.Context, config Config) (*Focus, error) {

@@ -46,6 +46,21 @@ type Config struct {
 	MaxTracks int `yaml:"max_tracks"`
 	// GuestsStart lets users of other servers begin a call here, and not only join one. Default: true.
 	GuestsStart bool `yaml:"guests_start"`
+	// RestrictedServers are servers whose users may join a call here, but not begin one; "*.example.org" names all below.
+	// Default: none.
+	RestrictedServers []string `yaml:"restricted_servers"`
+	// ViewOnlyServers are servers whose users may watch and listen, but send nothing. Default: none.
+	ViewOnlyServers []string `yaml:"view_only_servers"`
+	// MaxGuests bounds how many users of one other server are in calls here at once; 0: as many as the calls take.
+	// Default: 0.
+	MaxGuests int `yaml:"max_guests"`
+	// MaxCallBitrate bounds what the participants of one call send together, in bits a second; pictures stop before voices.
+	// 0: no bound but that of each participant. Default: 0.
+	MaxCallBitrate int64 `yaml:"max_call_bitrate"`
+	// MaxGuestBitrate bounds what the users of one other server send to all calls here together, likewise. Default: 0.
+	MaxGuestBitrate int64 `yaml:"max_guest_bitrate"`
+	// KeepRecords is how long it is remembered who was in which call, and when; 0: for ever. Default: 2160h, ninety days.
+	KeepRecords time.Duration `yaml:"keep_records"`
 	// Limits bounds how often tokens are asked for, by user and in vain by address. Default: true.
 	Limits bool `yaml:"limits"`
 	// EmptyTimeout is how long a call stays open after its last participant left. Default: 20s.
@@ -67,7 +82,7 @@ type ICEServer struct {
 func DefaultConfig() Config {
 	return Config{
 		Enabled: true, Path: "/calls", Key: "chancery", UDPPort: 7882, TCPPort: 7881,
-		MaxParticipants: 200, MaxTracks: 16, GuestsStart: true, Limits: true,
+		MaxParticipants: 200, MaxTracks: 16, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
 		EmptyTimeout: 20 * time.Second, Grace: 15 * time.Second,
 	}
 }

@@ -58,7 +58,7 @@ func openToAll(w http.ResponseWriter) {
 type entry struct {
 	claims *Claims
 	join   *signal.Join
-	start  bool // may begin the call
+	ruling ruling
 }
 
 // refusal is an answer to a request to join that is not granted.
@@ -89,7 +89,7 @@ func (f *Focus) enter(r *http.Request) (*entry, error) {
 			return nil, &refusal{http.StatusBadRequest, "invalid join request"}
 		}
 	}
-	start, err := f.admit.admit(r.Context(), claims)
+	ruling, err := f.admit.admit(r.Context(), claims)
 	switch {
 	case errors.Is(err, ErrNotAdmitted):
 		return nil, &refusal{http.StatusUnauthorized, "not a member of the room"}
@@ -97,12 +97,12 @@ func (f *Focus) enter(r *http.Request) (*entry, error) {
 		zerolog.Ctx(r.Context()).Error().Err(err).Msg("Admission to a call not decided")
 		return nil, &refusal{http.StatusServiceUnavailable, "try again"}
 	}
-	return &entry{claims: claims, join: join, start: start}, nil
+	return &entry{claims: claims, join: join, ruling: ruling}, nil
 }
 
 // place finds the room for an entry.
 func (f *Focus) place(e *entry) (*Room, error) {
-	room, err := f.room(e.claims.Video.Room, e.start)
+	room, err := f.room(e.claims.Video.Room, e.ruling.start)
 	switch {
 	case errors.Is(err, errNoRoom):
 		return nil, &refusal{http.StatusNotFound, errNoRoom.Error()}
@@ -112,9 +112,8 @@ func (f *Focus) place(e *entry) (*Room, error) {
 	if old := room.find(e.claims.Subject); old != nil && old.user != e.claims.user() {
 		return nil, &refusal{http.StatusUnauthorized, errTaken.Error()}
 	}
-	limit := f.config.MaxParticipants
-	if limit > 0 && len(*room.everyone.Load()) >= limit && room.find(e.claims.Subject) == nil {
-		return nil, &refusal{http.StatusServiceUnavailable, errFull.Error()}
+	if err := room.takes(e.claims, &e.ruling); err != nil {
+		return nil, err
 	}
 	return room, nil
 }
@@ -189,17 +188,20 @@ func (f *Focus) placeOrResume(e *entry) (*Room, error) {
 
 func (f *Focus) serveJoin(ctx context.Context, conn *signal.Conn, room *Room, e *entry, single bool) {
 	for range 3 { // a room may close under our hands
-		p := newParticipant(room, e.claims, e.join, single)
+		p := newParticipant(room, e, single)
 		err := p.begin(conn)
 		if err == nil {
 			joins.WithLabelValues("join", "ok").Inc()
 			return
 		}
+		if errors.Is(err, errFull) || errors.Is(err, errLocked) {
+			break // it was asked before: somebody else was quicker
+		}
 		if !errors.Is(err, errNoRoom) {
 			zerolog.Ctx(ctx).Warn().Err(err).Msg("Join failed")
 			break
 		}
-		if room, err = f.room(e.claims.Video.Room, e.start); err != nil {
+		if room, err = f.room(e.claims.Video.Room, e.ruling.start); err != nil {
 			break
 		}
 	}

@@ -28,8 +28,8 @@ import (
 
 // admission says who may be in a call. The homeserver's rules are one, a focus alone has another.
 type admission interface {
-	// admit says whether the bearer may be in its room now. start: whether it may begin the call.
-	admit(ctx context.Context, c *Claims) (start bool, err error)
+	// admit says whether the bearer may be in its room now, and what it may do there; otherwise the error is ErrNotAdmitted.
+	admit(ctx context.Context, c *Claims) (ruling, error)
 }
 
 // ErrNotAdmitted says that a good token's bearer may not be in the room now.
@@ -46,6 +46,8 @@ type Focus struct {
 	handler http.Handler
 	door    doorLimit
 	roads   roads
+	guests  guests
+	records *recorder       // nil in a focus alone
 	ctx     context.Context // of all calls; ends with the focus
 	cancel  context.CancelFunc
 	live    sync.WaitGroup
@@ -86,7 +88,7 @@ func (f *Focus) Run(ctx context.Context) error {
 	}
 	if f.house == nil {
 		<-ctx.Done()
-	} else if err := f.follow(ctx); err != nil {
+	} else if err := f.serveHouse(ctx); err != nil {
 		return errors.Join(err, f.shut())
 	}
 	return f.shut()
@@ -113,6 +115,9 @@ func (f *Focus) shut() error {
 	case <-done:
 	case <-patience.C:
 		late = errors.New("calls: sessions are still open")
+	}
+	if f.records != nil {
+		f.records.finish(f.ctx)
 	}
 	f.cancel()
 	return errors.Join(late, f.engine.Close())

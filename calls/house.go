@@ -1,14 +1,15 @@
 package calls
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
-	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
-	"chancery/calls/signal"
+	"chancery/roomserver/policy"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -19,6 +20,8 @@ type house struct {
 	store       *storage.Store
 	bus         *bus.Bus
 	guestsStart bool
+	restricted  []string // servers whose users may join a call here, and not begin one
+	viewOnly    []string // and those whose users only watch
 }
 
 // New makes the focus of a homeserver.
@@ -33,7 +36,10 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 		}
 		config.Secret = secret
 	}
-	h := &house{name: serverName, store: store, bus: messages, guestsStart: config.GuestsStart}
+	h := &house{
+		name: serverName, store: store, bus: messages,
+		guestsStart: config.GuestsStart, restricted: config.RestrictedServers, viewOnly: config.ViewOnlyServers,
+	}
 	f, err := newFocus(ctx, config, h)
 	if err != nil {
 		return nil, err
@@ -43,40 +49,64 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 	if config.Limits {
 		f.service.limits = newTokenLimits()
 	}
+	f.records = newRecorder(store, config.KeepRecords, f.tokens.now)
 	f.handler = f.routes()
 	return f, nil
 }
 
-// admit reads the rows, never a cache: the bearer is joined, our server is in the room, its device has not ended.
-func (h *house) admit(ctx context.Context, c *Claims) (start bool, err error) {
+// admit reads the rows, never a cache: the bearer is joined, our server is in the room, its own one is not shut out, its
+// device has not ended and its account stands, and the room has not removed it from its calls.
+func (h *house) admit(ctx context.Context, c *Claims) (ruling, error) {
 	m := c.Matrix
 	if m == nil {
-		return false, ErrNotAdmitted // signed with our secret, but not given to a user
+		return ruling{}, ErrNotAdmitted // signed with our secret, but not given to a user
 	}
 	joined, err := h.store.Memberships.Joined(ctx, m.Room, m.User)
 	if err != nil {
-		return false, fmt.Errorf("read membership: %w", err)
+		return ruling{}, fmt.Errorf("read membership: %w", err)
 	}
 	if !joined {
-		return false, ErrNotAdmitted
+		return ruling{}, ErrNotAdmitted
 	}
 	here, err := h.store.Rooms.HasServer(ctx, m.Room, h.name)
 	if err != nil {
-		return false, fmt.Errorf("read servers: %w", err)
+		return ruling{}, fmt.Errorf("read servers: %w", err)
 	}
 	if !here {
-		return false, ErrNotAdmitted
+		return ruling{}, ErrNotAdmitted
 	}
-	if m.Known {
-		still, err := h.hasDevice(ctx, m.User, m.Device)
-		if err != nil {
-			return false, err
-		}
-		if !still {
-			return false, ErrNotAdmitted
+	if stands, err := h.stands(ctx, m); err != nil || !stands {
+		return ruling{}, cmp.Or(err, ErrNotAdmitted)
+	}
+	rules, err := h.rules(ctx, m.Room)
+	if err != nil {
+		return ruling{}, err
+	}
+	v, ok := h.judge(rules, m)
+	if !ok {
+		return ruling{}, ErrNotAdmitted
+	}
+	if !v.start { // somebody who may begin it has asked for a token a moment ago
+		if v.start, err = h.store.CallOrders.Begun(ctx, c.Video.Room); err != nil {
+			return ruling{}, fmt.Errorf("read begun calls: %w", err)
 		}
 	}
-	return h.guestsStart || m.User.Homeserver() == h.name, nil
+	return v, nil
+}
+
+// stands says whether the account of a user of ours is in order, and the device still there.
+func (h *house) stands(ctx context.Context, m *Matrix) (bool, error) {
+	if m.User.Homeserver() != h.name {
+		return true, nil
+	}
+	barred, err := h.store.Accounts.Barred(ctx, []id.UserID{m.User})
+	if err != nil {
+		return false, fmt.Errorf("read account: %w", err)
+	}
+	if len(barred) > 0 || !m.Known {
+		return len(barred) == 0, nil
+	}
+	return h.hasDevice(ctx, m.User, m.Device)
 }
 
 // hasDevice says whether this is a device of a user of ours.
@@ -91,10 +121,24 @@ func (h *house) hasDevice(ctx context.Context, user id.UserID, device id.DeviceI
 	return d != nil, nil
 }
 
-// follow ends the sessions of those who may no longer be in a call, until ctx ends.
+// serveHouse does what a homeserver's focus does beside its calls, until ctx ends.
+func (f *Focus) serveHouse(ctx context.Context) error {
+	if f.house.bus.Embedded() { // no other process has a call: what is open was cut off
+		if err := f.house.store.CallRecords.Orphans(ctx, f.records.focus, true); err != nil {
+			return wrap(err, "end call records")
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.follow(ctx) })
+	group.Go(func() error { f.patrol(ctx); return nil })
+	group.Go(func() error { return f.records.run(ctx) })
+	return group.Wait()
+}
+
+// follow ends the sessions of those who may no longer be in a call, and has those who may obey their rooms, until ctx ends.
 func (f *Focus) follow(ctx context.Context) error {
 	return f.house.store.Follow(ctx, storage.Follower{
-		Kinds: []storage.Kind{storage.MembershipNews, storage.DeviceEndedNews},
+		Kinds: []storage.Kind{storage.MembershipNews, storage.DeviceEndedNews, storage.StateNews, storage.EventNews},
 		Handle: func(ctx context.Context, news []storage.Change, _ storage.Position) error {
 			for i := range news {
 				if err := f.heard(ctx, &news[i]); err != nil {
@@ -110,47 +154,66 @@ func (f *Focus) follow(ctx context.Context) error {
 func (f *Focus) heard(ctx context.Context, c *storage.Change) error {
 	switch c.Kind {
 	case storage.DeviceEndedNews:
-		f.remove(ctx, func(p *Participant) bool { return p.user == c.UserID && p.device == c.DeviceID })
+		return f.deviceEnded(ctx, c.UserID, c.DeviceID)
 	case storage.MembershipNews:
-		m := c.Membership
-		if m == nil || m.Membership == event.MembershipJoin {
-			return nil
+		return f.membershipChanged(ctx, c.Membership)
+	case storage.StateNews:
+		if c.State != nil && isRule(c.State.Key) {
+			return f.rejudge(ctx, c.RoomID)
 		}
-		f.remove(ctx, func(p *Participant) bool { return p.user == m.UserID && p.matrixRoom == m.RoomID })
-		if m.UserID.Homeserver() != f.house.name || !f.has(m.RoomID) {
-			return nil
+	case storage.EventNews:
+		if c.Event != nil && c.Event.Type == policy.CallCommandType {
+			return f.commanded(ctx, c.Event)
 		}
-		here, err := f.house.store.Rooms.HasServer(ctx, m.RoomID, f.house.name)
-		if err != nil {
-			return err
+	}
+	return nil
+}
+
+// deviceEnded ends the sessions of a device. One of which we know only that it is not the user's lasts as long as the user has another.
+func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.DeviceID) error {
+	for _, p := range f.present(func(p *Participant) bool { return p.user == user }) {
+		ended := p.device == device
+		if !ended && !p.binding.Known {
+			left, err := f.house.store.Devices.All(ctx, user)
+			if err != nil {
+				return err
+			}
+			ended = len(left) == 0
 		}
-		if !here { // our last user has left: the call has no home here
-			f.remove(ctx, func(p *Participant) bool { return p.matrixRoom == m.RoomID })
+		if ended {
+			f.sendOff(ctx, p)
 		}
+	}
+	return nil
+}
+
+// membershipChanged ends the sessions of who is no longer joined; with our last user the call has no home here any more.
+func (f *Focus) membershipChanged(ctx context.Context, m *storage.Membership) error {
+	if m == nil || m.Membership == event.MembershipJoin {
+		return nil
+	}
+	f.remove(ctx, func(p *Participant) bool { return p.user == m.UserID && p.matrixRoom == m.RoomID })
+	if m.UserID.Homeserver() != f.house.name || !f.has(m.RoomID) {
+		return nil
+	}
+	here, err := f.house.store.Rooms.HasServer(ctx, m.RoomID, f.house.name)
+	if err != nil {
+		return err
+	}
+	if !here {
+		f.remove(ctx, func(p *Participant) bool { return p.matrixRoom == m.RoomID })
 	}
 	return nil
 }
 
 // remove ends the sessions for which which is true.
 func (f *Focus) remove(ctx context.Context, which func(*Participant) bool) {
-	for _, r := range f.liveRooms() {
-		for _, p := range *r.everyone.Load() {
-			if which(p) {
-				zerolog.Ctx(ctx).Info().Str("participant", p.sid).Str("call", r.sid).Msg("Participant removed from the call")
-				p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
-			}
-		}
+	for _, p := range f.present(which) {
+		f.sendOff(ctx, p)
 	}
 }
 
 // has says whether the Matrix room has a live call here.
 func (f *Focus) has(room id.RoomID) bool {
-	for _, r := range f.liveRooms() {
-		for _, p := range *r.everyone.Load() {
-			if p.matrixRoom == room {
-				return true
-			}
-		}
-	}
-	return false
+	return len(f.present(func(p *Participant) bool { return p.matrixRoom == room })) > 0
 }

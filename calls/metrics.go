@@ -21,6 +21,9 @@ var (
 	faults = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "chancery_calls_faults_total", Help: "Sessions and calls that ended because of a fault of ours; the log has the details.",
 	})
+	recordsLost = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "chancery_calls_records_lost_total", Help: "Call records that could not be written.",
+	})
 	tokensGiven = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "chancery_calls_tokens_total", Help: "Answers of the token service.",
 	}, []string{"outcome"})

@@ -30,6 +30,7 @@ type Participant struct {
 	user       id.UserID
 	device     id.DeviceID
 	matrixRoom id.RoomID
+	binding    *Matrix // the same, as the token said it; not to be changed
 
 	inbox   chan func()
 	done    chan struct{}
@@ -41,6 +42,10 @@ type Participant struct {
 	// owned by run
 	claims    *Claims
 	join      *signal.Join
+	ruling    ruling
+	granted   *bool         // publishing, as an administrator last said; nil: nobody did
+	budgets   []*sfu.Budget // that its packets are counted against
+	kinds     []string      // of tracks that it has published
 	conn      *signal.Conn
 	info      *signal.Participant
 	allow     *signal.SubscriptionPermission
@@ -78,18 +83,19 @@ const (
 	requestsAtOnce   = 1000
 )
 
-func newParticipant(r *Room, claims *Claims, join *signal.Join, single bool) *Participant {
+func newParticipant(r *Room, e *entry, single bool) *Participant {
 	now := time.Now()
+	claims, join := e.claims, e.join
 	p := &Participant{
 		room: r, sid: newID("PA_"), identity: claims.Subject, single: single,
-		claims: claims, join: join,
+		claims: claims, join: join, ruling: e.ruling,
 		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
 		wishes: map[string]bool{}, wanted: map[string]map[string]int{},
 		allow: &signal.SubscriptionPermission{AllParticipants: true},
 	}
 	if m := claims.Matrix; m != nil {
-		p.user, p.device, p.matrixRoom = m.User, m.Device, m.Room
+		p.user, p.device, p.matrixRoom, p.binding = m.User, m.Device, m.Room, m
 	}
 	p.road = r.focus.roads.of(p)
 	p.log = zerolog.Ctx(r.focus.ctx).With().Str("call", r.sid).Str("participant", p.sid).Logger()
@@ -98,7 +104,7 @@ func newParticipant(r *Room, claims *Claims, join *signal.Join, single bool) *Pa
 		Sid: p.sid, Identity: p.identity, Name: claims.Name, Metadata: claims.Metadata,
 		State: signal.Participant_JOINED, JoinedAt: now.Unix(), JoinedAtMs: now.UnixMilli(), Version: 1,
 		Permission: &signal.Permission{
-			CanSubscribe: allowed(grant.CanSubscribe), CanPublish: allowed(grant.CanPublish),
+			CanSubscribe: allowed(grant.CanSubscribe), CanPublish: p.mayPublish(),
 			CanPublishData: allowed(grant.CanPublishData), Hidden: grant.Hidden,
 			CanUpdateMetadata: grant.CanUpdateOwnMetadata != nil && *grant.CanUpdateOwnMetadata,
 		},
@@ -211,11 +217,13 @@ func (p *Participant) close() {
 	departures.WithLabelValues(p.because.reason.String()).Inc()
 	p.log.Debug().Stringer("reason", p.because.reason).Msg("Participant leaves the call")
 	p.room.leave(p, p.because.reason)
+	p.leaves()
 	if !p.because.silent {
 		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
 			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,
 		}}})
 	}
+	p.dismissGuest()
 	p.conn.Close()
 	p.link.Close()
 	for _, s := range p.subs {
@@ -319,14 +327,14 @@ func (p *Participant) recheck(then func()) {
 	f.live.Go(func() {
 		ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
 		defer cancel()
-		_, err := f.admit.admit(ctx, claims)
+		ruling, err := f.admit.admit(ctx, claims)
 		switch {
 		case errors.Is(err, ErrNotAdmitted):
 			p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
 		case err != nil:
 			p.log.Warn().Err(err).Msg("Admission not asked again")
 		default:
-			p.do(then)
+			p.do(func() { p.obey(ruling); then() })
 		}
 	})
 }

@@ -20,6 +20,9 @@ type publication struct {
 	at   time.Time // when it was announced
 	told int       // highest layer that the client was told to send, -1: none, see dynacast.go
 
+	forced bool // the room keeps it muted
+	hushed bool // it was muted once, until the client unmutes it
+
 	lower dynacastPause
 }
 
@@ -69,6 +72,7 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	t := &publication{info: info, cid: req.Cid, at: time.Now(), told: sfu.MaxLayers - 1}
 	p.published[info.Sid] = t
 	p.sendPublished(t)
+	p.force(t)
 }
 
 func (p *Participant) sendPublished(t *publication) {
@@ -138,6 +142,8 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 	}
 	if t.up == nil {
 		t.up = p.room.focus.engine.NewUpTrack(p.pub.pc, remote.Kind() == webrtc.RTPCodecTypeVideo, t.sizes())
+		t.up.Charge(p.budgets...)
+		t.quiet()
 	}
 	index, known := ridOrder[remote.RID()]
 	if !known {
@@ -152,6 +158,7 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 		return
 	}
 	t.live = true
+	p.publishes(t)
 	t.mid = mid
 	t.info.Mid = mid
 	t.info.MimeType = remote.Codec().MimeType
@@ -222,29 +229,20 @@ func (p *Participant) unpublish() {
 	}
 }
 
-// onMute notes what the client has muted. A muted track stays subscribed.
+// onMute notes what the client has muted. A muted track stays subscribed; what the room keeps muted stays so.
 func (p *Participant) onMute(m *signal.Mute) {
 	t := p.published[m.Sid]
 	if t == nil || t.info.Muted == m.Muted {
 		return
 	}
-	t.info.Muted = m.Muted
+	if t.forced && !m.Muted {
+		p.sendMute(t)
+		return
+	}
+	t.info.Muted, t.hushed = m.Muted, false
+	t.quiet()
 	if !m.Muted && t.up != nil && t.up.Video() {
 		t.up.RequestKeyFrame()
 	}
 	p.changed()
-}
-
-// muteByAdmin asks the client to mute its own track; it cannot be made to unmute.
-func (p *Participant) muteByAdmin(sid string) *signal.Track {
-	t := p.published[sid]
-	if t == nil {
-		return nil
-	}
-	if !t.info.Muted {
-		t.info.Muted = true
-		p.send(&signal.Response{Message: &signal.Response_Mute{Mute: &signal.Mute{Sid: sid, Muted: true}}})
-		p.changed()
-	}
-	return signal.Clone(t.info)
 }

@@ -20,6 +20,7 @@ type Room struct {
 	name    string
 	sid     string
 	created time.Time
+	budget  *sfu.Budget // of what all publish together
 
 	inbox chan func()
 	done  chan struct{}
@@ -54,7 +55,7 @@ const (
 
 func newRoom(f *Focus, name string) *Room {
 	r := &Room{
-		focus: f, name: name, sid: newID("RM_"), created: time.Now(),
+		focus: f, name: name, sid: newID("RM_"), created: time.Now(), budget: sfu.NewBudget(f.config.MaxCallBitrate),
 		inbox: make(chan func(), roomInbox), done: make(chan struct{}),
 		members: map[string]*peer{}, speakers: map[string]*speaker{},
 		emptyAt: time.Now().Add(firstJoin),
@@ -164,8 +165,7 @@ func (r *Room) join(p *Participant, self *peer) (others []*peer, err error) {
 			old.from.end(signal.DisconnectReason_DUPLICATE_IDENTITY, signal.Leave_DISCONNECT)
 			r.remove(old.from, signal.DisconnectReason_DUPLICATE_IDENTITY)
 		}
-		if limit := r.focus.config.MaxParticipants; limit > 0 && len(r.members) >= limit {
-			err = errFull
+		if err = r.seat(p.user, &p.ruling); err != nil {
 			return
 		}
 		for _, m := range r.members {

@@ -205,14 +205,17 @@ func (f *Focus) mutePublishedTrack(c *Claims, decode decoder) (signal.Message, e
 	if !req.Muted {
 		return nil, errTwirpUnmute
 	}
-	muted := make(chan *signal.Track, 1)
+	if req.TrackSid == "" {
+		return nil, errTwirpTrack
+	}
+	muted := make(chan []*signal.Track, 1)
 	p.do(func() { muted <- p.muteByAdmin(req.TrackSid) })
 	select {
-	case track := <-muted:
-		if track == nil {
+	case tracks := <-muted:
+		if len(tracks) == 0 {
 			return nil, errTwirpTrack
 		}
-		return &signal.MuteTrackResponse{Track: track}, nil
+		return &signal.MuteTrackResponse{Track: tracks[0]}, nil
 	case <-p.done:
 		return nil, errTwirpParticipant
 	}

@@ -1,13 +1,16 @@
 package calls
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,7 +154,7 @@ func (s *tokenService) sfuGet(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.give(r, bearer{user: user, device: req.DeviceID, room: req.Room, slot: roomSlot, identity: legacyIdentity(user, req.DeviceID)})
+	return s.answer(r, bearer{user: user, device: req.DeviceID, room: req.Room, slot: roomSlot, identity: legacyIdentity(user, req.DeviceID), legacy: true})
 }
 
 // getToken handles POST /get_token.
@@ -187,7 +190,7 @@ func (s *tokenService) getToken(r *http.Request) (any, error) {
 	if user != req.Member.User {
 		return nil, errUnauthorized.WithMessage("The OpenID token is another user's")
 	}
-	return s.give(r, bearer{user: user, device: req.Member.Device, room: req.Room, slot: req.Slot,
+	return s.answer(r, bearer{user: user, device: req.Member.Device, room: req.Room, slot: req.Slot,
 		identity: memberIdentity(user, req.Member.Device, req.Member.ID)})
 }
 
@@ -236,33 +239,76 @@ type bearer struct {
 	room     id.RoomID
 	slot     string
 	identity string
+	legacy   bool // see Matrix
+	watch    bool
 }
 
+var (
+	errNoMember = mautrix.MForbidden.WithMessage("You are not a member of the room").WithStatus(http.StatusForbidden)
+	errShut     = mautrix.MForbidden.WithMessage("The call is locked").WithStatus(http.StatusForbidden)
+)
+
+// startedFor is how long a call that somebody may begin waits for its first participant: so long may others join it.
+const startedFor = 5 * time.Minute
+
 // give makes the token, if the bearer may be in the room now.
-func (s *tokenService) give(r *http.Request, b bearer) (any, error) {
+func (s *tokenService) give(ctx context.Context, b bearer) (string, error) {
 	yes := true
 	claims := Claims{
 		RegisteredClaims: jwt.RegisteredClaims{Subject: b.identity},
-		Video:            Grant{Room: roomName(b.room, b.slot), RoomJoin: true, CanPublish: &yes, CanSubscribe: &yes, CanUpdateOwnMetadata: &yes},
-		Matrix:           &Matrix{User: b.user, Device: b.device, Room: b.room},
+		Video:            Grant{Room: roomName(b.room, b.slot), RoomJoin: true, CanSubscribe: &yes, CanUpdateOwnMetadata: &yes},
+		Matrix:           &Matrix{User: b.user, Device: b.device, Room: b.room, Legacy: b.legacy, Watch: b.watch},
 	}
 	var err error
-	if claims.Matrix.Known, err = s.house.hasDevice(r.Context(), b.user, b.device); err != nil {
-		return nil, err
+	if claims.Matrix.Known, err = s.house.hasDevice(ctx, b.user, b.device); err != nil {
+		return "", err
 	}
-	_, err = s.house.admit(r.Context(), &claims)
+	v, err := s.house.admit(ctx, &claims)
 	switch {
 	case errors.Is(err, ErrNotAdmitted):
-		return nil, mautrix.MForbidden.WithMessage("You are not a member of the room").WithStatus(http.StatusForbidden)
+		return "", errNoMember
 	case err != nil:
-		return nil, err
+		return "", err
+	}
+	if v.locked && !v.moderate {
+		if inside, err := s.house.inside(ctx, b.room, b.user); err != nil || !inside {
+			return "", cmp.Or(err, error(errShut))
+		}
+	}
+	publish := v.publish && !b.watch
+	claims.Video.CanPublish = &publish
+	if v.start && s.house.restricts() {
+		if err := s.house.store.CallOrders.Begin(ctx, claims.Video.Room, s.focus.tokens.now().Add(startedFor).UnixMilli()); err != nil {
+			return "", err
+		}
 	}
 	token, err := s.focus.tokens.sign(claims, tokenLife)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	tokensGiven.WithLabelValues("given").Inc()
+	return token, nil
+}
+
+// answer is what clients of the service are told.
+func (s *tokenService) answer(r *http.Request, b bearer) (any, error) {
+	token, err := s.give(r.Context(), b)
+	if err != nil {
+		return nil, err
+	}
 	return tokenAnswer{URL: s.socketURL(r), JWT: token}, nil
+}
+
+// restricts says whether there may be users who join calls and do not begin them.
+func (h *house) restricts() bool { return !h.guestsStart || len(h.restricted) > 0 }
+
+// inside says whether the user is in a call of the room now, at whichever focus.
+func (h *house) inside(ctx context.Context, room id.RoomID, user id.UserID) (bool, error) {
+	newest, err := h.store.CallRecords.Find(ctx, storage.CallSearch{RoomID: room, UserID: user, Limit: 20})
+	if err != nil {
+		return false, fmt.Errorf("read call records: %w", err)
+	}
+	return slices.ContainsFunc(newest, func(r *storage.CallRecord) bool { return r.Ended == 0 }), nil
 }
 
 // socketURL is the base of the signalling, as clients reach it.

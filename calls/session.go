@@ -22,14 +22,21 @@ func (p *Participant) begin(c *signal.Conn) error {
 		return err
 	}
 	p.link = sfu.NewDownlink(p.sub.pc)
-	others, err := p.room.join(p, p.snapshot())
+	var others []*peer
+	err := p.admitGuest()
+	if err == nil {
+		p.room.bound(&p.ruling)
+		others, err = p.room.join(p, p.snapshot())
+	}
 	if err != nil {
+		p.dismissGuest()
 		p.pub.close()
 		if !p.single {
 			p.sub.close()
 		}
 		return err
 	}
+	p.enters()
 	live := &p.room.focus.live
 	live.Go(p.link.Run)
 	live.Go(func() {

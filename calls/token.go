@@ -52,6 +52,10 @@ type Matrix struct {
 	Device id.DeviceID `json:"device"`
 	Room   id.RoomID   `json:"room"`
 	Known  bool        `json:"known,omitempty"` // the device was one of ours: the token ends with it
+	// Legacy: the client says by a state event that it is in the call, and not by a sticky one.
+	Legacy bool `json:"legacy,omitempty"`
+	// Watch: the bearer publishes elsewhere, at the focus of its own server.
+	Watch bool `json:"watch,omitempty"`
 }
 
 // user is to whom we gave the token; empty in a focus alone.

@@ -42,15 +42,29 @@ func callToken(t *testing.T, who *mautrix.Client, at *testHouse, room id.RoomID)
 // enterCall opens the signalling socket of a call and reads the welcome. Media are not needed to be there.
 func enterCall(t *testing.T, socket, token string) *websocket.Conn {
 	t.Helper()
+	ws, _ := openCall(t, socket, token)
+	return ws
+}
+
+// enterCallAs is enterCall, and gives the welcome.
+func enterCallAs(t *testing.T, socket, token string) *signal.Joined {
+	t.Helper()
+	_, joined := openCall(t, socket, token)
+	return joined
+}
+
+func openCall(t *testing.T, socket, token string) (*websocket.Conn, *signal.Joined) {
+	t.Helper()
 	ws, resp, err := websocket.DefaultDialer.DialContext(t.Context(), socket+"/rtc?"+url.Values{"access_token": {token}}.Encode(), nil)
 	if err != nil {
 		t.Fatalf("enter call: %v (%v)", err, resp)
 	}
 	t.Cleanup(func() { ws.Close() })
-	if joined := heard(t, ws).GetJoin(); joined == nil {
+	joined := heard(t, ws).GetJoin()
+	if joined == nil {
 		t.Fatal("the first message is no welcome")
 	}
-	return ws
+	return ws, joined
 }
 
 func heard(t *testing.T, ws *websocket.Conn) *signal.Response {

@@ -87,7 +87,7 @@ func mayImport() map[string][]string {
 		// Floor 3.
 		"roomserver/state": floor3,
 		"roomserver/view":  floor3,
-		"calls":            slices.Concat(memory, []string{"roomserver/policy", "calls/sfu", "calls/packet", "calls/signal", "calls/turn"}),
+		"calls":            slices.Concat(floor3, []string{"calls/sfu", "calls/packet", "calls/signal", "calls/turn"}),
 
 		// Floor 2.
 		"storage":   {"storage/schema", "storage/bus"},

@@ -1,0 +1,140 @@
+package calls
+
+import (
+	"net/http"
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"chancery/calls/sfu"
+)
+
+// guest is another server, as far as its users burden this focus.
+type guest struct {
+	present int // its participants
+	budget  *sfu.Budget
+}
+
+// guests counts the participants of other servers.
+type guests struct {
+	mu    sync.Mutex
+	known map[string]*guest
+}
+
+// enter counts a participant of the server and gives the budget that is shared there; false: it has its share already.
+func (g *guests) enter(server string, most int, bits int64) (*sfu.Budget, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.known == nil {
+		g.known = map[string]*guest{}
+	}
+	found := g.known[server]
+	if found == nil {
+		found = &guest{budget: sfu.NewBudget(bits)}
+		g.known[server] = found
+	}
+	if most > 0 && found.present >= most {
+		return nil, false
+	}
+	found.present++
+	return found.budget, true
+}
+
+// leave undoes enter.
+func (g *guests) leave(server string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if found := g.known[server]; found != nil {
+		if found.present--; found.present <= 0 {
+			delete(g.known, server)
+		}
+	}
+}
+
+func (g *guests) full(server string, most int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	found := g.known[server]
+	return most > 0 && found != nil && found.present >= most
+}
+
+// guestServer is the server of a user who is not one of ours; empty for ours, and in a focus alone.
+func (f *Focus) guestServer(user id.UserID) string {
+	if f.house == nil || user == "" || user.Homeserver() == f.house.name {
+		return ""
+	}
+	return user.Homeserver()
+}
+
+// admitGuest counts p, and finds what its packets are counted against.
+func (p *Participant) admitGuest() error {
+	f := p.room.focus
+	p.budgets = []*sfu.Budget{p.room.budget}
+	server := f.guestServer(p.user)
+	if server == "" {
+		return nil
+	}
+	most := f.config.MaxGuests
+	if p.room.find(p.identity) != nil {
+		most = 0 // it takes its own place
+	}
+	budget, ok := f.guests.enter(server, most, f.config.MaxGuestBitrate)
+	if !ok {
+		return errFull
+	}
+	p.budgets = append(p.budgets, budget)
+	return nil
+}
+
+// dismissGuest undoes admitGuest, once.
+func (p *Participant) dismissGuest() {
+	if len(p.budgets) > 1 {
+		p.room.focus.guests.leave(p.user.Homeserver())
+		p.budgets = p.budgets[:1]
+	}
+}
+
+// takes says whether the call has a place for the bearer, who is not in it yet or comes back.
+func (r *Room) takes(c *Claims, v *ruling) error {
+	if r.find(c.Subject) != nil {
+		return nil
+	}
+	limit := r.limit(v)
+	switch {
+	case limit > 0 && len(*r.everyone.Load()) >= limit, r.focus.guests.full(r.focus.guestServer(c.user()), r.focus.config.MaxGuests):
+		return &refusal{http.StatusServiceUnavailable, errFull.Error()}
+	case v.locked && !v.moderate && !r.holds(c.user()):
+		return &refusal{http.StatusForbidden, errLocked.Error()}
+	}
+	return nil
+}
+
+// seat is what takes asks, in the room's own goroutine: who comes at the same time has been counted.
+func (r *Room) seat(user id.UserID, v *ruling) error {
+	switch limit := r.limit(v); {
+	case limit > 0 && len(r.members) >= limit:
+		return errFull
+	case v.locked && !v.moderate && !r.holds(user):
+		return errLocked
+	}
+	return nil
+}
+
+// limit is how many may be in the call at once; 0: any number.
+func (r *Room) limit(v *ruling) int {
+	limit := r.focus.config.MaxParticipants
+	if v.most > 0 && (limit == 0 || v.most < limit) {
+		return v.most
+	}
+	return limit
+}
+
+// holds says whether the user is in the call, with whatever device.
+func (r *Room) holds(user id.UserID) bool {
+	for _, p := range *r.everyone.Load() {
+		if user != "" && p.user == user {
+			return true
+		}
+	}
+	return false
+}

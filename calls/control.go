@@ -1,0 +1,284 @@
+package calls
+
+import (
+	"context"
+
+	"time"
+
+	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix/id"
+
+	"chancery/calls/signal"
+	"chancery/roomserver/policy"
+	"chancery/storage"
+)
+
+// What a room or an administrator orders is done to the packets: a client that does not listen is not heard. The client is
+// told as LiveKit would tell it.
+
+// obey brings what p may do in line with a new ruling. It runs in p's goroutine.
+func (p *Participant) obey(v ruling) {
+	p.ruling = v
+	p.room.bound(&v)
+	p.permit()
+	forced := false
+	for _, t := range p.published {
+		forced = p.force(t) || forced
+	}
+	if forced {
+		p.changed()
+	}
+}
+
+// mayPublish says whether p may send media: both the room and an administrator can take it away. In a focus alone the token
+// decides, and an administrator after it.
+func (p *Participant) mayPublish() bool {
+	if p.binding == nil {
+		if p.granted != nil {
+			return *p.granted
+		}
+		return allowed(p.claims.Video.CanPublish)
+	}
+	return p.ruling.publish && !p.binding.Watch && allowed(p.granted)
+}
+
+// permit takes publishing away, or gives it back, and tells everybody.
+func (p *Participant) permit() {
+	may := p.mayPublish()
+	if may == p.info.Permission.CanPublish {
+		return
+	}
+	p.info.Permission.CanPublish = may
+	if !may {
+		p.withdraw()
+	}
+	p.changed()
+}
+
+// bound takes what the ruling says of the whole call.
+func (r *Room) bound(v *ruling) {
+	limit := r.focus.config.MaxCallBitrate
+	if v.bitrate > 0 && (limit == 0 || v.bitrate < limit) {
+		limit = v.bitrate
+	}
+	r.budget.SetLimit(limit)
+}
+
+// withdraw ends all that p publishes.
+func (p *Participant) withdraw() {
+	for sid, t := range p.published {
+		if t.up != nil {
+			t.up.Silence(true) // until the client has stopped, or for ever
+		}
+		t.end()
+		delete(p.published, sid)
+		delete(p.wanted, sid)
+		p.send(&signal.Response{Message: &signal.Response_TrackUnpublished{TrackUnpublished: &signal.TrackUnpublished{TrackSid: sid}}})
+	}
+}
+
+// force mutes a track that the ruling wants muted, or lets go of it. It is true if others should hear of it.
+func (p *Participant) force(t *publication) (changed bool) {
+	forced := p.ruling.mute
+	if t.info.Type == signal.TrackType_VIDEO {
+		forced = p.ruling.noVideo
+	}
+	if forced == t.forced {
+		return false
+	}
+	t.forced = forced
+	t.quiet()
+	if !forced || t.info.Muted {
+		return false // its client unmutes it, or had muted it
+	}
+	t.info.Muted = true
+	p.sendMute(t)
+	return true
+}
+
+// quiet drops the packets of a track that is not muted by its client alone.
+func (t *publication) quiet() {
+	if t.up != nil {
+		t.up.Silence(t.forced || t.hushed)
+	}
+}
+
+func (p *Participant) sendMute(t *publication) {
+	p.send(&signal.Response{Message: &signal.Response_Mute{Mute: &signal.Mute{Sid: t.info.Sid, Muted: true}}})
+}
+
+// muteByAdmin mutes a track until its own client unmutes it; with an empty sid, all of them. It gives the tracks.
+func (p *Participant) muteByAdmin(sid string) (muted []*signal.Track) {
+	changed := false
+	for _, t := range p.published {
+		if sid != "" && t.info.Sid != sid {
+			continue
+		}
+		if !t.info.Muted {
+			t.info.Muted, t.hushed, changed = true, true, true
+			t.quiet()
+			p.sendMute(t)
+		}
+		muted = append(muted, signal.Clone(t.info))
+	}
+	if changed {
+		p.changed()
+	}
+	return muted
+}
+
+// rejudge reads what holds in a Matrix room now, and lets everybody in its calls hear of it.
+func (f *Focus) rejudge(ctx context.Context, room id.RoomID) error {
+	present := f.present(func(p *Participant) bool { return p.matrixRoom == room })
+	if len(present) == 0 {
+		return nil
+	}
+	rules, err := f.house.rules(ctx, room)
+	if err != nil {
+		return err
+	}
+	for _, p := range present {
+		v, ok := f.house.judge(rules, p.binding)
+		if !ok {
+			f.sendOff(ctx, p)
+			continue
+		}
+		p.post(func() { p.obey(v) })
+	}
+	return nil
+}
+
+// present gives the participants for whom which is true.
+func (f *Focus) present(which func(*Participant) bool) (found []*Participant) {
+	for _, r := range f.liveRooms() {
+		for _, p := range *r.everyone.Load() {
+			if which(p) {
+				found = append(found, p)
+			}
+		}
+	}
+	return found
+}
+
+// sendOff ends a session whose bearer may no longer be there.
+func (f *Focus) sendOff(ctx context.Context, p *Participant) {
+	zerolog.Ctx(ctx).Info().Str("participant", p.sid).Str("call", p.room.sid).Msg("Participant removed from the call")
+	p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
+}
+
+// commanded does what a moderator asks for in an event of the room.
+func (f *Focus) commanded(ctx context.Context, e *storage.Event) error {
+	command, ok := policy.ParseCallCommand(contentOf(e))
+	if !ok || e.RedactedBy != "" || !f.has(e.RoomID) {
+		return nil
+	}
+	rules, err := f.house.rules(ctx, e.RoomID)
+	if err != nil || rules == nil || rules.levels == nil {
+		return err
+	}
+	own := rules.levels.User(e.Sender)
+	if own < rules.levels.Event(policy.CallSettingsType, true) {
+		return nil
+	}
+	if command.Do != policy.CallEnd && command.UserID != e.Sender && rules.levels.User(command.UserID) >= own {
+		return nil // as with kicks
+	}
+	f.command(ctx, e.RoomID, command)
+	return nil
+}
+
+// command does something once to those in a Matrix room's calls whom it names, and says to how many.
+func (f *Focus) command(ctx context.Context, room id.RoomID, c policy.CallCommand) (done int) {
+	if c.Do == policy.CallEnd {
+		for _, r := range f.callsOf(room) {
+			r.end(signal.DisconnectReason_ROOM_DELETED, signal.Leave_DISCONNECT)
+			done++
+		}
+		return done
+	}
+	for _, p := range f.present(func(p *Participant) bool {
+		return p.matrixRoom == room && p.user == c.UserID && (c.DeviceID == "" || p.device == c.DeviceID)
+	}) {
+		if c.Do == policy.CallRemove {
+			f.sendOff(ctx, p)
+		} else {
+			p.post(func() { p.muteByAdmin(c.TrackSID) })
+		}
+		done++
+	}
+	return done
+}
+
+// callsOf gives the live calls of a Matrix room.
+func (f *Focus) callsOf(room id.RoomID) (found []*Room) {
+	for _, r := range f.liveRooms() {
+		for _, p := range *r.everyone.Load() {
+			if p.matrixRoom == room {
+				found = append(found, r)
+				break
+			}
+		}
+	}
+	return found
+}
+
+// patrolEvery is how soon an account that is locked, or an order of another process, is noticed though nobody rings.
+const patrolEvery = 400 * time.Millisecond
+
+// patrol looks after what is no news of the stream: accounts that are closed, locked or suspended, and orders of administrators.
+func (f *Focus) patrol(ctx context.Context) {
+	tick := time.NewTicker(patrolEvery)
+	defer tick.Stop()
+	since := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if err := f.look(ctx, since); err != nil {
+				if ctx.Err() == nil {
+					zerolog.Ctx(ctx).Warn().Err(err).Msg("Calls not looked after, will try again")
+				}
+				continue
+			}
+			since = now
+		}
+	}
+}
+
+// clockSkew is how far the clocks of two of our processes may be apart.
+const clockSkew = 5 * time.Second
+
+func (f *Focus) look(ctx context.Context, since time.Time) error {
+	ours := map[id.UserID]bool{}
+	for _, p := range f.present(func(p *Participant) bool { return p.user != "" && f.guestServer(p.user) == "" }) {
+		ours[p.user] = true
+	}
+	if len(ours) > 0 {
+		users := make([]id.UserID, 0, len(ours))
+		for user := range ours {
+			users = append(users, user)
+		}
+		barred, err := f.house.store.Accounts.Barred(ctx, users)
+		if err != nil {
+			return err
+		}
+		for _, user := range barred {
+			f.remove(ctx, func(p *Participant) bool { return p.user == user })
+		}
+	}
+	if len(f.liveRooms()) == 0 {
+		return nil
+	}
+	const most = 1000
+	ordered, err := f.house.store.CallOrders.Since(ctx, since.Add(-clockSkew).UnixMilli(), most)
+	if err != nil {
+		return err
+	}
+	for _, room := range ordered {
+		if err := f.rejudge(ctx, room); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+	"maunium.net/go/mautrix/synapseadmin"
+
+	"chancery/calls/signal"
+)
+
+// administrator registers and signs in somebody who may use the admin API.
+func (h *testHouse) administrator(name string) *mautrix.Client {
+	h.t.Helper()
+	client, err := mautrix.NewClient(h.url, "", "")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	admin := &synapseadmin.Client{Client: client}
+	if _, err := admin.SharedSecretRegister(h.t.Context(), testSecret, synapseadmin.ReqSharedSecretRegister{
+		Username: name, Password: testPassword(name), InhibitLogin: true, Admin: true,
+	}); err != nil {
+		h.t.Fatalf("register %s: %v", name, err)
+	}
+	if _, err := client.Login(h.t.Context(), &mautrix.ReqLogin{
+		Type: mautrix.AuthTypePassword, Password: testPassword(name), StoreCredentials: true,
+		Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: name},
+	}); err != nil {
+		h.t.Fatalf("sign in %s: %v", name, err)
+	}
+	return client
+}
+
+// do makes a request of somebody's, and fails the test if it is refused.
+func do(t *testing.T, who *mautrix.Client, method, path string, body, into any) {
+	t.Helper()
+	if _, err := who.MakeRequest(t.Context(), method, strings.TrimRight(who.HomeserverURL.String(), "/")+path, body, into); err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+}
+
+// callRoom makes a room with somebody in it, and lets both into its call.
+func (h *testHouse) settings(by *mautrix.Client, room id.RoomID, content map[string]any) {
+	h.t.Helper()
+	if _, err := by.SendStateEvent(h.t.Context(), room, event.Type{Type: "chancery.call.settings", Class: event.StateEventType}, "", content); err != nil {
+		h.t.Fatalf("call settings: %v", err)
+	}
+}
+
+// TestCallsEndWithStanding ends what lets somebody be in a call, beside membership itself.
+func TestCallsEndWithStanding(t *testing.T) {
+	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	interior, finance := houses[0], houses[1]
+	anna, root := interior.person("anna"), interior.administrator("root")
+	for _, c := range []struct {
+		name   string
+		house  *testHouse
+		within time.Duration
+		end    func(t *testing.T, room id.RoomID, who *mautrix.Client)
+	}{
+		{"locked", interior, time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) {
+			do(t, root, "PUT", "/_synapse/admin/v2/users/"+string(who.UserID), map[string]any{"locked": true}, nil)
+		}},
+		{"suspended", interior, time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) {
+			do(t, root, "PUT", "/_synapse/admin/v1/suspend/"+string(who.UserID), map[string]any{"suspend": true}, nil)
+		}},
+		{"deactivated", interior, time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) {
+			do(t, root, "POST", "/_synapse/admin/v1/deactivate/"+string(who.UserID), map[string]any{"erase": false}, nil)
+		}},
+		{"device deleted", interior, 5 * time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) {
+			do(t, root, "DELETE", "/_synapse/admin/v2/users/"+string(who.UserID)+"/devices/"+string(who.DeviceID), nil, nil)
+		}},
+		{"server shut out", finance, time.Second, func(t *testing.T, room id.RoomID, _ *mautrix.Client) {
+			if _, err := anna.SendStateEvent(t.Context(), room, event.StateServerACL, "", &event.ServerACLEventContent{Allow: []string{"*"}, Deny: []string{"finance.test"}}); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"removed by the room", interior, time.Second, func(t *testing.T, room id.RoomID, who *mautrix.Client) {
+			interior.settings(anna, room, map[string]any{"removed": []id.UserID{who.UserID}})
+		}},
+		{"guest removed by the room", finance, time.Second, func(t *testing.T, room id.RoomID, who *mautrix.Client) {
+			interior.settings(anna, room, map[string]any{"removed": []string{"@*:finance.test"}})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+			who := c.house.person(strings.ReplaceAll(c.name, " ", ""))
+			must(who.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+			socket, token := callToken(t, who, interior, room)
+			ws := enterCall(t, socket, token)
+			begun := time.Now()
+			c.end(t, room, who)
+			if reason := sentAway(t, ws); reason != signal.DisconnectReason_PARTICIPANT_REMOVED {
+				t.Errorf("got reason %v, want PARTICIPANT_REMOVED", reason)
+			}
+			if took := time.Since(begun); took > c.within {
+				t.Errorf("the session ended after %v, want within %v", took, c.within)
+			}
+			if status := statusOf(t, "GET", interior.focus()+"/rtc/validate?"+url.Values{"access_token": {token}}.Encode()); status != http.StatusUnauthorized {
+				t.Errorf("with the old token: got %d, want 401", status)
+			}
+		})
+	}
+}
+
+// permission waits until the focus has told the client whether it may publish.
+func permission(t *testing.T, next func() *signal.Response, identity string, want bool) {
+	t.Helper()
+	for {
+		for _, p := range next().GetUpdate().GetParticipants() {
+			if strings.HasPrefix(p.Identity, identity) && p.Permission.GetCanPublish() == want {
+				return
+			}
+		}
+	}
+}
+
+// TestCallsObeyTheRoom changes what a room says of its calls while somebody is in one.
+func TestCallsObeyTheRoom(t *testing.T) {
+	interior := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	anna, ben := interior.person("anna"), interior.person("ben")
+	begin := func(t *testing.T) (room id.RoomID, next func() *signal.Response) {
+		room = must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+		must(ben.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+		socket, token := callToken(t, ben, interior, room)
+		ws := enterCall(t, socket, token)
+		return room, func() *signal.Response { return heard(t, ws) }
+	}
+	validate := func(t *testing.T, who *mautrix.Client, room id.RoomID) int {
+		_, token := callToken(t, who, interior, room)
+		return statusOf(t, "GET", interior.focus()+"/rtc/validate?"+url.Values{"access_token": {token}}.Encode())
+	}
+	t.Run("view-only, and back", func(t *testing.T) {
+		room, next := begin(t)
+		interior.settings(anna, room, map[string]any{"view_only": true})
+		permission(t, next, string(ben.UserID), false)
+		interior.settings(anna, room, map[string]any{})
+		permission(t, next, string(ben.UserID), true)
+	})
+	t.Run("power levels", func(t *testing.T) {
+		room, next := begin(t)
+		levels := &event.PowerLevelsEventContent{Users: map[id.UserID]int{anna.UserID: 100}, Events: map[string]int{"org.matrix.msc3401.call.member": 30}}
+		if _, err := anna.SendStateEvent(t.Context(), room, event.StatePowerLevels, "", levels); err != nil {
+			t.Fatal(err)
+		}
+		permission(t, next, string(ben.UserID), false)
+		levels.Users[ben.UserID] = 30
+		if _, err := anna.SendStateEvent(t.Context(), room, event.StatePowerLevels, "", levels); err != nil {
+			t.Fatal(err)
+		}
+		permission(t, next, string(ben.UserID), true)
+	})
+	t.Run("a level of the call's own", func(t *testing.T) {
+		room, next := begin(t)
+		interior.settings(anna, room, map[string]any{"publish_level": 10})
+		permission(t, next, string(ben.UserID), false)
+	})
+	t.Run("locked", func(t *testing.T) {
+		room, _ := begin(t)
+		late := interior.person("late")
+		must(late.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+		_, token := callToken(t, late, interior, room)
+		interior.settings(anna, room, map[string]any{"locked": true})
+		if got := tokenStatus(t, late, interior, room); got != http.StatusForbidden {
+			t.Errorf("a token for who comes late: got %d, want 403", got)
+		}
+		if got := statusOf(t, "GET", interior.focus()+"/rtc/validate?"+url.Values{"access_token": {token}}.Encode()); got != http.StatusForbidden {
+			t.Errorf("a token from before: got %d, want 403", got)
+		}
+		for name, who := range map[string]*mautrix.Client{"who is in": ben, "a moderator": anna} {
+			if got := validate(t, who, room); got != http.StatusOK {
+				t.Errorf("%s: got %d, want 200", name, got)
+			}
+		}
+	})
+	t.Run("capped", func(t *testing.T) {
+		room, _ := begin(t)
+		interior.settings(anna, room, map[string]any{"max_participants": 1})
+		if got := validate(t, anna, room); got != http.StatusServiceUnavailable {
+			t.Errorf("one too many: got %d, want 503", got)
+		}
+	})
+	t.Run("ended by command", func(t *testing.T) {
+		room, next := begin(t)
+		command := func(by *mautrix.Client, content map[string]any) {
+			if _, err := by.SendMessageEvent(t.Context(), room, event.Type{Type: "chancery.call.command", Class: event.MessageEventType}, content); err != nil {
+				t.Fatal(err)
+			}
+		}
+		command(ben, map[string]any{"command": "end"}) // who has no right to
+		if got := validate(t, anna, room); got != http.StatusOK {
+			t.Fatalf("after a stranger's command: got %d, want 200", got)
+		}
+		command(anna, map[string]any{"command": "end"})
+		for {
+			if leave := next().GetLeave(); leave != nil {
+				if leave.Reason != signal.DisconnectReason_ROOM_DELETED {
+					t.Errorf("got %v, want ROOM_DELETED", leave.Reason)
+				}
+				return
+			}
+		}
+	})
+}
+
+// tokenStatus asks for a token, and says how that was answered.
+func tokenStatus(t *testing.T, who *mautrix.Client, at *testHouse, room id.RoomID) int {
+	t.Helper()
+	var openID map[string]any
+	do(t, who, "POST", fmt.Sprintf("/_matrix/client/v3/user/%s/openid/request_token", who.UserID), struct{}{}, &openID)
+	return raw(t, "POST", at.focus()+"/sfu/get", "", jsonBody(t, map[string]any{"room": room, "openid_token": openID, "device_id": who.DeviceID})).status
+}
+
+// TestRestrictedServers lets guests join calls, and not begin them.
+func TestRestrictedServers(t *testing.T) {
+	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test", "justice.test")
+	configs[0].Calls.RestrictedServers, configs[0].Calls.ViewOnlyServers, configs[0].Calls.MaxGuests = []string{"finance.test"}, []string{"justice.*"}, 1
+	var houses []*testHouse
+	for _, config := range configs {
+		house := &testHouse{t: t, config: config, url: config.Client.PublicURL}
+		house.open()
+		t.Cleanup(house.close)
+		houses = append(houses, house)
+	}
+	interior := houses[0]
+	anna, felix, flora, jana := interior.person("anna"), houses[1].person("felix"), houses[1].person("flora"), houses[2].person("jana")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	for _, guest := range []*mautrix.Client{felix, flora, jana} {
+		must(guest.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+	}
+	ask := func(token, path string) (int, string) {
+		resp, err := http.Get(interior.focus() + path + "?" + url.Values{"access_token": {token}}.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text := make([]byte, 200)
+		n, _ := resp.Body.Read(text)
+		return resp.StatusCode, string(text[:n])
+	}
+	socket, token := callToken(t, felix, interior, room)
+	for _, path := range []string{"/rtc/validate", "/rtc/v1/validate", "/rtc", "/rtc/v1"} {
+		if status, text := ask(token, path); status != http.StatusNotFound || !strings.Contains(text, "requested room does not exist") {
+			t.Errorf("%s before the call: got %d %q, want 404 and the words that clients look for", path, status, text)
+		}
+	}
+	_, host := callToken(t, anna, interior, room)
+	if status, _ := ask(token, "/rtc/validate"); status != http.StatusOK {
+		t.Errorf("once somebody may begin it: got %d, want 200", status)
+	}
+	enterCall(t, socket, host)
+	enterCall(t, socket, token)
+	_, second := callToken(t, flora, interior, room)
+	if status, _ := ask(second, "/rtc/validate"); status != http.StatusServiceUnavailable {
+		t.Errorf("a second guest of one server: got %d, want 503", status)
+	}
+	_, watcher := callToken(t, jana, interior, room)
+	ws := enterCallAs(t, socket, watcher)
+	if ws.Participant.Permission.GetCanPublish() {
+		t.Error("a guest of a server that only watches may publish")
+	}
+}
+
+func jsonBody(t *testing.T, v any) io.Reader {
+	t.Helper()
+	body, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.NewReader(body)
+}
