@@ -1,8 +1,8 @@
 package calls
 
 import (
-	"slices"
 	"sync"
+	"time"
 
 	"github.com/pion/webrtc/v4"
 	"golang.org/x/time/rate"
@@ -13,23 +13,30 @@ import (
 // dataPort is a participant's end of the data channels. It is used by Pion's goroutines as well as by p's own:
 // data pass from one participant to another without passing through a room.
 type dataPort struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // also held while a reliable packet is queued, so that what is told again keeps its place
 	reliable *webrtc.DataChannel
 	lossy    *webrtc.DataChannel
 	last     uint32 // newest reliable sequence that came from the client
-	limit    *rate.Limiter
+	in, out  *rate.Limiter
 }
 
 const (
 	reliableLabel  = "_reliable"
 	lossyLabel     = "_lossy"
 	maxData        = 64 << 10
-	packetCost     = 256     // bytes that a packet counts beside its own
-	dataPerSecond  = 1 << 20 // bytes that one client may send
+	maxLossy       = 16 << 10 // clients keep to 15 kB, and the envelope
+	packetCost     = 256      // bytes that a packet counts beside its own
+	dataPerSecond  = 1 << 20  // bytes that one client may send
 	dataBurst      = 4 << 20
+	fanPerSecond   = 16 << 20 // bytes that may go out for one client's packets
+	fanBurst       = 64 << 20
 	lossyBuffer    = 64 << 10 // beyond it a lossy packet is dropped
-	reliableBuffer = 8 << 20  // beyond it the receiver has fallen behind for good
+	reliableBuffer = 4 << 20  // beyond it the receiver has fallen behind, and is told again at its next resume
 )
+
+func newDataPort() dataPort {
+	return dataPort{in: rate.NewLimiter(dataPerSecond, dataBurst), out: rate.NewLimiter(fanPerSecond, fanBurst)}
+}
 
 // openDataChannels makes our channels on the subscriber's connection, in two-connection mode.
 func (p *Participant) openDataChannels(t *transport) error {
@@ -51,9 +58,6 @@ func (p *Participant) openDataChannels(t *transport) error {
 // onDataChannel takes a channel that the client made. With one connection we send on it too.
 func (p *Participant) onDataChannel(_ *transport, c *webrtc.DataChannel) {
 	p.data.mu.Lock()
-	if p.data.limit == nil {
-		p.data.limit = rate.NewLimiter(dataPerSecond, dataBurst)
-	}
 	if p.single {
 		switch c.Label() {
 		case reliableLabel:
@@ -72,22 +76,16 @@ func (p *Participant) onDataChannel(_ *transport, c *webrtc.DataChannel) {
 
 // forwardData signs a packet with its sender and passes it on, in Pion's goroutine: the order of each sender is kept.
 func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
-	if len(raw) > maxData {
+	if len(raw) > maxData || kind == signal.DataPacket_LOSSY && len(raw) > maxLossy {
 		return
 	}
-	p.data.mu.Lock()
-	within := p.data.limit.AllowN(p.room.focus.tokens.now(), len(raw)+packetCost)
-	p.data.mu.Unlock()
-	if !within {
+	if !p.mayPass(p.data.in, kind, len(raw)+packetCost) {
 		return
 	}
 	packet, err := signal.ParseData(raw)
 	if err != nil {
 		p.log.Debug().Err(err).Msg("Data packet not understood")
 		return
-	}
-	if kind == signal.DataPacket_RELIABLE {
-		p.data.noteReliable(packet.Sequence)
 	}
 	names, sids := packet.DestinationIdentities, []string(nil)
 	packet.Kind, packet.ParticipantSid, packet.ParticipantIdentity = kind, p.sid, p.identity
@@ -99,12 +97,50 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 	if err != nil {
 		return
 	}
-	for _, to := range *p.room.everyone.Load() {
-		all := len(names) == 0 && len(sids) == 0
-		if to != p && (all || slices.Contains(names, to.identity) || slices.Contains(sids, to.sid)) {
-			to.data.send(kind, out)
+	w := word{from: p, seq: packet.Sequence, names: names, sids: sids, raw: out, at: time.Now()}
+	to := p.hearers(&w)
+	if !p.mayPass(p.data.out, kind, len(to)*(len(out)+packetCost)) {
+		return
+	}
+	if kind == signal.DataPacket_RELIABLE {
+		p.room.words.note(w)
+		p.data.noteReliable(packet.Sequence)
+	}
+	for _, hearer := range to {
+		hearer.data.send(kind, out)
+	}
+}
+
+// mayPass says whether cost bytes are within the limit. Reliable packets wait for it, and their sender with them: what
+// it sends meanwhile fills its own channel's window, and nobody else is the worse for it.
+func (p *Participant) mayPass(limit *rate.Limiter, kind signal.DataPacket_Kind, cost int) bool {
+	now := time.Now()
+	cost = min(cost, limit.Burst())
+	if kind == signal.DataPacket_LOSSY {
+		return limit.AllowN(now, cost)
+	}
+	wait := limit.ReserveN(now, cost).DelayFrom(now)
+	if wait == 0 {
+		return true
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-p.done:
+		return false
+	}
+}
+
+// hearers are those to whom a packet goes.
+func (p *Participant) hearers(w *word) (to []*Participant) {
+	for _, other := range *p.room.everyone.Load() {
+		if w.isFor(other) {
+			to = append(to, other)
 		}
 	}
+	return to
 }
 
 func (d *dataPort) noteReliable(seq uint32) {
@@ -122,11 +158,15 @@ func (d *dataPort) lastReliable() uint32 {
 // send queues a packet to the client. What a slow client cannot take is dropped.
 func (d *dataPort) send(kind signal.DataPacket_Kind, raw []byte) {
 	d.mu.Lock()
-	c, limit := d.reliable, uint64(reliableBuffer)
+	defer d.mu.Unlock()
 	if kind == signal.DataPacket_LOSSY {
-		c, limit = d.lossy, lossyBuffer
+		queue(d.lossy, raw, lossyBuffer)
+		return
 	}
-	d.mu.Unlock()
+	queue(d.reliable, raw, reliableBuffer)
+}
+
+func queue(c *webrtc.DataChannel, raw []byte, limit uint64) {
 	if c == nil || c.ReadyState() != webrtc.DataChannelStateOpen || c.BufferedAmount() > limit {
 		return
 	}

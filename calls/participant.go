@@ -38,6 +38,7 @@ type Participant struct {
 	because ending       // written before done is closed
 	loss    atomic.Int32 // percent, the worst of what p subscribes to
 	data    dataPort
+	came    time.Time
 
 	// owned by run
 	claims    *Claims
@@ -93,6 +94,7 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
 		wishes: map[string]bool{}, wanted: map[string]map[string]int{},
 		allow: &signal.SubscriptionPermission{AllParticipants: true},
+		data:  newDataPort(), came: now,
 	}
 	if m := claims.Matrix; m != nil {
 		p.user, p.device, p.matrixRoom, p.binding = m.User, m.Device, m.Room, m

@@ -27,6 +27,7 @@ type Room struct {
 	once  sync.Once
 
 	everyone atomic.Pointer[[]*Participant] // for data packets, which do not pass through the goroutine
+	words    words                          // as well
 
 	// owned by run
 	members  map[string]*peer // by identity

@@ -183,4 +183,5 @@ func (p *Participant) onSyncState(m *signal.SyncState) {
 	if m.Subscription != nil {
 		p.onSubscription(m.Subscription)
 	}
+	p.tellAgain(m.DatachannelReceiveStates)
 }

@@ -101,8 +101,14 @@ func (p *Participant) carrier() *transport {
 	return p.sub
 }
 
+// transportUp says whether all that the client has stands. A publisher's connection that was never used does not count.
 func (p *Participant) transportUp() bool {
-	return p.carrier().state == webrtc.PeerConnectionStateConnected
+	return p.carrier().state == webrtc.PeerConnectionStateConnected && !p.pub.ailing()
+}
+
+// ailing says that a connection stood, or should, and does not.
+func (t *transport) ailing() bool {
+	return t.state == webrtc.PeerConnectionStateDisconnected || t.state == webrtc.PeerConnectionStateFailed
 }
 
 func (p *Participant) transportClosed() bool {
@@ -113,13 +119,14 @@ func (p *Participant) transportClosed() bool {
 // transportChanged follows a peer connection's life.
 func (p *Participant) transportChanged(t *transport, s webrtc.PeerConnectionState) {
 	t.state = s
-	if t != p.carrier() {
-		return
-	}
 	switch s {
 	case webrtc.PeerConnectionStateConnected:
-		p.graceEnds = time.Time{}
-		p.connected()
+		if p.transportUp() {
+			p.graceEnds = time.Time{}
+		}
+		if t == p.carrier() {
+			p.connected()
+		}
 	case webrtc.PeerConnectionStateDisconnected, webrtc.PeerConnectionStateFailed:
 		p.startGrace(p.room.focus.config.Grace)
 	case webrtc.PeerConnectionStateClosed:

@@ -1,0 +1,189 @@
+package calls
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
+)
+
+// dataClient is a test client with data channels : what it sends on, and what comes.
+type dataClient struct {
+	*testClient
+	reliable, lossy *webrtc.DataChannel
+	got             chan *signal.DataPacket
+}
+
+func joinData(t *testing.T, base, identity string) *dataClient {
+	t.Helper()
+	c := &dataClient{testClient: join(t, base, "room", identity), got: make(chan *signal.DataPacket, 4096)}
+	open := make(chan string, 4)
+	c.sub.OnDataChannel(func(ch *webrtc.DataChannel) {
+		ch.OnMessage(func(m webrtc.DataChannelMessage) {
+			if p, err := signal.ParseData(m.Data); err == nil {
+				c.got <- p
+			}
+		})
+		ch.OnOpen(func() { open <- "from the focus" })
+	})
+	never, unordered := uint16(0), false
+	var err error
+	if c.reliable, err = c.pub.CreateDataChannel(reliableLabel, nil); err != nil {
+		t.Fatal(err)
+	}
+	if c.lossy, err = c.pub.CreateDataChannel(lossyLabel, &webrtc.DataChannelInit{Ordered: &unordered, MaxRetransmits: &never}); err != nil {
+		t.Fatal(err)
+	}
+	for _, ch := range []*webrtc.DataChannel{c.reliable, c.lossy} {
+		ch.OnOpen(func() { open <- "to the focus" })
+	}
+	offer, err := c.pub.CreateOffer(nil)
+	if err == nil {
+		err = c.pub.SetLocalDescription(offer)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.say(offerOf(offer.SDP))
+	if err := c.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: <-c.answer}); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		select {
+		case <-open:
+		case <-time.After(patience):
+			t.Fatalf("%s has not all its data channels within %v", identity, patience)
+		}
+	}
+	return c
+}
+
+func (c *dataClient) send(ch *webrtc.DataChannel, seq uint32, size int) {
+	c.t.Helper()
+	raw, err := signal.EncodeData(&signal.DataPacket{Sequence: seq, User: &signal.UserPacket{Payload: make([]byte, size)}})
+	if err == nil {
+		err = ch.Send(raw)
+	}
+	if err != nil {
+		c.t.Errorf("send data: %v", err)
+	}
+}
+
+func (c *dataClient) next(what string) *signal.DataPacket {
+	c.t.Helper()
+	select {
+	case p := <-c.got:
+		return p
+	case <-time.After(patience):
+		c.t.Fatalf("no %s within %v", what, patience)
+		return nil
+	}
+}
+
+func TestDataPacketsAreBounded(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann, bob := joinData(t, base, "ann"), joinData(t, base, "bob")
+	ann.send(ann.lossy, 0, maxLossy+1)
+	ann.send(ann.reliable, 1, 40<<10)
+	first := bob.next("packet")
+	if first.Sequence != 1 || first.ParticipantIdentity != "ann" || first.ParticipantSid != ann.joined.Participant.Sid {
+		t.Errorf("got packet %d of %s, want 1 of ann, signed by the focus", first.Sequence, first.ParticipantIdentity)
+	}
+	ann.send(ann.lossy, 7, 1000)
+	if p := bob.next("lossy packet"); p.Sequence != 7 || p.Kind != signal.DataPacket_LOSSY {
+		t.Errorf("got %d of kind %v, want the small lossy packet", p.Sequence, p.Kind)
+	}
+}
+
+// TestADataFloodWaitsOrIsDropped: lossy packets beyond the rate are dropped, reliable ones come later and in order.
+func TestADataFloodWaitsOrIsDropped(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob := joinData(t, base, "ann"), joinData(t, base, "bob")
+	p := f.liveRooms()[0].find("ann")
+	p.data.in.SetBurst(100 << 10) // a flood that a test can afford
+	p.data.in.SetLimit(200 << 10)
+	begun := time.Now()
+	for seq := range uint32(30) {
+		ann.send(ann.reliable, seq+1, 10<<10)
+	}
+	for want := range uint32(30) {
+		if got := bob.next("reliable packet").Sequence; got != want+1 {
+			t.Fatalf("got packet %d, want %d", got, want+1)
+		}
+	}
+	if took := time.Since(begun); took < 700*time.Millisecond {
+		t.Errorf("300 KiB at 200 KiB/s after a burst of 100 took %v", took)
+	}
+	p.data.in.SetLimit(1)
+	for seq := range uint32(30) {
+		ann.send(ann.lossy, 100+seq, 10<<10)
+	}
+	p.data.in.AllowN(time.Now(), 1)
+	select {
+	case got := <-bob.got:
+		t.Errorf("got lossy packet %d beyond the rate, want it dropped", got.Sequence)
+	case <-time.After(300 * time.Millisecond):
+	}
+}
+
+func TestWordsAreToldAgain(t *testing.T) {
+	room := &Room{}
+	ann, bob, cat := &Participant{sid: "PA_ann", identity: "ann", room: room}, &Participant{sid: "PA_bob", identity: "bob", room: room}, &Participant{sid: "PA_cat", identity: "cat", room: room}
+	now := time.Now()
+	for i := range uint32(5) {
+		room.words.note(word{from: ann, seq: i + 1, raw: []byte("all"), at: now})
+	}
+	room.words.note(word{from: ann, seq: 6, raw: []byte("bob's"), names: []string{"bob"}, at: now})
+	room.words.note(word{from: bob, seq: 1, raw: []byte("cat's"), sids: []string{"PA_cat"}, at: now})
+	for _, c := range []struct {
+		name  string
+		who   *Participant
+		heard map[string]uint32
+		since time.Time
+		want  string
+	}{
+		{"some heard", bob, map[string]uint32{"PA_ann": 3}, now.Add(-time.Second), "[4 5 6]"},
+		{"nothing heard", cat, nil, now.Add(-time.Second), "[1 2 3 4 5 1]"},
+		{"one's own", ann, nil, now.Add(-time.Second), "[]"},
+		{"before the join", bob, nil, now.Add(time.Second), "[]"},
+		{"all heard", bob, map[string]uint32{"PA_ann": 6}, now.Add(-time.Second), "[]"},
+	} {
+		got := []uint32{}
+		for _, w := range room.words.missed(c.who, c.since, c.heard) {
+			got = append(got, w.seq)
+		}
+		if fmt.Sprint(got) != c.want {
+			t.Errorf("%s: got %v, want %s", c.name, got, c.want)
+		}
+	}
+	room.words.note(word{from: ann, seq: 9, raw: make([]byte, wordsBytes), at: now.Add(time.Second)})
+	if n := len(room.words.list); n != 1 {
+		t.Errorf("got %d packets kept beyond the bound, want 1", n)
+	}
+	room.words.note(word{from: ann, seq: 10, raw: []byte("x"), at: now.Add(2 * wordsFor)})
+	if n := len(room.words.list); n != 1 {
+		t.Errorf("got %d packets kept beyond their time, want 1", n)
+	}
+}
+
+func TestASlowHearerIsDroppedFirst(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob, cat := joinData(t, base, "ann"), joinData(t, base, "bob"), joinData(t, base, "cat")
+	_ = cat.sub.Close() // hears nothing more, and says nothing of it
+	for seq := range uint32(50) {
+		ann.send(ann.reliable, seq+1, 32<<10)
+	}
+	for want := range uint32(50) {
+		if got := bob.next("packet").Sequence; got != want+1 {
+			t.Fatalf("got packet %d, want %d", got, want+1)
+		}
+	}
+	if p := f.liveRooms()[0].find("cat"); p != nil {
+		if held := p.data.reliable.BufferedAmount(); held > reliableBuffer+maxData {
+			t.Errorf("got %d bytes waiting for a slow hearer, want at most %d", held, reliableBuffer)
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package calls
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
+)
+
+func trickle(candidate string) *signal.Request {
+	return &signal.Request{Message: &signal.Request_Trickle{Trickle: &signal.Trickle{CandidateInit: candidate}}}
+}
+
+func offerOf(sdp string) *signal.Request {
+	return &signal.Request{Message: &signal.Request_Offer{Offer: &signal.SessionDescription{Type: "offer", Sdp: sdp, Id: 1}}}
+}
+
+const sdpHead = "v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n"
+
+// TestFloodsEndTheirSenderOnly: each bound of the signalling closes who oversteps it; the room lives.
+func TestFloodsEndTheirSenderOnly(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		flood func(ann *testClient)
+	}{
+		{"candidates", func(ann *testClient) {
+			for i := range maxCandidates + 50 {
+				ann.say(trickle(fmt.Sprintf(`{"candidate":"candidate:1 1 udp 1 192.0.2.1 %d typ host"}`, 1000+i)))
+			}
+		}},
+		{"a giant candidate", func(ann *testClient) { ann.say(trickle(strings.Repeat("x", maxCandidate+1))) }},
+		{"candidates in an offer", func(ann *testClient) {
+			ann.say(offerOf(sdpHead + strings.Repeat("a=candidate:1 1 udp 1 192.0.2.1 1000 typ host\r\n", 2*maxCandidates+1)))
+		}},
+		{"messages", func(ann *testClient) {
+			for range requestsAtOnce + 20*requestsPerSec {
+				ann.say(&signal.Request{Message: &signal.Request_Ping{Ping: 1}})
+			}
+		}},
+		{"a giant frame", func(ann *testClient) {
+			ann.say(&signal.Request{Message: &signal.Request_Answer{Answer: &signal.SessionDescription{Sdp: strings.Repeat("x", 1<<20)}}})
+			ann.sub.Close() // what is read no more cannot leave by itself: the media do
+			ann.pub.Close()
+		}},
+		{"text", func(ann *testClient) {
+			_ = ann.ws.WriteMessage(websocket.TextMessage, []byte("{}"))
+			ann.sub.Close()
+			ann.pub.Close()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, base := newTestFocus(t, func(c *Config) { c.Grace = 5 * time.Second })
+			ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+			go c.flood(ann)
+			bob.wait("ann's going", func(res *signal.Response) bool { return mentions(res, "ann", signal.Participant_DISCONNECTED) })
+			bob.say(&signal.Request{Message: &signal.Request_PingReq{PingReq: &signal.Ping{Timestamp: 7}}})
+			bob.wait("a pong", func(res *signal.Response) bool { return res.GetPongResp().GetLastPingTimestamp() == 7 })
+		})
+	}
+}
+
+// TestCandidatesMakeUsSendNothing: wherever a client says that it is, the focus sends nothing there.
+func TestCandidatesMakeUsSendNothing(t *testing.T) {
+	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	tcp, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	lines := []string{
+		fmt.Sprintf("candidate:1 1 udp 2130706431 127.0.0.1 %d typ host", udp.LocalAddr().(*net.UDPAddr).Port),
+		fmt.Sprintf("candidate:2 1 udp 1694498815 127.0.0.1 %d typ srflx raddr 0.0.0.0 rport 0", udp.LocalAddr().(*net.UDPAddr).Port),
+		fmt.Sprintf("candidate:3 1 tcp 1518280447 127.0.0.1 %d typ host tcptype passive", tcp.Addr().(*net.TCPAddr).Port),
+	}
+	_, base := newTestFocus(t)
+	ann := join(t, base, "room", "ann")
+	// The candidates come by trickle for both connections, and in the answer to the focus's offer and in an offer.
+	for _, line := range lines {
+		for _, target := range []signal.Target{signal.Target_PUBLISHER, signal.Target_SUBSCRIBER} {
+			req := trickle(`{"candidate":"` + line + `","sdpMid":"0","sdpMLineIndex":0}`)
+			req.GetTrickle().Target = target
+			ann.say(req)
+		}
+	}
+	if _, err := ann.pub.CreateDataChannel("x", nil); err != nil {
+		t.Fatal(err)
+	}
+	offer, err := ann.pub.CreateOffer(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ann.say(offerOf(offer.SDP + "a=" + strings.Join(lines, "\r\na=") + "\r\n"))
+	select {
+	case <-ann.answer:
+	case <-time.After(patience):
+		t.Fatal("no answer to the offer")
+	}
+	// Checks of the agent come at least each 200 ms. Two seconds of silence are silence.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	_, _ = udp.SetReadDeadline(deadline), tcp.SetDeadline(deadline)
+	buf := make([]byte, 2048)
+	if n, from, err := udp.ReadFromUDP(buf); err == nil {
+		t.Errorf("the focus sent %d bytes from %v to a client's candidate", n, from)
+	}
+	if conn, err := tcp.Accept(); err == nil {
+		conn.Close()
+		t.Error("the focus connected to a client's candidate")
+	}
+}
+
+var fingerprints = regexp.MustCompile(`(a=fingerprint:sha-256 )\S+`)
+
+// TestTheFingerprintMustMatch: whoever cannot prove the certificate of its own offer gets no transport, and its session ends.
+func TestTheFingerprintMustMatch(t *testing.T) {
+	_, base := newTestFocus(t, func(c *Config) { c.Grace = 5 * time.Second })
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	states := make(chan webrtc.PeerConnectionState, 16)
+	ann.pub.OnConnectionStateChange(func(s webrtc.PeerConnectionState) { states <- s })
+	if _, err := ann.pub.CreateDataChannel(reliableLabel, nil); err != nil {
+		t.Fatal(err)
+	}
+	offer, err := ann.pub.CreateOffer(nil)
+	if err == nil {
+		err = ann.pub.SetLocalDescription(offer)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	false256 := strings.TrimSuffix(strings.Repeat("AB:", 32), ":")
+	if !fingerprints.MatchString(offer.SDP) {
+		t.Fatal("the offer has no fingerprint to falsify")
+	}
+	ann.say(offerOf(fingerprints.ReplaceAllString(offer.SDP, "${1}"+false256)))
+	answer := <-ann.answer
+	if err := ann.pub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer}); err != nil {
+		t.Fatal(err)
+	}
+	bob.wait("ann's going", func(res *signal.Response) bool { return mentions(res, "ann", signal.Participant_DISCONNECTED) })
+	for {
+		select {
+		case s := <-states:
+			if s == webrtc.PeerConnectionStateConnected {
+				t.Error("a transport with a false fingerprint was connected")
+			}
+			continue
+		default:
+		}
+		break
+	}
+}
+
+// TestStrangersCostNothing: DTLS and RTP of those who have passed no check of connectivity are not looked at.
+func TestStrangersCostNothing(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.publish("ann")
+	bob.hears("ann")
+	before := runtime.NumGoroutine()
+	hello := append([]byte{22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100, 1, 0, 0, 88, 0, 0, 0, 0, 0, 0, 0, 88, 254, 253}, make([]byte, 86)...)
+	media := append([]byte{0x80, 96, 0, 1, 0, 0, 0, 1, 0, 0, 0, 9}, make([]byte, 200)...)
+	for range 50 {
+		stranger, err := net.Dial("udp4", mediaAddress(t, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			_, _ = stranger.Write(hello)
+			_, _ = stranger.Write(media)
+		}
+		stranger.Close()
+	}
+	cat := join(t, base, "room", "cat")
+	cat.hears("ann")
+	if got := runtime.NumGoroutine(); got > before+200 {
+		t.Errorf("got %d goroutines after strangers' packets, %d before", got, before)
+	}
+}
+
+// TestAResumeNeedsTheSession: resumes with a stranger's sid, or another's, take no session.
+func TestAResumeNeedsTheSession(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann := join(t, base, "room", "ann")
+	for _, c := range []struct{ name, identity, sid string }{
+		{"another's session", "bob", ann.joined.Participant.Sid},
+		{"an old session", "ann", "PA_long_gone"},
+	} {
+		ws := dialSocket(t, base, "/rtc", url.Values{"access_token": {testToken(t, "room", c.identity)}, "reconnect": {"1"}, "sid": {c.sid}})
+		res, err := readResponse(ws)
+		if err != nil || res.GetLeave().GetReason() != signal.DisconnectReason_STATE_MISMATCH {
+			t.Errorf("%s: got %v, %v, want leave for state mismatch", c.name, res, err)
+		}
+	}
+	ann.say(&signal.Request{Message: &signal.Request_Ping{Ping: 3}})
+	ann.wait("a pong", func(res *signal.Response) bool { return res.GetPong() != 0 })
+}

@@ -1,0 +1,80 @@
+package calls
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"chancery/calls/signal"
+)
+
+// words are the newest reliable data packets of a call, for those who did not get them all: a client that resumes says
+// of each sender how far it has heard.
+type words struct {
+	mu   sync.Mutex
+	list []word // oldest first
+	size int
+}
+
+// word is a reliable packet as it goes out.
+type word struct {
+	from        *Participant
+	seq         uint32
+	names, sids []string // for whom; none: for all but the sender
+	raw         []byte
+	at          time.Time
+}
+
+const (
+	wordsFor   = 30 * time.Second
+	wordsBytes = 2 << 20
+	wordsMost  = 4096
+)
+
+func (w *word) isFor(p *Participant) bool {
+	if p == w.from {
+		return false
+	}
+	return len(w.names) == 0 && len(w.sids) == 0 || slices.Contains(w.names, p.identity) || slices.Contains(w.sids, p.sid)
+}
+
+// note keeps a packet for a while.
+func (s *words) note(w word) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, w)
+	s.size += len(w.raw)
+	old := 0
+	for old < len(s.list) && (s.size > wordsBytes || len(s.list)-old > wordsMost || w.at.Sub(s.list[old].at) > wordsFor) {
+		s.size -= len(s.list[old].raw)
+		s.list[old] = word{}
+		old++
+	}
+	s.list = s.list[old:]
+}
+
+// missed gives what was for p since then and is newer than what heard says of its sender, oldest first.
+func (s *words) missed(p *Participant, since time.Time, heard map[string]uint32) (list []word) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.list {
+		if w := &s.list[i]; w.isFor(p) && w.seq > heard[w.from.sid] && w.at.After(since) {
+			list = append(list, *w)
+		}
+	}
+	return list
+}
+
+// tellAgain sends what the client has not heard. A client drops what it has; what is sent meanwhile comes after, so that
+// nothing newer makes it drop the older.
+func (p *Participant) tellAgain(states []*signal.DataChannelReceiveState) {
+	heard := map[string]uint32{}
+	for _, state := range states[:min(len(states), wordsMost)] {
+		heard[state.PublisherSid] = state.LastSeq
+	}
+	p.data.mu.Lock()
+	defer p.data.mu.Unlock()
+	for _, w := range p.room.words.missed(p, p.came, heard) {
+		queue(p.data.reliable, w.raw, reliableBuffer)
+	}
+}
