@@ -22,7 +22,7 @@ func (b *pulse) beat(total uint64) { b.rate, b.total = total-min(b.total, total)
 const (
 	suspectTick    = 20 * time.Millisecond
 	onTheWay       = 40 * time.Millisecond  // packets that left before the socket broke
-	leastSilence   = 180 * time.Millisecond // proves enough where ten packets a second came, or more
+	leastSilence   = 120 * time.Millisecond // proves enough where ten packets a second came, or more
 	longestSilence = 4 * time.Second        // of a client without media: it pings each other second
 	silentPackets  = 10                     // so many packets missing in a row are no chance
 )
