@@ -3,6 +3,7 @@ package federation_test
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"maunium.net/go/mautrix/event"
@@ -91,4 +92,20 @@ func TestDeviceListsAreToldOnce(t *testing.T) {
 	publish("three")
 	finance.join(room, bob, interior)
 	copied("three")
+
+	// A signature that verifies the device is news, though the keys are the same.
+	before := newest()
+	finance.do(func(ctx context.Context) error {
+		if err := finance.store.Keys.PutSignature(ctx, storage.Signature{UserID: bob, KeyName: "DEVICE", SignerID: bob, SignerKey: "ed25519:self", Signature: "verified"}); err != nil {
+			return err
+		}
+		return finance.store.DeviceLists.Change(ctx, bob, "DEVICE")
+	})
+	interior.wait("a copy of bob's signature", func() bool {
+		got, err := interior.store.Keys.Device(t.Context(), bob, "DEVICE")
+		return err == nil && strings.Contains(string(got), "verified")
+	})
+	if newest() == before {
+		t.Error("a new signature is no news")
+	}
 }

@@ -149,10 +149,26 @@ func (s *Sender) deviceList(ctx context.Context, c *storage.Change) error {
 	if device != nil {
 		update.Name = device.DisplayName
 	}
-	if update.Keys, err = s.store.Keys.Device(ctx, c.UserID, c.DeviceID); err != nil {
+	keys, err := s.deviceKeys(ctx, c.UserID)
+	if err != nil {
 		return err
 	}
+	update.Keys = keys[c.DeviceID]
 	return s.store.Do(ctx, func(ctx context.Context) error { return s.tellDevice(ctx, update, c.Position, servers) })
+}
+
+// deviceKeys are the identity keys of a user's devices, with the signatures that came after them: a device that was verified is news
+// by its owner's signature alone.
+func (s *Sender) deviceKeys(ctx context.Context, user id.UserID) (map[id.DeviceID]json.RawMessage, error) {
+	published, err := s.store.Keys.Published(ctx, user, "")
+	if err != nil {
+		return nil, err
+	}
+	keys := make(map[id.DeviceID]json.RawMessage, len(published.Devices))
+	for _, d := range published.Devices {
+		keys[d.DeviceID] = d.JSON
+	}
+	return keys, nil
 }
 
 // deviceUpdate is the content of an m.device_list_update.
@@ -214,17 +230,13 @@ func (s *Sender) joined(ctx context.Context, c *storage.StateChange) error {
 	if err != nil {
 		return err
 	}
-	keys, err := s.store.Keys.Devices(ctx, user)
+	keys, err := s.deviceKeys(ctx, user)
 	if err != nil {
 		return err
 	}
-	byDevice := make(map[id.DeviceID]json.RawMessage, len(keys))
-	for _, k := range keys {
-		byDevice[k.DeviceID] = k.JSON
-	}
 	return s.store.Do(ctx, func(ctx context.Context) error {
 		for _, d := range devices {
-			update := deviceUpdate{UserID: user, DeviceID: d.DeviceID, Name: d.DisplayName, Keys: byDevice[d.DeviceID]}
+			update := deviceUpdate{UserID: user, DeviceID: d.DeviceID, Name: d.DisplayName, Keys: keys[d.DeviceID]}
 			if err := s.tellDevice(ctx, update, s.store.Next(ctx, 1), servers); err != nil {
 				return err
 			}
@@ -267,7 +279,7 @@ func (s *Sender) newlySharing(ctx context.Context, user id.UserID, room id.RoomI
 
 // signingKeys tells the servers of a user's cross-signing keys.
 func (s *Sender) signingKeys(ctx context.Context, user id.UserID, servers []string) error {
-	keys, err := s.store.Keys.CrossSigning(ctx, user)
+	keys, err := s.store.Keys.Published(ctx, user, "")
 	if err != nil {
 		return err
 	}
@@ -275,13 +287,7 @@ func (s *Sender) signingKeys(ctx context.Context, user id.UserID, servers []stri
 		UserID      id.UserID       `json:"user_id"`
 		Master      json.RawMessage `json:"master_key,omitempty"`
 		SelfSigning json.RawMessage `json:"self_signing_key,omitempty"`
-	}{UserID: user}
-	if k := keys["master"]; k != nil {
-		update.Master = k.JSON
-	}
-	if k := keys["self_signing"]; k != nil {
-		update.SelfSigning = k.JSON
-	}
+	}{user, keys.Master, keys.SelfSigning}
 	content, err := json.Marshal(update)
 	if err != nil {
 		return err
