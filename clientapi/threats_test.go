@@ -2,19 +2,58 @@ package clientapi
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
+	"chancery/clientapi/rest"
+	"chancery/storage"
 )
 
-// The tests of this file are named for the rules on accounts, tokens, user-interactive authentication and keys of which
-// no other test is. A3 is clientapi/account's, V3 stands in erase_test.go, K1 and K3 in keys_test.go and storage.
+// The tests of this file are named for the rules on accounts, tokens, user-interactive authentication and keys of which no other test
+// is. Where each rule is tried:
+//
+//	A1   TestA1A2GuessesAreCountedAtEveryDoor, TestA1A2GuessesAreCountedByAddress; TestFailedLoginsAreCounted; rest.TestAnswers (Retry-After)
+//	A2   the same two; TestRegisterWithToken
+//	A3   TestA3NobodyLearnsWhichNamesExist; account.TestA3UnknownUsersCostAHashToo (time); TestResetTellsNobodyWhoseAddressItIs
+//	A4   TestA4A5LongPasswords
+//	A5   TestA4A5LongPasswords, TestRegister (513 bytes)
+//	A6   TestRegister (names that are none), TestA6HistoricalNamesAreRead
+//	A7   TestA7NamesAreTakenForEver; storage.TestANameIsTakenForEver
+//	A8   TestA8TokensAreKeptAsHashes; storage.TestA8TokensAreStoredAsHashes
+//	A9   TestRegisterBySharedSecret, TestA9OldNoncesAreNone
+//	A10  TestA10DeviceIDsAtLogin
+//	A11  TestA11EndedSessionsLeaveNothing; storage.TestAnEndedDeviceLeavesNothing; syncing.TestEndedDeviceStopsWaiting;
+//	     cmd/chancery TestCallsEndWithMembership
+//	A12  TestA12ConfirmationsAreForOneThing; TestA12ConfirmationsGrowOld
+//	A13  TestA13ClosedAccountsComeInByNoDoor
+//	A14  TestA14NoPasswordIsKeptBetweenStages
+//	A15  TestRefreshTokens; storage.TestRefresh
+//	A16  TestA16OthersPrivateThings
+//	A17  TestA17TheServersOwnAccountData
+//	A18  appservice.TestRights; rest.TestAnswers
+//	A19  TestLoginToken, TestA19LoginTokensGrowOld
+//	A20  TestA20OpenIDTokensOpenNothing; storage.TestPassesAreForOnePurpose
+//	A21  TestA21StrangersSeeNobody; syncing.TestPresence
+//	A22  TestA22FloodsAreForWhoMakesThem; rest.TestLimits
+//	K1   TestClaimKeys; storage.TestAOneTimeKeyIsGivenOnce; cmd/chancery TestOneTimeKeysAreGivenOnce (federation, restart)
+//	K2   TestUploadAndQueryKeys
+//	K3   TestK3DeviceKeysAreChecked; TestUploadAndQueryKeys
+//	K4   TestCrossSigning
+//	K5   TestA11EndedSessionsLeaveNothing, TestKeyChanges; storage.TestAnEndedDeviceLeavesNothing
+//	K6   TestSendToDevice; storage.TestToDeviceWaitsUntilFetched, storage.TestK6TheOldestOfTooManyGo; federation.TestHostileEDUs
+//	K7   TestK7BackupsOfOthersAndOldOnes; TestBackup
+//
+// V3 stands in erase_test.go.
 
 // A1 and A2: guesses are counted, whichever door they come to, and do not disturb who is logged in.
 func TestA1A2GuessesAreCountedAtEveryDoor(t *testing.T) {
@@ -62,6 +101,95 @@ func guessing(session string) map[string]any {
 		auth["session"] = session
 	}
 	return map[string]any{"auth": auth}
+}
+
+// A1 and A2: guesses from one address are counted together, whoever they are about and whatever is guessed.
+func TestA1A2GuessesAreCountedByAddress(t *testing.T) {
+	for name, guess := range map[string]func(s *testServer, n int) *answer{
+		"logins": func(s *testServer, n int) *answer {
+			return s.do("", "POST", v3+"/login", loginBody(fmt.Sprintf("user%d", n), "wrong"))
+		},
+		"registration tokens": func(s *testServer, n int) *answer {
+			return s.do("", "GET", fmt.Sprintf("/_matrix/client/v1/register/m.login.registration_token/validity?token=guess%d", n), nil)
+		},
+		"token stages": func(s *testServer, n int) *answer {
+			return s.do("", "POST", v3+"/register", map[string]any{
+				"username": "mallory", "password": "long enough", "auth": map[string]string{"type": "m.login.registration_token", "token": fmt.Sprint(n)},
+			})
+		},
+		"MACs": func(s *testServer, n int) *answer {
+			nonce := s.do("", "GET", "/_synapse/admin/v1/register", nil).str("nonce")
+			return s.do("", "POST", "/_synapse/admin/v1/register", map[string]any{"nonce": nonce, "username": "mallory", "password": "long enough", "mac": fmt.Sprintf("%040d", n)})
+		},
+		"proofs of addresses": func(s *testServer, n int) *answer {
+			return s.do("", "POST", account.SubmitPath, map[string]string{"sid": "1", "token": fmt.Sprint(n)})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig()
+			cfg.Account.OpenRegistration, cfg.Account.RegistrationTokens = false, true
+			cfg.HTTP.Limits.Enabled = true
+			for kind := range cfg.HTTP.Limits.Rates {
+				cfg.HTTP.Limits.Rates[kind] = rest.Rate{PerSecond: 1000, Burst: 1000}
+			}
+			cfg.HTTP.Limits.Rates[rest.LimitFailedAddress] = rest.Rate{PerSecond: 0.001, Burst: 5}
+			s := start(t, cfg)
+			if err := s.store.Do(t.Context(), func(ctx context.Context) error {
+				return s.store.RegistrationTokens.Put(ctx, storage.RegistrationToken{Token: "secret"})
+			}); err != nil {
+				t.Fatal(err)
+			}
+			for n := range 5 {
+				if a := guess(s, n); a.code == http.StatusTooManyRequests {
+					t.Fatalf("guess %d: got %d %s, want it heard", n+1, a.code, a.body.Raw)
+				}
+			}
+			guess(s, 5).fails(429, "M_LIMIT_EXCEEDED")
+		})
+	}
+}
+
+// A3: nobody learns which names exist, or existed.
+func TestA3NobodyLearnsWhichNamesExist(t *testing.T) {
+	s := start(t, testConfig())
+	s.register("alice")
+	bob := s.register("bob")
+	bob.do("POST", v3+"/account/deactivate", bob.confirm(nil, "")).ok()
+	want := s.do("", "POST", v3+"/login", loginBody("nobody", "wrong")).fails(403, "M_FORBIDDEN").body.Raw
+	for name, password := range map[string]string{"alice": "wrong", "bob": "wrong", "BOB": "password of bob", "@nobody:finance": "wrong"} {
+		if got := s.do("", "POST", v3+"/login", loginBody(name, password)); got.code != 403 || got.body.Raw != want {
+			t.Errorf("%s with %q: got %d %s, want 403 %s", name, password, got.code, got.body.Raw, want)
+		}
+	}
+}
+
+// A6: names that nobody could take today are read where they come from elsewhere.
+func TestA6HistoricalNamesAreRead(t *testing.T) {
+	s := start(t, testConfig())
+	alice := s.register("alice")
+	room := alice.do("POST", v3+"/createRoom", "{}").ok().str("room_id")
+	for _, name := range []string{"@Old Name:finance", "@ÄÖÜ:finance", "@a!b#c:finance"} {
+		body := map[string]any{"one_time_keys": map[string]any{name: map[string]string{"X": "signed_curve25519"}}}
+		if a := alice.do("POST", v3+"/keys/claim", body).ok(); !a.body.Get("failures.finance").Exists() {
+			t.Errorf("%s: its server was not asked: %s", name, a.body.Raw)
+		}
+		alice.do("POST", v3+"/rooms/"+room+"/ban", map[string]string{"user_id": name}).ok()
+	}
+	long := "@" + strings.Repeat("x", 255) + ":finance"
+	alice.do("POST", v3+"/rooms/"+room+"/ban", map[string]string{"user_id": long}).fails(400, "M_INVALID_PARAM")
+}
+
+// A9: a nonce is good for a minute.
+func TestA9OldNoncesAreNone(t *testing.T) {
+	s := start(t, testConfig())
+	if err := s.store.RegistrationTokens.PutNonce(t.Context(), "stale", time.Now().Add(-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	mac := hmac.New(sha1.New, []byte("secret"))
+	mac.Write([]byte("stale\x00carol\x00long enough\x00notadmin"))
+	s.do("", "POST", "/_synapse/admin/v1/register", map[string]any{
+		"nonce": "stale", "username": "carol", "password": "long enough", "mac": hex.EncodeToString(mac.Sum(nil)),
+	}).fails(403, "M_FORBIDDEN")
 }
 
 // A4 and A5: the whole of a long password counts, and an endless one costs nothing.
@@ -196,6 +324,27 @@ func TestA12ConfirmationsAreForOneThing(t *testing.T) {
 	tablet.do("GET", v3+"/account/whoami", nil).ok()
 }
 
+// A12: and it dies of age.
+func TestA12ConfirmationsGrowOld(t *testing.T) {
+	s := start(t, testConfig())
+	alice := s.register("alice")
+	session := alice.do("DELETE", v3+"/devices/"+alice.Device, nil).str("session")
+	old, err := s.store.Confirmations.BySession(t.Context(), session)
+	if err != nil || old == nil {
+		t.Fatalf("session: got %v, %v", old, err)
+	}
+	old.Created = time.Now().Add(-16 * time.Minute)
+	if err := s.store.Do(t.Context(), func(ctx context.Context) error {
+		if _, err := s.store.Confirmations.Delete(ctx, session); err != nil {
+			return err
+		}
+		return s.store.Confirmations.Put(ctx, old)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	alice.do("DELETE", v3+"/devices/"+alice.Device, alice.confirm(nil, session)).fails(403, "M_FORBIDDEN")
+}
+
 // A13: who has closed the account comes in by no door.
 func TestA13ClosedAccountsComeInByNoDoor(t *testing.T) {
 	s := start(t, testConfig())
@@ -249,6 +398,79 @@ func TestA17TheServersOwnAccountData(t *testing.T) {
 		if a := alice.do("PUT", v3+"/user/"+string(alice.ID)+"/account_data/"+typ, "{}"); a.code != http.StatusMethodNotAllowed {
 			t.Errorf("%s: got %d %s, want 405", typ, a.code, a.body.Raw)
 		}
+	}
+}
+
+// A19: a login token is good for two minutes.
+func TestA19LoginTokensGrowOld(t *testing.T) {
+	s := start(t, testConfig())
+	alice := s.register("alice")
+	given := alice.do("POST", "/_matrix/client/v1/login/get_token", alice.confirm(nil, "")).ok()
+	if in := given.body.Get("expires_in_ms").Int(); in <= 0 || in > 120_000 {
+		t.Errorf("expires_in_ms: got %d, want two minutes at most", in)
+	}
+	if err := s.store.Do(t.Context(), func(ctx context.Context) error {
+		return s.store.Tokens.PutPass(ctx, storage.LoginPass, "stale", alice.ID, time.Now().Add(-time.Second))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.do("", "POST", v3+"/login", map[string]string{"type": "m.login.token", "token": "stale"}).fails(403, "M_FORBIDDEN")
+}
+
+// A21: who shares no room with somebody sees neither how they are, nor them in the directory, nor a copy of their devices.
+func TestA21StrangersSeeNobody(t *testing.T) {
+	s := start(t, testConfig())
+	alice, eve := s.register("alice"), s.register("eve")
+	alice.do("POST", v3+"/createRoom", `{"preset":"private_chat"}`).ok()
+	eve.do("GET", v3+"/presence/"+string(alice.ID)+"/status", nil).fails(403, "M_FORBIDDEN")
+	if found := eve.do("POST", v3+"/user_directory/search", map[string]string{"search_term": "alice"}).ok(); found.str("results.#") != "0" {
+		t.Errorf("directory: got %s, want nobody", found.body.Raw)
+	}
+	carol := id.UserID("@carol:finance")
+	if err := s.store.Do(t.Context(), func(ctx context.Context) error {
+		if err := s.store.DeviceLists.PutRemote(ctx, storage.RemoteDeviceList{UserID: carol}); err != nil {
+			return err
+		}
+		return s.store.Keys.PutDevice(ctx, storage.DeviceKeys{UserID: carol, DeviceID: "COPY", JSON: []byte(`{"device_id":"COPY"}`)})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	asked := eve.do("POST", v3+"/keys/query", map[string]any{"device_keys": map[id.UserID][]string{carol: {}}}).ok()
+	if strings.Contains(asked.body.Raw, "COPY") {
+		t.Errorf("keys: got our copy, %s, want her server asked", asked.body.Raw)
+	}
+}
+
+// A22: who floods is held back, and nobody else.
+func TestA22FloodsAreForWhoMakesThem(t *testing.T) {
+	for name, flood := range map[string]func(u *user, room string, n int) *answer{
+		"messages": func(u *user, room string, n int) *answer {
+			return u.do("PUT", fmt.Sprintf("%s/rooms/%s/send/m.room.message/%d", v3, room, n), `{"body":"x","msgtype":"m.text"}`)
+		},
+		"rooms": func(u *user, _ string, _ int) *answer { return u.do("POST", v3+"/createRoom", "{}") },
+		"invites": func(u *user, room string, n int) *answer {
+			return u.do("POST", v3+"/rooms/"+room+"/invite", map[string]string{"user_id": fmt.Sprintf("@nobody%d:interior", n)})
+		},
+		"joins": func(u *user, room string, _ int) *answer { return u.do("POST", v3+"/join/"+room, "{}") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig()
+			cfg.HTTP.Limits.Enabled = true
+			s := start(t, cfg)
+			mallory, bob := s.register("mallory"), s.register("bob")
+			room := mallory.do("POST", v3+"/createRoom", `{"preset":"public_chat"}`).ok().str("room_id")
+			bob.do("POST", v3+"/join/"+room, "{}").ok()
+			held := false
+			for n := 0; n < 60 && !held; n++ {
+				held = flood(mallory, room, n).code == http.StatusTooManyRequests
+			}
+			if !held {
+				t.Fatal("sixty at once: none was refused")
+			}
+			if a := flood(bob, room, 0); a.code == http.StatusTooManyRequests {
+				t.Errorf("another user: got %d %s, want no limit", a.code, a.body.Raw)
+			}
+		})
 	}
 }
 

@@ -116,6 +116,30 @@ func TestToDeviceWaitsUntilFetched(t *testing.T) {
 	})
 }
 
+// K6: a device that fetches nothing does not fill the disk; the oldest messages go first.
+func TestK6TheOldestOfTooManyGo(t *testing.T) {
+	s := openStore(t, Config{Database: t.TempDir() + "/test.db"})
+	const excess = 20
+	for n := 0; n < maxToDevice+excess; {
+		do(t, s, func(ctx context.Context) error {
+			var batch []ToDeviceMessage
+			for range min(10_000, maxToDevice+excess-n) {
+				batch = append(batch, ToDeviceMessage{UserID: alice, DeviceID: "A", JSON: json.RawMessage(fmt.Sprintf(`{"n":%d}`, n))})
+				n++
+			}
+			return s.ToDevice.Put(ctx, batch)
+		})
+	}
+	do(t, s, func(ctx context.Context) error {
+		_, err := s.ToDevice.Trim(ctx, alice, "A")
+		return err
+	})
+	oldest, err := s.ToDevice.After(t.Context(), alice, "A", 0, s.Head(), 1)
+	if err != nil || len(oldest) != 1 || string(oldest[0].JSON) != fmt.Sprintf(`{"n":%d}`, excess) {
+		t.Errorf("the oldest that waits: got %s, %v, want number %d", oldest[0].JSON, err, excess)
+	}
+}
+
 func TestSignaturesAreSeenByWhoMayKnow(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, cfg Config) {
 		s := openStore(t, cfg)
