@@ -28,6 +28,7 @@ import (
 	"chancery/clientapi/rest"
 	"chancery/clientapi/rooms"
 	"chancery/clientapi/syncing"
+	"chancery/clientapi/upstream"
 	"chancery/roomserver/pdu"
 	"chancery/roomserver/view"
 	"chancery/storage"
@@ -59,6 +60,8 @@ type Config struct {
 	HTTP rest.Config `yaml:"http"`
 	// Account is who may register, and how passwords and tokens are kept.
 	Account account.Config `yaml:"account"`
+	// Upstream is sign-in with identity providers: ProConnect, Keycloak, Entra and their like.
+	Upstream upstream.Config `yaml:"upstream"`
 	// Mail is the way to users' e-mail addresses: to confirm them, to reset passwords, to tell of missed messages.
 	Mail mail.Config `yaml:"mail"`
 	// Push is when missed messages are told by e-mail.
@@ -89,6 +92,7 @@ type Server struct {
 	cfg      Config
 	account  *account.Handlers
 	mailer   *mail.Mailer
+	upstream *upstream.Providers
 	keys     *keys.Handlers
 	rooms    *rooms.Handlers
 	media    *media.Handlers
@@ -129,11 +133,15 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	}
 	cfg.Push.PublicURL = strings.TrimRight(cfg.PublicURL, "/")
 	passwords := account.NewPasswords(cfg.Account, store)
-	uia := rest.NewUIA(store, map[string]rest.Stage{
+	stages := map[string]rest.Stage{
 		rest.StagePassword:          passwords.Stage,
 		rest.StageRegistrationToken: account.TokenStage(store),
 		rest.StageEmail:             account.EmailStage(store),
-	})
+	}
+	if len(cfg.Upstream.Providers) > 0 {
+		stages[rest.StageSSO] = account.SSOStage
+	}
+	uia := rest.NewUIA(store, stages)
 	outbound, err := rest.NewOutbound(cfg.Outbound)
 	if err != nil {
 		return nil, err
@@ -150,12 +158,18 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	if err != nil {
 		return nil, err
 	}
+	exclusive := func(user id.UserID) bool {
+		return services.ExclusiveUser(user) || user == rest.ServerUser(cfg.ServerName)
+	}
+	providers, err := newUpstream(cfg, store, exclusive)
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		cfg: cfg, mailer: mailer,
+		cfg: cfg, mailer: mailer, upstream: providers,
 		account: account.New(cfg.Account, account.Deps{
-			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Files: files, Wake: services.QueryUser, Exclusive: func(user id.UserID) bool {
-				return services.ExclusiveUser(user) || user == rest.ServerUser(cfg.ServerName)
-			},
+			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Files: files, Wake: services.QueryUser,
+			Exclusive: exclusive, Upstream: providers,
 		}),
 		keys:  keys.New(cfg.ServerName, store, messages, uia),
 		rooms: rooms.New(cfg.Rooms, store, messages, reader, services),
@@ -169,6 +183,22 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		Config: cfg.HTTP, Log: log, Tokens: account.NewSessions(store), Services: services,
 	})
 	return s, nil
+}
+
+// newUpstream makes what speaks with identity providers. The operator has named them: they may stand where strangers'
+// addresses may not.
+func newUpstream(cfg Config, store *storage.Store, exclusive func(id.UserID) bool) (*upstream.Providers, error) {
+	toProviders := cfg.Outbound
+	toProviders.AllowedNetworks = slices.Concat(toProviders.AllowedNetworks, cfg.Upstream.AllowedNetworks)
+	client, err := rest.NewOutbound(toProviders)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Upstream.ServerName, cfg.Upstream.PublicURL = cfg.ServerName, cfg.Account.PublicURL
+	cfg.Upstream.EmailDomains, cfg.Upstream.TermsWanted = cfg.Account.EmailDomains, len(cfg.Account.Terms) > 0
+	return upstream.New(cfg.Upstream, upstream.Deps{Store: store, Client: client, Refuses: func(user id.UserID) bool {
+		return exclusive(user) || cfg.Account.Reserved(user.Localpart())
+	}})
 }
 
 // Run does what goes on beside requests, until ctx ends.
@@ -215,8 +245,20 @@ func (s *Server) routes() []rest.Route {
 
 		// Logging in.
 		{Method: "GET", Path: "/_matrix/client/v3/login", Handler: a.Flows},
-		{Method: "GET", Path: "/_matrix/client/v3/login/sso/redirect", Handler: a.SSORedirect},
-		{Method: "GET", Path: "/_matrix/client/v3/login/sso/redirect/{idpId}", Handler: a.SSORedirect},
+		{Method: "GET", Path: "/_matrix/client/v3/login/sso/redirect", Handler: a.SSORedirect, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/login/sso/redirect/{idpId}", Handler: a.SSORedirect, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: account.SSOContinuePath, Handler: a.SSOContinuePage, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: account.SSOContinuePath, Handler: a.SSOContinue, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: account.SSOConfirmedPath, Handler: a.SSOConfirmed, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/auth/{authType}/fallback/web", Handler: a.ConfirmPage, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/v3/auth/{authType}/fallback/web", Handler: a.Confirm, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: upstream.CallbackPath("{provider}"), Handler: a.Callback, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: account.AcceptPath, Handler: a.AcceptTerms, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_chancery/upstream/{provider}/backchannel", Handler: a.Backchannel, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_chancery/upstream/{provider}/frontchannel", Handler: a.Frontchannel, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: account.LeavePath, Handler: a.LeavePage, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: account.LeavePath, Handler: a.Leave, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: account.LeftPath, Handler: a.LeftPage},
 		{Method: "POST", Path: "/_matrix/client/v3/login", Handler: a.Login, Auth: rest.Optional, Limit: rest.LimitLogin},
 		{Method: "POST", Path: "/_matrix/client/v1/login/get_token", Handler: a.LoginToken, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/refresh", Handler: a.Refresh, Limit: rest.LimitLogin},

@@ -25,6 +25,7 @@ import (
 
 	"chancery/clientapi/mail"
 	"chancery/clientapi/rest"
+	"chancery/clientapi/upstream"
 	"chancery/roomserver/policy"
 	"chancery/storage"
 	"chancery/storage/blobs"
@@ -64,6 +65,9 @@ type Config struct {
 	// Terms are documents that everybody accepts who registers: each with a name, a version, and title and url by language.
 	// Default none.
 	Terms []Terms `yaml:"terms"`
+	// PasswordLogin lets people log in with a password. Default true; turn it off where an identity provider alone shall let
+	// them in.
+	PasswordLogin bool `yaml:"password_login"`
 	// PasswordLength is the least number of characters of a new password. Default 8.
 	PasswordLength int `yaml:"password_length"`
 	// PasswordNeeds are kinds of characters that a new password has to have: digit, symbol, lowercase, uppercase. Default
@@ -86,6 +90,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		RegistrationTokens: true,
+		PasswordLogin:      true,
 		AddressChanges:     true,
 		ReservedNames:      []string{"abuse", "hostmaster", "postmaster", "webmaster"},
 		PasswordLength:     8,
@@ -125,6 +130,7 @@ type Deps struct {
 	Passwords *Passwords
 	UIA       *rest.UIA
 	Mailer    *mail.Mailer // nil: no e-mails
+	Upstream  *upstream.Providers
 	Files     *blobs.Store // uploaded files, for exports; nil: they stay out
 	// Exclusive says whether an application service alone may make this user; nil: there are none.
 	Exclusive func(id.UserID) bool
@@ -140,6 +146,7 @@ type Handlers struct {
 	passwords *Passwords
 	uia       *rest.UIA
 	mailer    *mail.Mailer
+	upstream  *upstream.Providers
 	blobs     *blobs.Store
 	exclusive func(id.UserID) bool
 	wake      func(context.Context, id.UserID) bool
@@ -150,7 +157,7 @@ type Handlers struct {
 // New makes the handlers.
 func New(cfg Config, deps Deps) *Handlers {
 	h := &Handlers{
-		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive, wake: deps.Wake, mailer: deps.Mailer, blobs: deps.Files,
+		cfg: cfg, store: deps.Store, bus: deps.Bus, passwords: deps.Passwords, uia: deps.UIA, exclusive: deps.Exclusive, wake: deps.Wake, mailer: deps.Mailer, blobs: deps.Files, upstream: deps.Upstream,
 		now: time.Now, closed: make(chan struct{}, 1),
 	}
 	if h.exclusive == nil {
@@ -196,6 +203,7 @@ func (h *Handlers) sweep(ctx context.Context) error {
 			h.store.Tokens.Sweep(ctx, now.Add(-spentAge)),
 			h.store.Confirmations.Sweep(ctx, now.Add(-staleConfirmation)),
 			h.store.Validations.Sweep(ctx, now.Add(-linkAge-validationAge)),
+			h.upstream.Sweep(ctx),
 			h.endIdle(ctx, now),
 		)
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -41,6 +42,16 @@ func checkTerms(terms []Terms) error {
 		}
 	}
 	return nil
+}
+
+// in is the document in this language, or else in English, or else in the first by name.
+func (t Terms) in(lang string) TermsText {
+	for _, wanted := range append([]string{lang, "en"}, slices.Sorted(maps.Keys(t.Languages))...) {
+		if text, ok := t.Languages[wanted]; ok {
+			return text
+		}
+	}
+	return TermsText{}
 }
 
 // termsParams is what m.login.terms tells clients.
@@ -98,6 +109,16 @@ func (h *Handlers) stages(stages ...string) []string {
 	return stages
 }
 
+// Reserved says whether the operator keeps this name.
+func (c Config) Reserved(local string) bool {
+	for _, pattern := range c.ReservedNames {
+		if reserved, err := path.Match(strings.ToLower(pattern), local); err == nil && reserved {
+			return true
+		}
+	}
+	return false
+}
+
 // mayChoose refuses names that nobody gives themselves: those that belong to an application service, those that the
 // operator keeps, and numbers, which are guests'.
 func (h *Handlers) mayChoose(local string) error {
@@ -108,10 +129,8 @@ func (h *Handlers) mayChoose(local string) error {
 	if strings.Trim(local, "0123456789") == "" {
 		return mautrix.MInvalidUsername.WithMessage("A username cannot be a number")
 	}
-	for _, pattern := range h.cfg.ReservedNames {
-		if reserved, err := path.Match(strings.ToLower(pattern), local); err == nil && reserved {
-			return mautrix.MUserInUse.WithMessage("This username is reserved")
-		}
+	if h.cfg.Reserved(local) {
+		return mautrix.MUserInUse.WithMessage("This username is reserved")
 	}
 	return nil
 }

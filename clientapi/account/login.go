@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
+	"chancery/clientapi/upstream"
 	"chancery/storage"
 )
 
@@ -18,6 +19,7 @@ import (
 const (
 	loginPassword = "m.login.password"
 	loginToken    = "m.login.token"
+	loginSSO      = "m.login.sso"
 	loginService  = "m.login.application_service"
 )
 
@@ -28,20 +30,18 @@ const thirdParty = "m.id.thirdparty"
 // Spec: client-server-api/#get_matrixclientv3login
 func (h *Handlers) Flows(*rest.Request) (any, error) {
 	type flow struct {
-		Type     string `json:"type"`
-		GetToken bool   `json:"get_login_token,omitempty"`
+		Type      string          `json:"type"`
+		GetToken  bool            `json:"get_login_token,omitempty"`
+		Providers []upstream.Info `json:"identity_providers,omitempty"`
 	}
-	return map[string]any{"flows": []flow{{Type: loginPassword}, {Type: loginToken, GetToken: true}, {Type: loginService}}}, nil
-}
-
-// SSORedirect handles GET /_matrix/client/v3/login/sso/redirect and …/redirect/{idpId}: no identity provider can be configured
-// yet, so that there is none to send the browser to. That is said in other words than of an unknown path, and Flows offers no m.login.sso.
-// Spec: client-server-api/#get_matrixclientv3loginssoredirect
-func (h *Handlers) SSORedirect(r *rest.Request) (any, error) {
-	if r.Query("redirectUrl") == "" {
-		return nil, errMissing.WithMessage("redirectUrl is missing")
+	var flows []flow
+	if h.cfg.PasswordLogin {
+		flows = append(flows, flow{Type: loginPassword})
 	}
-	return nil, mautrix.MNotFound.WithMessage("This server has no identity provider to sign in with; sign in with a password")
+	if providers := h.upstream.List(); len(providers) > 0 {
+		flows = append(flows, flow{Type: loginSSO, Providers: providers})
+	}
+	return map[string]any{"flows": append(flows, flow{Type: loginToken, GetToken: true}, flow{Type: loginService})}, nil
 }
 
 // wanted is what clients may ask for of a new session, at login and at registration.
@@ -90,12 +90,13 @@ func (h *Handlers) Login(r *rest.Request) (any, error) {
 		return nil, err
 	}
 	var user id.UserID
+	var elsewhere string
 	var err error
 	switch body.Type {
 	case loginPassword:
 		user, err = h.byPassword(r, body)
 	case loginToken:
-		user, err = h.byPass(r, body.Token)
+		user, elsewhere, err = h.byPass(r, body.Token)
 	case loginService:
 		user, err = h.byService(r, body)
 	default:
@@ -104,7 +105,7 @@ func (h *Handlers) Login(r *rest.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.openSession(r, user, body.wanted)
+	return h.openSession(r, user, body.wanted, elsewhere)
 }
 
 // named is the user whom a login names. Clients send what was typed: with capitals, or without the server.
@@ -146,6 +147,9 @@ func (h *Handlers) named(ctx context.Context, body loginRequest) (id.UserID, err
 }
 
 func (h *Handlers) byPassword(r *rest.Request, body loginRequest) (id.UserID, error) {
+	if !h.cfg.PasswordLogin {
+		return "", mautrix.MForbidden.WithMessage("Nobody logs in with a password here")
+	}
 	user, err := h.named(r.Context(), body)
 	if err != nil {
 		return "", err
@@ -157,20 +161,24 @@ func (h *Handlers) byPassword(r *rest.Request, body loginRequest) (id.UserID, er
 	return account.UserID, nil
 }
 
-// byPass is login with a token that another device of the user has asked for.
-func (h *Handlers) byPass(r *rest.Request, token string) (id.UserID, error) {
-	var user id.UserID
-	err := h.store.Do(r.Context(), func(ctx context.Context) (err error) {
-		user, err = h.store.Tokens.TakePass(ctx, storage.LoginPass, token)
+// byPass is login with a token that another device of the user has asked for, or that the browser brought from an identity
+// provider: then elsewhere is the session there.
+func (h *Handlers) byPass(r *rest.Request, token string) (user id.UserID, elsewhere string, err error) {
+	err = h.store.Do(r.Context(), func(ctx context.Context) (err error) {
+		if user, err = h.store.Tokens.TakePass(ctx, storage.LoginPass, token); err != nil || user == "" {
+			return err
+		}
+		session, err := h.store.Upstream.TakePass(ctx, storage.UpstreamLogin, token, "")
+		elsewhere = string(session)
 		return err
 	})
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if user == "" {
-		return "", mautrix.MForbidden.WithMessage("This login token is unknown, used or too old")
+		return "", "", mautrix.MForbidden.WithMessage("This login token is unknown, used or too old")
 	}
-	return user, nil
+	return user, elsewhere, nil
 }
 
 // byService is login of an application service as one of its users.
@@ -190,8 +198,8 @@ func (h *Handlers) byService(r *rest.Request, body loginRequest) (id.UserID, err
 }
 
 // openSession makes the device, or takes it over, and gives it its tokens. Closed accounts are refused, whatever the
-// way in.
-func (h *Handlers) openSession(r *rest.Request, user id.UserID, want wanted) (*session, error) {
+// way in. It ends with the session elsewhere, at an identity provider, from which it came; empty if it came from none.
+func (h *Handlers) openSession(r *rest.Request, user id.UserID, want wanted, elsewhere string) (*session, error) {
 	account, err := h.store.Accounts.ByID(r.Context(), user)
 	if err != nil {
 		return nil, err
@@ -200,7 +208,12 @@ func (h *Handlers) openSession(r *rest.Request, user id.UserID, want wanted) (*s
 		return nil, errWrongPassword
 	}
 	s, pair := h.newSession(user, want)
-	return s, h.store.Do(r.Context(), func(ctx context.Context) error { return h.putSession(ctx, r, s, pair, want) })
+	return s, h.store.Do(r.Context(), func(ctx context.Context) error {
+		if err := h.putSession(ctx, r, s, pair, want); err != nil || elsewhere == "" {
+			return err
+		}
+		return h.upstream.Attach(ctx, elsewhere, user, s.DeviceID)
+	})
 }
 
 // newSession draws the secrets of a session.

@@ -22,12 +22,17 @@ type authBody struct {
 	Auth json.RawMessage `json:"auth"`
 }
 
-// confirm asks the user for the password. Application services have none, and need none.
+// confirm asks the user for the password, or to sign in anew with an identity provider. Application services have neither, and
+// need neither.
 func (h *Handlers) confirm(r *rest.Request, auth json.RawMessage, bound any) error {
 	if r.By.Service != nil {
 		return nil
 	}
-	_, err := h.uia.Confirm(r, rest.Operation{Flows: [][]string{{rest.StagePassword}}, Bound: bound}, auth)
+	ways, err := h.uia.Ways(r)
+	if err != nil {
+		return err
+	}
+	_, err = h.uia.Confirm(r, rest.Operation{Flows: ways, Bound: bound}, auth)
 	return err
 }
 
@@ -87,7 +92,11 @@ func (h *Handlers) mayChangePassword(r *rest.Request, auth json.RawMessage) (*st
 	}
 	var flows [][]string
 	if r.By.User != "" {
-		flows = append(flows, []string{rest.StagePassword})
+		ways, err := h.uia.Ways(r)
+		if err != nil {
+			return nil, err
+		}
+		flows = append(flows, ways...)
 	}
 	if h.mailer != nil {
 		flows = append(flows, []string{rest.StageEmail})

@@ -71,7 +71,11 @@ func (h *Handlers) UploadCrossSigning(r *rest.Request) (any, error) {
 	}
 	// MSC3967: the first keys need no confirmation; nobody loses anything by them.
 	if known[usageMaster] != nil && r.By.Service == nil {
-		operation := rest.Operation{Flows: [][]string{{rest.StagePassword}}, Bound: []any{body.Master, body.SelfSigning, body.UserSigning}}
+		ways, err := h.uia.Ways(r)
+		if err != nil {
+			return nil, err
+		}
+		operation := rest.Operation{Flows: ways, Bound: []any{body.Master, body.SelfSigning, body.UserSigning}}
 		if _, err := h.uia.Confirm(r, operation, body.Auth); err != nil {
 			return nil, err
 		}

@@ -22,9 +22,14 @@ body{margin:0;min-height:100vh;display:flex;align-items:center;justify-content:c
 main{box-sizing:border-box;width:100%;max-width:28rem;margin:1rem;padding:2rem;background:#fff;border-radius:12px}
 h1{margin:0 0 1rem;font-size:1.35rem;line-height:1.3}
 p{margin:0 0 1rem;overflow-wrap:anywhere}
-button{padding:.75rem 1.5rem;border:0;border-radius:8px;background:#1d4ed8;color:#fff;font:inherit;font-weight:600;cursor:pointer}
-button:focus-visible{outline:3px solid #93b4ff;outline-offset:2px}
-@media (prefers-color-scheme:dark){body{background:#14161a;color:#e8eaee}main{background:#1f2228}}
+button,.button{padding:.75rem 1.5rem;border:0;border-radius:8px;background:#1d4ed8;color:#fff;font:inherit;font-weight:600;cursor:pointer}
+button:focus-visible,a:focus-visible{outline:3px solid #93b4ff;outline-offset:2px}
+.button{display:block;text-align:center;text-decoration:none}
+.choices{margin:0;padding:0;list-style:none}
+.choices li+li{margin-top:.75rem}
+.note{margin:1.25rem 0 0;font-size:.875rem;opacity:.8}
+a{color:#1d4ed8}a.button{color:#fff}
+@media (prefers-color-scheme:dark){body{background:#14161a;color:#e8eaee}main{background:#1f2228}a{color:#93b4ff}}
 </style>
 </head>
 <body>

@@ -31,7 +31,8 @@ type Config struct {
 	// NameSuffixes are domains of which the label before says whose somebody is, for display names made of e-mail
 	// addresses ("gouv.fr"). Default none.
 	NameSuffixes []string `yaml:"name_suffixes"`
-	// Providers are the identity providers (OpenID Connect), in the order of their buttons. Default none.
+	// Providers are the identity providers (OpenID Connect), in the order of their buttons: each with an id, a name, the
+	// issuer, client_id and client_secret, and more where it needs more (docs/operators.md has a table). Default none.
 	Providers []ProviderConfig `yaml:"providers"`
 }
 
