@@ -13,6 +13,8 @@ BROWSERS := ./calls ./cmd/chancery
 # How long each fuzz target and the soak run.
 FUZZ_TIME ?= 10m
 SOAK_TIME ?= 30m
+# How many messages the encryption test sends.
+ENCRYPTION_MESSAGES ?= 2000
 
 # Everything that goes into the binary: a target older than one of these is built again.
 SOURCES := $(shell find . \( -name node_modules -o -name .git \) -prune -o \( -name '*.go' -o -name '*.sql' -o -name go.mod -o -name go.sum \) -print)
@@ -21,7 +23,7 @@ PAGE    := cmd/chancery/demo
 PAGE_IN := $(wildcard $(PAGE)/*.js $(PAGE)/*.css $(PAGE)/*.html $(PAGE)/package-lock.json) .ci/page
 
 .DEFAULT_GOAL := help
-.PHONY: help build page demo prepare test test-go test-agree test-counts test-oracle vet fuzz soak bench sample clean
+.PHONY: help build page demo prepare test test-go test-agree test-counts test-oracle vet fuzz soak encryption bench sample clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +78,9 @@ fuzz: ## every fuzz target side by side, FUZZ_TIME each (10m)
 
 soak: ## the long test: two servers are killed, stopped and restarted under load for SOAK_TIME; the last line is the verdict
 	CHANCERY_SOAK=$(SOAK_TIME) $(GO) test -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestSoak$$' ./cmd/chancery
+
+encryption: prepare ## five people with three devices each talk encrypted while devices come and go and servers crash: everything has to be read
+	.ci/postgres env CHANCERY_ENCRYPTION=$(ENCRYPTION_MESSAGES) $(GO) test -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestBrowserEncryption$$' ./cmd/chancery
 
 bench: ## every benchmark, with allocations
 	$(GO) test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...

@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
+import { Encryption } from "./encryption.mjs";
 import { portrait } from "./portrait.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -175,6 +176,11 @@ const scenarios = {
   // An encrypted message crosses the federation and is read, and so is the answer.
   async encrypted() {
     await speakEncrypted(false);
+  },
+
+  // Many devices of several people, who come, go and are away, read everything that is said.
+  async encryption() {
+    if (!(await new Encryption(facts, say, () => browser.newContext()).run())) throw new Error("not everything could be read");
   },
 
   // The same with sliding sync on both sides; then windows, subscriptions, names, counts, typing, receipts.
