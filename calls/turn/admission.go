@@ -1,0 +1,371 @@
+package turn
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/stun/v4"
+	"golang.org/x/time/rate"
+)
+
+// kind is what a message of a client is, before anybody has looked at who sent it.
+type kind int
+
+const (
+	nonsense kind = iota // not for us
+	unproven             // a request that anybody could have sent: a binding, or the first one of an allocation
+	signed               // a request that says who it is from
+	data                 // for a peer; it is only looked at where there is an allocation
+)
+
+const (
+	stunHeader   = 20
+	magicCookie  = 0x2112A442
+	maxUnsigned  = 256 // bytes of a request that proves nothing
+	attrIsSigned = uint16(stun.AttrMessageIntegrity)
+)
+
+// methods are those that clients may use: nothing of TURN over TCP relays.
+var methods = map[stun.MessageType]kind{
+	stun.NewType(stun.MethodBinding, stun.ClassRequest):          unproven,
+	stun.NewType(stun.MethodAllocate, stun.ClassRequest):         signed,
+	stun.NewType(stun.MethodRefresh, stun.ClassRequest):          signed,
+	stun.NewType(stun.MethodCreatePermission, stun.ClassRequest): signed,
+	stun.NewType(stun.MethodChannelBind, stun.ClassRequest):      signed,
+	stun.NewType(stun.MethodSend, stun.ClassIndication):          data,
+}
+
+// classify says what one whole message is.
+func classify(b []byte) kind {
+	size, ok := frameSize(b)
+	if !ok || size > len(b) || len(b) > maxFrame {
+		return nonsense
+	}
+	if b[0]&0xC0 == 0x40 {
+		return data
+	}
+	var t stun.MessageType
+	t.ReadValue(binary.BigEndian.Uint16(b))
+	k := methods[t]
+	if k == signed && !hasAttribute(b[stunHeader:size], attrIsSigned) {
+		k = unproven
+	}
+	if k == unproven && size > maxUnsigned {
+		return nonsense
+	}
+	return k
+}
+
+// frameSize is how long the message at the beginning of b is, padding of channel data included; false if it is none, or
+// too long. b holds at least the beginning: what cannot be said of it yet is false too.
+func frameSize(b []byte) (int, bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	length := int(binary.BigEndian.Uint16(b[2:]))
+	switch {
+	case b[0]&0xC0 == 0x40: // channel data: 0x4000 to 0x7FFF
+		size := 4 + (length+3)&^3
+		return size, size <= maxFrame
+	case b[0]&0xC0 == 0 && len(b) >= 8 && binary.BigEndian.Uint32(b[4:]) == magicCookie:
+		size := stunHeader + length
+		return size, length%4 == 0 && size <= maxFrame
+	}
+	return 0, false
+}
+
+// hasAttribute looks for an attribute in the body of a STUN message.
+func hasAttribute(body []byte, which uint16) bool {
+	for len(body) >= 4 {
+		length := int(binary.BigEndian.Uint16(body[2:]))
+		if binary.BigEndian.Uint16(body) == which {
+			return true
+		}
+		next := 4 + (length+3)&^3
+		if next > len(body) {
+			return false
+		}
+		body = body[next:]
+	}
+	return false
+}
+
+// IsSTUN says whether a connection that begins so is a STUN or TURN client's: its first message is a binding or an
+// allocation, whose types begin with a zero byte. HTTP begins with a letter.
+func IsSTUN(first []byte) bool { return len(first) > 0 && first[0] == 0 }
+
+// gate is a UDP socket in front of Pion: what need not be answered does not come through.
+type gate struct {
+	*net.UDPConn
+	server *Server
+}
+
+func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := g.UDPConn.ReadFromUDPAddrPort(p)
+		if err != nil {
+			return n, nil, err
+		}
+		if g.server.admits(p[:n], from.Addr()) {
+			return n, net.UDPAddrFromAddrPort(from), nil
+		}
+	}
+}
+
+// admits says whether a datagram is worth an answer. Over UDP the sender's address may be false: what proves nothing is
+// answered a few times a second only, and nobody else is flooded through us.
+func (s *Server) admits(b []byte, from netip.Addr) bool {
+	switch classify(b) {
+	case nonsense:
+		refused.WithLabelValues("nonsense").Inc()
+		return false
+	case unproven:
+		if !s.sources.allow(from.Unmap(), s.now()) {
+			refused.WithLabelValues("flood").Inc()
+			return false
+		}
+	}
+	return true
+}
+
+// sources bounds what addresses may ask that have proven nothing.
+type sources struct {
+	mu    sync.Mutex
+	known map[netip.Addr]*rate.Limiter
+}
+
+const (
+	sourceRate  = 50 // a whole ministry may sit behind one address
+	sourceBurst = 400
+	maxSources  = 8192 // then all are forgotten
+)
+
+func (l *sources) allow(from netip.Addr, now time.Time) bool {
+	if from.Is6() { // one client has many
+		prefix, _ := from.Prefix(64) // never fails: 64 is no more than an address has
+		from = prefix.Addr()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found := l.known[from]
+	if found == nil {
+		if l.known == nil || len(l.known) >= maxSources {
+			l.known = map[netip.Addr]*rate.Limiter{}
+		}
+		found = rate.NewLimiter(sourceRate, sourceBurst)
+		l.known[from] = found
+	}
+	return found.AllowN(now, 1)
+}
+
+// inlet is the listener that Pion accepts from: connections come from the TCP port, and from wherever else Take is called.
+type inlet struct {
+	server *Server
+	fresh  chan net.Conn
+	done   chan struct{}
+	once   sync.Once
+
+	mu      sync.Mutex
+	clients map[*client]struct{}
+	early   map[netip.Addr]int // without an allocation yet, by address
+}
+
+const (
+	maxEarly    = 256              // connections of one address that have no allocation yet
+	silentLife  = 11 * time.Minute // a client refreshes its allocation within ten
+	writeLife   = 10 * time.Second
+	tcpBuffer   = 256 << 10 // old media in a long queue are of no use
+	deadlineAge = time.Second
+)
+
+func newInlet(s *Server) *inlet {
+	return &inlet{server: s, fresh: make(chan net.Conn), done: make(chan struct{}), clients: map[*client]struct{}{}, early: map[netip.Addr]int{}}
+}
+
+// Take serves a connection that speaks STUN and TURN; its TLS, if it has any, has been agreed upon. It is closed if there
+// are too many, or if it says nothing of worth.
+func (s *Server) Take(conn net.Conn) {
+	c := s.inlet.admit(conn)
+	if c == nil {
+		refused.WithLabelValues("connections").Inc()
+		_ = conn.Close() // nobody to tell
+		return
+	}
+	select {
+	case s.inlet.fresh <- c:
+	case <-s.inlet.done:
+		_ = c.Close()
+	}
+}
+
+func (l *inlet) admit(conn net.Conn) *client {
+	c := &client{Conn: conn, inlet: l, from: addressOf(conn)}
+	c.reader = bufio.NewReaderSize(conn, maxFrame+1)
+	if tcp, ok := underlying(conn).(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(tcpBuffer) // a wish
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.clients) >= 2*l.server.settings.Allocations || l.early[c.from] >= maxEarly {
+		return nil
+	}
+	l.clients[c] = struct{}{}
+	l.early[c.from]++
+	return c
+}
+
+func addressOf(conn net.Conn) netip.Addr {
+	if a, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+		return a.Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// underlying is the connection below a TLS one.
+func underlying(conn net.Conn) net.Conn {
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return over.NetConn()
+	}
+	return conn
+}
+
+func (l *inlet) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.fresh:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *inlet) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *inlet) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (l *inlet) closeAll() {
+	_ = l.Close()
+	l.mu.Lock()
+	clients := make([]*client, 0, len(l.clients))
+	for c := range l.clients {
+		clients = append(clients, c)
+	}
+	l.mu.Unlock()
+	for _, c := range clients {
+		_ = c.Close()
+	}
+}
+
+// client is a connection over TCP or TLS. Each Read gives one whole message, so that nothing behind it has to guess where
+// messages end; a client that breaks the framing is closed.
+type client struct {
+	net.Conn
+	inlet     *inlet
+	from      netip.Addr
+	reader    *bufio.Reader
+	allocated atomic.Bool
+	deadline  time.Time // owned by the reader
+	once      sync.Once
+}
+
+var errFrame = errors.New("turn: not a message")
+
+func (c *client) Read(p []byte) (int, error) {
+	if err := c.patience(); err != nil {
+		return 0, err
+	}
+	head, err := c.reader.Peek(4)
+	if err == nil && head[0]&0xC0 == 0 {
+		head, err = c.reader.Peek(stunHeader)
+	}
+	if err != nil {
+		return 0, err
+	}
+	size, ok := frameSize(head)
+	if !ok || size > len(p) {
+		refused.WithLabelValues("nonsense").Inc()
+		return 0, errFrame
+	}
+	frame, err := c.reader.Peek(size)
+	if err != nil {
+		return 0, err
+	}
+	if classify(frame) == nonsense {
+		refused.WithLabelValues("nonsense").Inc()
+		return 0, errFrame
+	}
+	n := copy(p, frame)
+	_, err = c.reader.Discard(n)
+	return n, err
+}
+
+// patience sets how long the next message may take: not renewed before there is an allocation.
+func (c *client) patience() error {
+	now := c.inlet.server.now()
+	life := silentLife
+	if !c.allocated.Load() {
+		if !c.deadline.IsZero() {
+			return nil
+		}
+		life = c.inlet.server.settings.Early
+	}
+	if end := now.Add(life); end.Sub(c.deadline) > deadlineAge {
+		c.deadline = end
+		return c.SetReadDeadline(end)
+	}
+	return nil
+}
+
+const allocateSuccess = 0x0103
+
+func (c *client) Write(p []byte) (int, error) {
+	if len(p) >= 2 && binary.BigEndian.Uint16(p) == allocateSuccess && c.allocated.CompareAndSwap(false, true) {
+		c.inlet.late(c)
+		// The reader waits with the deadline of one who has no allocation.
+		if err := c.SetReadDeadline(c.inlet.server.now().Add(silentLife)); err != nil {
+			return 0, err
+		}
+	}
+	if err := c.SetWriteDeadline(c.inlet.server.now().Add(writeLife)); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	if err != nil { // half a message is out: nothing more can be said
+		_ = c.Close()
+	}
+	return n, err
+}
+
+// late takes note that c has got its allocation.
+func (l *inlet) late(c *client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.oneLess(c.from)
+}
+
+func (l *inlet) oneLess(from netip.Addr) {
+	if l.early[from]--; l.early[from] <= 0 {
+		delete(l.early, from)
+	}
+}
+
+func (c *client) Close() error {
+	c.once.Do(func() {
+		l := c.inlet
+		l.mu.Lock()
+		delete(l.clients, c)
+		if !c.allocated.Load() {
+			l.oneLess(c.from)
+		}
+		l.mu.Unlock()
+	})
+	return c.Conn.Close()
+}

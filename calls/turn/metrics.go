@@ -1,0 +1,18 @@
+package turn
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+var (
+	allocations = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "chancery_turn_allocations", Help: "Allocations of the TURN server.",
+	})
+	relayed = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_turn_relayed_bytes_total", Help: "Bytes relayed, from clients (out) and to them (in).",
+	}, []string{"direction"})
+	refused = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_turn_refused_total", Help: "What the TURN server did not do, by reason.",
+	}, []string{"reason"})
+)
