@@ -23,6 +23,7 @@ func testConfig() Config {
 	config := DefaultConfig()
 	config.Path, config.Standalone, config.Key, config.Secret = "", true, testKey, testSecret
 	config.UDPPort, config.TCPPort, config.Loopback, config.Listen = 0, 0, true, []string{"127.0.0.1"}
+	config.TURN.UDPPort, config.TURN.TCPPort = 0, 0
 	return config
 }
 

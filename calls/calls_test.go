@@ -53,13 +53,6 @@ func mentions(res *signal.Response, identity string, state signal.Participant_St
 	return false
 }
 
-func TestNeverAnyDefaultICEServer(t *testing.T) {
-	_, base := newTestFocus(t)
-	if got := join(t, base, "room", "ann").joined.IceServers; len(got) != 0 {
-		t.Errorf("got ICE servers %v, want none", got)
-	}
-}
-
 func TestDoor(t *testing.T) {
 	_, base := newTestFocus(t, func(c *Config) { c.MaxParticipants = 1 })
 	base = "http" + strings.TrimPrefix(base, "ws")

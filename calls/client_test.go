@@ -70,6 +70,12 @@ func readResponse(ws *websocket.Conn) (*signal.Response, error) {
 // join enters room over UDP, or over TCP alone.
 func join(t *testing.T, base, room, identity string, networks ...webrtc.NetworkType) *testClient {
 	t.Helper()
+	return joinWith(t, base, room, identity, func(*testClient) webrtc.Configuration { return webrtc.Configuration{} }, networks...)
+}
+
+// joinWith is join with peer connections configured by what the focus has said.
+func joinWith(t *testing.T, base, room, identity string, configure func(*testClient) webrtc.Configuration, networks ...webrtc.NetworkType) *testClient {
+	t.Helper()
 	c := &testClient{t: t, said: make(chan *signal.Response, 256), media: make(chan *webrtc.TrackRemote, 16), answer: make(chan string, 8)}
 	c.ws = dialSocket(t, base, "/rtc", url.Values{"access_token": {testToken(t, room, identity)}, "protocol": {"16"}, "auto_subscribe": {"1"}})
 	first, err := readResponse(c.ws)
@@ -93,7 +99,7 @@ func join(t *testing.T, base, room, identity string, networks ...webrtc.NetworkT
 	}
 	api := webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(registry))
 	for target, pc := range map[signal.Target]**webrtc.PeerConnection{signal.Target_PUBLISHER: &c.pub, signal.Target_SUBSCRIBER: &c.sub} {
-		if *pc, err = api.NewPeerConnection(webrtc.Configuration{}); err != nil {
+		if *pc, err = api.NewPeerConnection(configure(c)); err != nil {
 			t.Fatal(err)
 		}
 		made := *pc

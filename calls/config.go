@@ -37,7 +37,10 @@ type Config struct {
 	PublicIPs []string `yaml:"public_ips"`
 	// Loopback offers 127.0.0.1 to clients too, for tests and demonstrations on one machine. Default: false.
 	Loopback bool `yaml:"loopback"`
-	// ICEServers are STUN and TURN servers that clients are told to use. None: none, not even public ones. Default: none.
+	// TURN is the STUN and TURN server inside the focus.
+	TURN TURN `yaml:"turn"`
+	// ICEServers are STUN and TURN servers of yours that clients are told to use beside that one. No other is ever told.
+	// Default: none.
 	ICEServers []ICEServer `yaml:"ice_servers"`
 
 	// MaxParticipants bounds one call. Default: 200.
@@ -76,12 +79,41 @@ type ICEServer struct {
 	// Username and Credential for TURN. Default empty.
 	Username   string `yaml:"username"`
 	Credential string `yaml:"credential"`
+	// Secret is what that server shares with us (coturn's static-auth-secret): each participant then gets a credential
+	// of its own for an hour, in place of Username and Credential. Default empty.
+	Secret string `yaml:"secret"`
+}
+
+// TURN is the STUN and TURN server inside the focus: for clients whose networks let neither of the media ports through.
+type TURN struct {
+	// Relay gives clients relays; false: they are told their own address (STUN), and nothing is relayed. Default: true.
+	Relay bool `yaml:"relay"`
+	// Host is the name or address under which clients reach it; TURN over TLS needs the name in the certificate. Empty:
+	// the first of public_ips or listen, or else the host of the focus's address. Default empty.
+	Host string `yaml:"host"`
+	// UDPPort and TCPPort are its ports; -1: none. Default: 3478.
+	UDPPort int `yaml:"udp_port"`
+	TCPPort int `yaml:"tcp_port"`
+	// TLSPort is the port that clients are told for TURN over TLS: where listen.secure or listen.turns are, or 443 where a
+	// proxy hands connections over to listen.turns. 0: the port of listen.secure or listen.turns. Default: 0.
+	TLSPort int `yaml:"tls_port"`
+	// MinPort and MaxPort bound the UDP ports that are relayed from. Calls through the focus need none of them open in a
+	// firewall; calls between two devices do. 0: whatever the host gives. Default: 0.
+	MinPort int `yaml:"min_port"`
+	MaxPort int `yaml:"max_port"`
+	// MaxRelays bounds the relays of all together; a participant may need a handful. Default: 4096.
+	MaxRelays int `yaml:"max_relays"`
+	// MaxKbps bounds one relay in each direction, in kilobits a second; what is more is dropped. Default: 20000.
+	MaxKbps int `yaml:"max_kbps"`
+	// MaxTotalMbps bounds all of them together, in megabits a second. Default: 1000.
+	MaxTotalMbps int `yaml:"max_total_mbps"`
 }
 
 // DefaultConfig is what holds for keys that are left out.
 func DefaultConfig() Config {
 	return Config{
 		Enabled: true, Path: "/calls", Key: "chancery", UDPPort: 7882, TCPPort: 7881,
+		TURN:            TURN{Relay: true, UDPPort: 3478, TCPPort: 3478, MaxRelays: 4096, MaxKbps: 20_000, MaxTotalMbps: 1000},
 		MaxParticipants: 200, MaxTracks: 16, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
 		EmptyTimeout: 20 * time.Second, Grace: 15 * time.Second,
 	}
@@ -103,6 +135,14 @@ func (c *Config) Check() error {
 		return errors.New("calls.standalone needs calls.key and calls.secret")
 	case !c.Standalone && c.Secret != "" && len(c.Secret) < minSecret:
 		return fmt.Errorf("calls.secret has %d bytes, it needs %d", len(c.Secret), minSecret)
+	}
+	if t := c.TURN; t.MinPort < 0 || t.MaxPort > 65535 || t.MinPort > t.MaxPort {
+		return fmt.Errorf("calls.turn: no ports lie between %d and %d", t.MinPort, t.MaxPort)
+	}
+	for _, s := range c.ICEServers {
+		if len(s.URLs) == 0 {
+			return errors.New("calls.ice_servers: an entry has no urls")
+		}
 	}
 	for _, list := range [][]string{c.Listen, c.PublicIPs} {
 		for _, s := range list {

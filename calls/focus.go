@@ -7,7 +7,7 @@
 //   - only tokens that we signed open a room, whose name is otherwise public;
 //   - a room never waits for a participant: one that does not keep up is closed and may come back;
 //   - others hear of a participant before they get its media;
-//   - no ICE server is named to clients that the configuration does not name.
+//   - clients are told our own STUN and TURN servers and those of the configuration, never none: some would ask public ones.
 package calls
 
 import (
@@ -24,6 +24,7 @@ import (
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
+	"chancery/calls/turn"
 )
 
 // admission says who may be in a call. The homeserver's rules are one, a focus alone has another.
@@ -39,6 +40,7 @@ var ErrNotAdmitted = errors.New("calls: not admitted")
 type Focus struct {
 	config  Config
 	engine  *sfu.Engine
+	turn    *turn.Server
 	tokens  tokens
 	admit   admission
 	house   *house        // nil in a focus alone
@@ -63,16 +65,20 @@ func newFocus(ctx context.Context, config Config, admit admission) (*Focus, erro
 	if len(secret) == 0 {
 		secret = []byte(rand.Text() + rand.Text())
 	}
-	engine, err := sfu.NewEngine(sfu.Ports{
+	ports := sfu.Ports{
 		UDP: config.UDPPort, TCP: config.TCPPort, Loopback: config.Loopback,
 		Listen: parseIPs(config.Listen), Public: parseIPs(config.PublicIPs),
-	})
+	}
+	engine, err := sfu.NewEngine(ports)
 	if err != nil {
 		return nil, fmt.Errorf("calls: %w", err)
 	}
 	f := &Focus{
 		config: config, engine: engine, admit: admit, rooms: map[string]*Room{},
 		tokens: tokens{key: config.Key, secret: secret, now: time.Now},
+	}
+	if err := f.openTURN(ports); err != nil {
+		return nil, errors.Join(fmt.Errorf("calls: %w", err), engine.Close())
 	}
 	f.ctx, f.cancel = context.WithCancel(zerolog.Ctx(ctx).WithContext(context.WithoutCancel(ctx)))
 	return f, nil
@@ -120,7 +126,7 @@ func (f *Focus) shut() error {
 		f.records.finish(f.ctx)
 	}
 	f.cancel()
-	return errors.Join(late, f.engine.Close())
+	return errors.Join(late, f.turn.Close(), f.engine.Close())
 }
 
 var (
@@ -172,14 +178,6 @@ func (f *Focus) liveRooms(names ...string) []*Room {
 		}
 	}
 	return rooms
-}
-
-func (f *Focus) iceServers() []*signal.ICEServer {
-	servers := make([]*signal.ICEServer, len(f.config.ICEServers))
-	for i, s := range f.config.ICEServers {
-		servers[i] = &signal.ICEServer{Urls: s.URLs, Username: s.Username, Credential: s.Credential}
-	}
-	return servers
 }
 
 // newID makes an identifier with the prefix that clients look for.

@@ -3,6 +3,7 @@ package calls
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
@@ -51,6 +52,9 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 	}
 	f.records = newRecorder(store, config.KeepRecords, f.tokens.now)
 	f.handler = f.routes()
+	if err := f.answerTURN(); err != nil {
+		return nil, errors.Join(fmt.Errorf("calls: %w", err), f.shut())
+	}
 	return f, nil
 }
 

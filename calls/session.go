@@ -64,7 +64,7 @@ func (p *Participant) welcome(others []*peer) {
 	p.send(&signal.Response{Message: &signal.Response_Join{Join: &signal.Joined{
 		Room: p.room.describe(len(others)+1, p.publishers()), Participant: p.snapshot().info, OtherParticipants: infos,
 		ServerVersion: serverVersion, ServerInfo: p.serverInfo(),
-		IceServers: p.room.focus.iceServers(), SubscriberPrimary: !p.single, FastPublish: p.single,
+		IceServers: p.room.focus.iceServers(p.sid), SubscriberPrimary: !p.single, FastPublish: p.single,
 		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
 	}}})
 	p.sendToken()
@@ -128,7 +128,7 @@ func (p *Participant) resume(c *signal.Conn, claims *Claims) {
 	p.attach(c)
 	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{
-		IceServers: p.room.focus.iceServers(), ServerInfo: p.serverInfo(), LastMessageSeq: p.data.lastReliable(),
+		IceServers: p.room.focus.iceServers(p.sid), ServerInfo: p.serverInfo(), LastMessageSeq: p.data.lastReliable(),
 	}}})
 	if p.ordeal.resumed(c) {
 		return

@@ -1,13 +1,17 @@
 package clientapi
 
 import (
+	"context"
 	"maps"
+	"time"
 
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
 	"chancery/roomserver/pdu"
+	"chancery/storage/bus"
 )
 
 // specVersions are the released versions whose clients find here what they look for. Clients test for membership, so
@@ -181,7 +185,30 @@ func (s *Server) transports(*rest.Request) (any, error) {
 	return map[string]any{"rtc_transports": foci}, nil
 }
 
-// turnServer handles GET /_matrix/client/v3/voip/turnServer. There is no TURN server to offer for calls between two
-// devices; an empty object says so.
+// turnServer handles GET /_matrix/client/v3/voip/turnServer: a credential at the call focus's TURN server, for calls between
+// two devices. An empty object says that there is none.
 // Spec: client-server-api/#get_matrixclientv3voipturnserver
-func (s *Server) turnServer(*rest.Request) (any, error) { return rest.Empty, nil }
+func (s *Server) turnServer(r *rest.Request) (any, error) {
+	if len(s.cfg.Foci) == 0 {
+		return rest.Empty, nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), turnPatience)
+	defer cancel()
+	answer, err := bus.Ask[bus.TURNQuestion, bus.TURNAnswer](ctx, s.bus, bus.TURNDo, bus.TURNQuestion{User: r.By.User})
+	if err != nil { // calls between two devices may well work without
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("The call focus gave no TURN credential")
+		return rest.Empty, nil
+	}
+	if len(answer.URIs) == 0 {
+		return rest.Empty, nil
+	}
+	return struct {
+		Username string   `json:"username"`
+		Password string   `json:"password"`
+		URIs     []string `json:"uris"`
+		TTL      int      `json:"ttl"`
+	}{answer.Username, answer.Password, answer.URIs, answer.Seconds}, nil
+}
+
+// turnPatience bounds how long a client waits for a focus that is away.
+const turnPatience = 2 * time.Second

@@ -100,6 +100,7 @@ type Server struct {
 	push     *push.Handlers
 	services *appservice.Services
 	admin    *admin.Handlers
+	bus      *bus.Bus
 	handler  http.Handler
 }
 
@@ -166,7 +167,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, mailer: mailer, upstream: providers,
+		cfg: cfg, bus: messages, mailer: mailer, upstream: providers,
 		account: account.New(cfg.Account, account.Deps{
 			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Files: files, Wake: services.QueryUser,
 			Exclusive: exclusive, Upstream: providers,

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -45,6 +46,7 @@ type Engine struct {
 	api     *webrtc.API
 	sockets []*socket
 	closers []io.Closer
+	udp     []netip.AddrPort
 
 	mu           sync.Mutex           // guards what follows
 	certificates []webrtc.Certificate // one for all: to make one for each costs more than the rest of a join
@@ -157,6 +159,12 @@ const (
 	kernelBuffer = 4 << 20 // wished for each UDP socket; the kernel gives what it allows
 )
 
+// Addresses are where media are taken: those of the settings, or this host's.
+func (p *Ports) Addresses() ([]net.IP, error) { return p.addresses() }
+
+// UDP are the addresses of the UDP port.
+func (e *Engine) UDP() []netip.AddrPort { return e.udp }
+
 // addresses are where media are taken: those of the settings, or this host's. A host with no other has its loopback.
 func (p *Ports) addresses() ([]net.IP, error) {
 	if len(p.Listen) > 0 {
@@ -186,6 +194,7 @@ func (e *Engine) listenUDP(addresses []net.IP, port int) (ice.UDPMux, error) {
 		if err != nil {
 			return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
 		}
+		e.udp = append(e.udp, conn.LocalAddr().(*net.UDPAddr).AddrPort())
 		_ = conn.SetReadBuffer(kernelBuffer) // a smaller buffer serves a smaller call
 		_ = conn.SetWriteBuffer(kernelBuffer)
 		socket := newSocket(conn)

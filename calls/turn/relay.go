@@ -28,7 +28,9 @@ func NewFoci(all []Media) *Foci {
 	f := &Foci{at: map[netip.AddrPort]netip.AddrPort{}, told: map[netip.AddrPort]netip.AddrPort{}}
 	for _, m := range all {
 		told, at := plain(m.Told), plain(m.At)
-		f.at[told] = at
+		if _, known := f.at[told]; !known {
+			f.at[told] = at
+		}
 		if _, known := f.told[at]; !known {
 			f.told[at] = told
 		}

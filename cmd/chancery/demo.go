@@ -188,6 +188,7 @@ func demoConfig(house *ministry, n int, folder string, ca *authority) Config {
 	config.Client.Account.SharedSecret = house.secret
 	config.Calls.UDPPort, config.Calls.TCPPort, config.Calls.Loopback, config.Calls.Limits = 0, 0, true, false
 	config.Calls.Listen = []string{"127.0.0.1"}
+	config.Calls.TURN.UDPPort, config.Calls.TURN.TCPPort = 0, 0
 	config.Federation.Remote.CAFiles = []string{ca.file()}
 	config.Federation.Remote.AllowedNetworks = []string{"127.0.0.0/8"}
 	return config

@@ -100,6 +100,7 @@ func testConfigs(t *testing.T, database func() string, names ...string) []Config
 		config.Client.PublicURL = "http://" + config.Listen.Client
 		config.Client.HTTP.Limits.Enabled = false
 		config.Calls.UDPPort, config.Calls.TCPPort, config.Calls.Loopback, config.Calls.Listen = 0, 0, true, []string{"127.0.0.1"}
+		config.Calls.TURN.UDPPort, config.Calls.TURN.TCPPort = 0, 0
 		config.Federation.Remote.CAFiles = []string{ca.file()}
 		config.Federation.Remote.AllowedNetworks = []string{"127.0.0.0/8"}
 		config.Federation.Remote.Hosts = hosts

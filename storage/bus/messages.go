@@ -22,6 +22,8 @@ const (
 	MediaDo = "media.do"
 	// DelayedDo is served by the holder of the delayed events' timers.
 	DelayedDo = "delayed.do"
+	// TURNDo is served by the call focus: TURNQuestion to TURNAnswer.
+	TURNDo = "turn.do"
 	// AllTyping carries Typing.
 	AllTyping = "typing.*"
 	// AllPresence carries Presence.
@@ -478,3 +480,17 @@ type DelayedQuestion struct {
 
 // DelayedAnswer says that it is done.
 type DelayedAnswer struct{}
+
+// TURNQuestion asks for a credential at the focus's TURN server, for a user's calls between two devices.
+type TURNQuestion struct {
+	User id.UserID `json:"user"`
+}
+
+// TURNAnswer is that credential. Without URIs there is no such server.
+type TURNAnswer struct {
+	URIs     []string `json:"uris,omitempty"`
+	Username string   `json:"username,omitempty"`
+	Password string   `json:"password,omitempty"`
+	// Seconds is how long it opens relays.
+	Seconds int `json:"seconds,omitempty"`
+}
