@@ -3,9 +3,7 @@ package federation
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"net/http"
-	"slices"
 
 	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix"
@@ -163,12 +161,10 @@ func (f *Federation) askKeys(ctx context.Context, q *bus.QueryKeys) (json.RawMes
 		}
 		users[user] = devices
 	}
-	// From now on a client may hold these keys: changes have to be told, and the next question is answered from a copy.
-	if err := f.receiver.Track(ctx, slices.Collect(maps.Keys(users))); err != nil {
-		return nil, err
-	}
-	return f.ask(ctx, remote.Request{
-		Server: q.Server, Method: http.MethodPost, Path: []string{"v1", "user", "keys", "query"}, Body: map[string]any{"device_keys": users},
+	return f.receiver.Query(ctx, users, func() (json.RawMessage, error) {
+		return f.ask(ctx, remote.Request{
+			Server: q.Server, Method: http.MethodPost, Path: []string{"v1", "user", "keys", "query"}, Body: map[string]any{"device_keys": users},
+		})
 	})
 }
 

@@ -3,8 +3,10 @@ package receiver
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
@@ -92,33 +94,79 @@ func (l *lists) arrived(ctx context.Context, user id.UserID, room id.RoomID) err
 	return err
 }
 
-// Track notes that a client asks for these users' keys: changes are told from now on, and the next question is answered
-// from a copy, as long as they share a room with one of ours.
-func (r *Receiver) Track(ctx context.Context, users []id.UserID) error {
-	for _, user := range users {
-		known, err := r.store.DeviceLists.Remote(ctx, user)
+// Query asks another server for its users' keys, by ask, for a client: changes are told from now on, and the next question is
+// answered from a copy, as long as they share a room with one of ours. What the server answers of whole lists becomes that copy, so that
+// clients hold nothing older than the copy.
+func (r *Receiver) Query(ctx context.Context, users map[id.UserID][]id.DeviceID, ask func() (json.RawMessage, error)) (json.RawMessage, error) {
+	since := map[id.UserID]int{}
+	for user, devices := range users {
+		stale, err := r.track(ctx, user)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if known != nil && known.StreamID != unasked {
-			continue
+		switch {
+		case stale && len(devices) == 0:
+			since[user] = r.lists.begin(user)
+			defer r.lists.end(user)
+		case stale:
+			r.lists.want(user)
 		}
-		rooms, err := r.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
-		if err != nil {
-			return err
+	}
+	raw, err := ask()
+	for user, doubts := range since {
+		list := whole(user, raw)
+		if list == nil {
+			r.lists.want(user)
+		} else if err := r.lists.keep(ctx, user, list, doubts); err != nil {
+			return nil, err
 		}
-		if len(rooms) == 0 {
-			continue
+	}
+	return raw, err
+}
+
+// whole is what the answer to a query of all devices says of a user; nil if it says nothing.
+func whole(user id.UserID, raw json.RawMessage) *deviceList {
+	name := gjson.Escape(string(user))
+	devices := gjson.GetBytes(raw, "device_keys."+name)
+	if !devices.IsObject() {
+		return nil
+	}
+	list := &deviceList{UserID: user, Master: rawOf(raw, "master_keys."+name), SelfSigning: rawOf(raw, "self_signing_keys."+name)}
+	devices.ForEach(func(device, keys gjson.Result) bool {
+		d := listedDevice{DeviceID: id.DeviceID(device.Str), Name: keys.Get("unsigned.device_display_name").Str}
+		var err error
+		if d.Keys, err = sjson.DeleteBytes([]byte(keys.Raw), "unsigned"); err == nil {
+			list.Devices = append(list.Devices, d)
 		}
-		err = r.store.Do(ctx, func(ctx context.Context) error {
-			return r.store.DeviceLists.PutRemote(ctx, storage.RemoteDeviceList{UserID: user, Stale: true})
-		})
-		if err != nil {
-			return err
-		}
-		r.lists.want(user)
+		return true
+	})
+	return list
+}
+
+func rawOf(raw json.RawMessage, path string) json.RawMessage {
+	if found := gjson.GetBytes(raw, path); found.IsObject() {
+		return json.RawMessage(found.Raw)
 	}
 	return nil
+}
+
+// track notes that a client asks for the user's keys; it says whether there is no copy that can be believed, of a user of whom there
+// should be one.
+func (r *Receiver) track(ctx context.Context, user id.UserID) (stale bool, err error) {
+	known, err := r.store.DeviceLists.Remote(ctx, user)
+	if err != nil {
+		return false, err
+	}
+	if known != nil && known.StreamID != unasked {
+		return known.Stale, nil
+	}
+	rooms, err := r.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
+	if err != nil || len(rooms) == 0 {
+		return false, err
+	}
+	return true, r.store.Do(ctx, func(ctx context.Context) error {
+		return r.store.DeviceLists.PutRemote(ctx, storage.RemoteDeviceList{UserID: user, Stale: true})
+	})
 }
 
 // holds says whether an update tells nothing that clients have to know: it says what our copy says, or nobody has

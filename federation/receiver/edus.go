@@ -304,6 +304,7 @@ func (r *Receiver) takeDeviceList(ctx context.Context, origin string, content js
 	if err := ours(origin, u.UserID); err != nil {
 		return err
 	}
+	r.lists.doubt(u.UserID)
 	if known, err := r.lists.holds(ctx, &u); err != nil || known {
 		return err
 	}
@@ -329,6 +330,7 @@ func (r *Receiver) staleList(ctx context.Context, origin string, user id.UserID,
 	if err := ours(origin, user); err != nil {
 		return err
 	}
+	r.lists.doubt(user)
 	rooms, err := r.store.Memberships.ByUser(ctx, user, event.MembershipJoin)
 	if err != nil {
 		return err
