@@ -65,6 +65,9 @@ func (s *Server) versions(*rest.Request) (any, error) {
 func (s *Server) features() map[string]bool {
 	features := maps.Clone(unstableFeatures)
 	features["org.matrix.msc4143"] = len(s.cfg.Foci) > 0
+	if s.cfg.OAuth.Enabled {
+		features["org.matrix.msc4108"], features["io.element.msc4388"] = true, true
+	}
 	return features
 }
 
@@ -85,13 +88,14 @@ func (s *Server) capabilities(r *rest.Request) (any, error) {
 		versions.Available[v] = "stable"
 	}
 	can := map[string]any{
-		"m.room_versions":   versions,
-		"m.change_password": enabled{true},
+		"m.room_versions": versions,
+		// Users of OAuth 2.0 clients do it on their account page.
+		"m.change_password": enabled{!r.By.OAuth},
 		"m.set_displayname": enabled{true},
 		"m.set_avatar_url":  enabled{true},
 		"m.profile_fields":  enabled{true},
-		"m.3pid_changes":    enabled{s.mailer != nil && s.cfg.Account.AddressChanges},
-		"m.get_login_token": enabled{true},
+		"m.3pid_changes":    enabled{s.mailer != nil && s.cfg.Account.AddressChanges && !r.By.OAuth},
+		"m.get_login_token": enabled{!r.By.OAuth},
 		// Rooms are forgotten when their users ask for it.
 		"m.forget_forced_upon_leave": enabled{false},
 	}

@@ -17,7 +17,6 @@ type unserved struct{ method, path, reason string }
 
 const (
 	ancient = "Deprecated since before Matrix 1.1, in favour of /sync, /messages and /context; no client in use asks for it."
-	noOAuth = "Not built yet: the OAuth 2.0 API. Clients that ask hear `M_UNRECOGNIZED`, and log in with a password."
 )
 
 // notServed is repeated in docs/conformance.md. It may name endpoints of tier 3 alone.
@@ -29,9 +28,7 @@ var notServed = []unserved{
 }
 
 // pending are endpoints that have yet to be built, whatever their tier. They stand in docs/conformance.md too.
-var pending = []unserved{
-	{"GET", "/_matrix/client/v1/auth_metadata", noOAuth},
-}
+var pending = []unserved{}
 
 // TestEveryEndpointIsRouted walks the specification's endpoints, as testdata/endpoints.tsv lists them, and looks for each
 // in the route table. Those of tier 1 and 2 have to be there, those of tier 3 too unless notServed says why not.

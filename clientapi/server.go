@@ -24,6 +24,7 @@ import (
 	"chancery/clientapi/keys"
 	"chancery/clientapi/mail"
 	"chancery/clientapi/media"
+	"chancery/clientapi/oauth"
 	"chancery/clientapi/push"
 	"chancery/clientapi/rest"
 	"chancery/clientapi/rooms"
@@ -62,6 +63,8 @@ type Config struct {
 	Account account.Config `yaml:"account"`
 	// Upstream is sign-in with identity providers: ProConnect, Keycloak, Entra and their like.
 	Upstream upstream.Config `yaml:"upstream"`
+	// OAuth is the OAuth 2.0 API: clients that sign people in on this server's own pages.
+	OAuth oauth.Config `yaml:"oauth"`
 	// Mail is the way to users' e-mail addresses: to confirm them, to reset passwords, to tell of missed messages.
 	Mail mail.Config `yaml:"mail"`
 	// Push is when missed messages are told by e-mail.
@@ -81,7 +84,7 @@ type Config struct {
 // DefaultConfig is the configuration of a server whose operator said nothing.
 func DefaultConfig() Config {
 	return Config{
-		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), Mail: mail.DefaultConfig(), Push: push.DefaultConfig(),
+		DefaultRoomVersion: id.RoomV11, HTTP: rest.DefaultConfig(), Account: account.DefaultConfig(), OAuth: oauth.DefaultConfig(), Mail: mail.DefaultConfig(), Push: push.DefaultConfig(),
 		Rooms: rooms.DefaultConfig(), Media: media.DefaultConfig(), Sync: syncing.DefaultConfig(),
 		AppService: appservice.DefaultConfig(),
 	}
@@ -91,6 +94,7 @@ func DefaultConfig() Config {
 type Server struct {
 	cfg      Config
 	account  *account.Handlers
+	oauth    *oauth.Handlers
 	mailer   *mail.Mailer
 	upstream *upstream.Providers
 	keys     *keys.Handlers
@@ -142,7 +146,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 	if len(cfg.Upstream.Providers) > 0 {
 		stages[rest.StageSSO] = account.SSOStage
 	}
-	uia := rest.NewUIA(store, stages)
+	uia := rest.NewUIA(store, stages, cfg.Account.PublicURL+oauth.AccountPath)
 	outbound, err := rest.NewOutbound(cfg.Outbound)
 	if err != nil {
 		return nil, err
@@ -178,6 +182,9 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		sync:  syncing.New(cfg.Sync, store, messages, reader),
 		push:  push.New(cfg.Push, store, reader, outbound, mailer),
 	}
+	if s.oauth, err = newOAuth(cfg, store, s.account, providers); err != nil {
+		return nil, err
+	}
 	s.services = services
 	s.admin = admin.New(cfg.ServerName, store, messages, reader, s.account)
 	s.handler = rest.NewMux(s.routes(), rest.Options{
@@ -206,6 +213,7 @@ func newUpstream(cfg Config, store *storage.Store, exclusive func(id.UserID) boo
 func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.account.Run(ctx) })
+	group.Go(func() error { return s.oauth.Run(ctx) })
 	group.Go(func() error { return s.mailer.Run(ctx) })
 	group.Go(func() error { return s.rooms.Run(ctx) })
 	group.Go(func() error { return s.media.Run(ctx) })
@@ -235,7 +243,7 @@ func (s *Server) routes() []rest.Route {
 	a, k, r, m, y, p, as, ad := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services, s.admin
 	acts := r.Acts()
 	event, silent, room := acts.Event, acts.Silent, acts.Room
-	return []rest.Route{
+	return append(s.oauthRoutes(), []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
 		{Method: "GET", Path: "/.well-known/matrix/server", Handler: s.wellKnownServer},
@@ -586,5 +594,5 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v1/rtc/transports", Handler: s.transports, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/voip/turnServer", Handler: s.turnServer, Auth: rest.User},
-	}
+	}...)
 }

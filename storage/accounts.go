@@ -108,10 +108,12 @@ func (a *Accounts) Create(ctx context.Context, account *Account) (bool, error) {
 	return n == 1, err
 }
 
-// SetPassword replaces the password's hash, inside Do.
+// SetPassword replaces the password's hash, inside Do. Browsers that were signed in to the account pages with the old one are not any more.
 func (a *Accounts) SetPassword(ctx context.Context, user id.UserID, hash string) error {
-	_, err := a.s.exec(ctx, accountPassword, user, hash)
-	return err
+	if _, err := a.s.exec(ctx, accountPassword, user, hash); err != nil {
+		return err
+	}
+	return a.s.Browsers.EndAll(ctx, user)
 }
 
 // RenewPassword replaces the hash by another of the same password, inside Do, unless the password was changed meanwhile.
@@ -162,6 +164,10 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 		"DELETE FROM validations WHERE user_id = $1",
 		"DELETE FROM pushers WHERE user_id = $1",
 		"DELETE FROM filters WHERE user_id = $1",
+		"DELETE FROM browser_sessions WHERE user_id = $1",
+		"DELETE FROM approvals WHERE user_id = $1",
+		"DELETE FROM oauth_codes WHERE user_id = $1",
+		"DELETE FROM oauth_device_grants WHERE user_id = $1",
 	} {
 		if _, err := a.s.exec(ctx, q, user); err != nil {
 			return err

@@ -68,6 +68,9 @@ type Store struct {
 	Rates              *Rates
 	ExternalIDs        *ExternalIDs
 	Upstream           *Upstream
+	OAuth              *OAuth
+	Browsers           *Browsers
+	Rendezvous         *Rendezvouses
 	Jobs               *Jobs
 
 	Keys        *Keys
@@ -194,6 +197,9 @@ func (s *Store) nouns() {
 	s.AccountData = &AccountDatas{s}
 	s.Filters = &Filters{s: s}
 	s.RegistrationTokens = &RegistrationTokens{s}
+	s.OAuth = &OAuth{s}
+	s.Browsers = &Browsers{s}
+	s.Rendezvous = &Rendezvouses{s}
 	s.Confirmations = &Confirmations{s}
 	s.ThreePIDs = &ThreePIDs{s}
 	s.Dehydrated = &DehydratedDevices{s}

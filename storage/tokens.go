@@ -22,6 +22,8 @@ type Session struct {
 	Rate *Rate
 	// Seen is when the device was last written down as active.
 	Seen time.Time
+	// OAuth: the token was given to a client of the OAuth 2.0 API.
+	OAuth bool
 	// Fresh: the token has never been used, and replaces another that its first use ends (see Confirm).
 	Fresh bool
 }
@@ -33,15 +35,16 @@ type Tokens struct {
 }
 
 const (
-	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, a.shadowed, d.seen, t.replaces IS NOT NULL,
+	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, a.shadowed, d.seen, t.replaces IS NOT NULL, t.client_id <> '',
 		o.per_second, o.burst
 		FROM tokens t JOIN accounts a ON a.user_id = t.user_id JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id
 		LEFT JOIN rate_overrides o ON o.user_id = t.user_id
 		WHERE t.access_hash = $1 AND NOT t.spent AND NOT a.deactivated`
-	tokenInsert = `INSERT INTO tokens (access_hash, refresh_hash, user_id, device_id, created, expires, replaces)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`
-	tokenRefreshable = `SELECT t.access_hash, t.user_id, t.device_id, t.spent, t.replaces FROM tokens t
+	tokenInsert = `INSERT INTO tokens (access_hash, refresh_hash, user_id, device_id, created, expires, replaces, client_id, scope)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+	tokenRefreshable = `SELECT t.access_hash, t.user_id, t.device_id, t.spent, t.replaces, t.client_id FROM tokens t
 		JOIN accounts a ON a.user_id = t.user_id WHERE t.refresh_hash = $1 AND NOT a.deactivated`
+	tokenGrant       = "SELECT t.user_id, t.device_id, t.client_id, t.scope, t.created, t.expires, t.spent FROM tokens t JOIN accounts a ON a.user_id = t.user_id WHERE NOT a.deactivated AND "
 	tokenReplaced    = "SELECT user_id, device_id, replaces FROM tokens WHERE access_hash = $1"
 	tokenSpend       = "UPDATE tokens SET spent = true WHERE access_hash = $1"
 	tokenConfirm     = "UPDATE tokens SET replaces = NULL WHERE access_hash = $1"
@@ -84,7 +87,7 @@ func (t *Tokens) read(ctx context.Context, hash []byte) (*Session, error) {
 		var s Session
 		var expires, perSecond, burst *int64
 		var seen int64
-		err := row.Scan(&s.UserID, &s.DeviceID, &expires, &s.Admin, &s.Locked, &s.Suspended, &s.Shadowed, &seen, &s.Fresh, &perSecond, &burst)
+		err := row.Scan(&s.UserID, &s.DeviceID, &expires, &s.Admin, &s.Locked, &s.Suspended, &s.Shadowed, &seen, &s.Fresh, &s.OAuth, &perSecond, &burst)
 		if err != nil {
 			return nil, err
 		}
@@ -109,6 +112,20 @@ type Pair struct {
 	Access  string
 	Refresh string    // empty: none
 	Expires time.Time // of the access token; zero: never
+	// ClientID and Scope are the OAuth 2.0 client's to which it is given; empty where a device logs in without one.
+	ClientID string
+	Scope    string
+}
+
+// Grant is what a token was given for, whether access or refresh token.
+type Grant struct {
+	UserID   id.UserID
+	DeviceID id.DeviceID
+	ClientID string
+	Scope    string
+	Created  time.Time
+	Expires  time.Time // of the access token; zero: never
+	Spent    bool      // replaced by a pair that has been used
 }
 
 // Put makes this the device's only pair, inside Do: older tokens of the device die.
@@ -130,13 +147,13 @@ func (t *Tokens) insert(ctx context.Context, user id.UserID, device id.DeviceID,
 		ms := pair.Expires.UnixMilli()
 		expires = &ms
 	}
-	_, err := t.s.exec(ctx, tokenInsert, hashToken(pair.Access), refresh, user, device, t.s.now().UnixMilli(), expires, replaces)
+	_, err := t.s.exec(ctx, tokenInsert, hashToken(pair.Access), refresh, user, device, t.s.now().UnixMilli(), expires, replaces, pair.ClientID, pair.Scope)
 	return err
 }
 
 // Refresh trades a refresh token for a new pair, inside Do; false if it is not known. The old pair lives until the new
 // one is used, since the answer may be lost. A refresh token that comes back after that has been stolen, by whoever
-// came first or by whoever comes now: all tokens of the device die.
+// came first or by whoever comes now: all tokens of the device die. What an OAuth 2.0 client was given it alone trades, and only for its own.
 func (t *Tokens) Refresh(ctx context.Context, refresh string, pair Pair) (bool, error) {
 	type row struct {
 		access   []byte
@@ -144,13 +161,14 @@ func (t *Tokens) Refresh(ctx context.Context, refresh string, pair Pair) (bool, 
 		device   id.DeviceID
 		spent    bool
 		replaces []byte
+		client   string
 	}
 	old, err := one(ctx, t.s, func(r dbutil.Scannable) (*row, error) {
 		var v row
-		err := r.Scan(&v.access, &v.user, &v.device, &v.spent, &v.replaces)
+		err := r.Scan(&v.access, &v.user, &v.device, &v.spent, &v.replaces, &v.client)
 		return &v, err
 	}, tokenRefreshable, hashToken(refresh))
-	if err != nil || old == nil {
+	if err != nil || old == nil || old.client != pair.ClientID {
 		return false, err
 	}
 	t.forget(ctx, old.user, old.device)
@@ -168,6 +186,34 @@ func (t *Tokens) Refresh(ctx context.Context, refresh string, pair Pair) (bool, 
 		return false, err
 	}
 	return true, t.insert(ctx, old.user, old.device, pair, old.access)
+}
+
+// Given is what a token was given for, be it an access token or a refresh token; nil for one that is unknown. It may have expired, or be spent.
+func (t *Tokens) Given(ctx context.Context, token string) (*Grant, error) {
+	for _, column := range []string{"t.access_hash = $1", "t.refresh_hash = $1"} {
+		g, err := one(ctx, t.s, scanGrant, tokenGrant+column, hashToken(token))
+		if err != nil || g != nil {
+			return g, err
+		}
+	}
+	return nil, nil
+}
+
+// GivenToRefresh is what a refresh token was given for, or nil.
+func (t *Tokens) GivenToRefresh(ctx context.Context, refresh string) (*Grant, error) {
+	return one(ctx, t.s, scanGrant, tokenGrant+"t.refresh_hash = $1", hashToken(refresh))
+}
+
+func scanGrant(row dbutil.Scannable) (*Grant, error) {
+	var g Grant
+	var created int64
+	var expires *int64
+	err := row.Scan(&g.UserID, &g.DeviceID, &g.ClientID, &g.Scope, &created, &expires, &g.Spent)
+	g.Created = time.UnixMilli(created)
+	if expires != nil {
+		g.Expires = time.UnixMilli(*expires)
+	}
+	return &g, err
 }
 
 // Confirm notes the first use of a fresh access token, inside Do: the pair that it replaces dies.

@@ -59,7 +59,8 @@ const (
 	upstreamDelete  = "DELETE FROM upstream_sessions WHERE session = $1"
 	// Sessions of which no device is left.
 	upstreamSweep = `DELETE FROM upstream_sessions WHERE created < $1
-		AND NOT EXISTS (SELECT 1 FROM upstream_devices d WHERE d.session = upstream_sessions.session)`
+		AND NOT EXISTS (SELECT 1 FROM upstream_devices d WHERE d.session = upstream_sessions.session)
+		AND NOT EXISTS (SELECT 1 FROM browser_sessions b WHERE b.upstream = upstream_sessions.session)`
 
 	upstreamAttach = `INSERT INTO upstream_devices (user_id, device_id, session) VALUES ($1, $2, $3)
 		ON CONFLICT (user_id, device_id) DO UPDATE SET session = excluded.session`
@@ -163,6 +164,9 @@ func (u *Upstream) End(ctx context.Context, v *UpstreamSession) (int, error) {
 		if err := u.s.Devices.End(ctx, v.UserID, device); err != nil {
 			return 0, err
 		}
+	}
+	if err := u.s.Browsers.endUpstream(ctx, v.Session); err != nil {
+		return 0, err
 	}
 	_, err = u.s.exec(ctx, upstreamDelete, v.Session)
 	return len(devices), err

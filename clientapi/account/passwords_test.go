@@ -34,7 +34,7 @@ func TestA3UnknownUsersCostAHashToo(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.ServerName, cfg.PasswordHash = "interior", Argon2{MemoryKiB: 8, Passes: 1, Lanes: 1}
 	passwords := NewPasswords(cfg, store)
-	h := New(cfg, Deps{Store: store, Bus: b, Passwords: passwords, UIA: rest.NewUIA(store, nil)})
+	h := New(cfg, Deps{Store: store, Bus: b, Passwords: passwords, UIA: rest.NewUIA(store, nil, "")})
 	for _, name := range []string{"alice", "closed"} {
 		if _, err := h.Create(t.Context(), NewAccount{Username: name, Password: "password of " + name}); err != nil {
 			t.Fatal(err)
@@ -74,7 +74,7 @@ func TestA3UnknownUsersCostAHashToo(t *testing.T) {
 	dearer := cfg
 	dearer.PasswordHash.Passes = 2
 	passwords = NewPasswords(dearer, store)
-	h = New(dearer, Deps{Store: store, Bus: b, Passwords: passwords, UIA: rest.NewUIA(store, nil)})
+	h = New(dearer, Deps{Store: store, Bus: b, Passwords: passwords, UIA: rest.NewUIA(store, nil, "")})
 	door = rest.NewMux([]rest.Route{{Method: "POST", Path: "/login", Handler: h.Login}}, rest.Options{Config: limits, Log: zerolog.Nop()})
 	for _, want := range []int64{2, 1} {
 		if code, body, work := login(`{"type":"m.id.user","user":"alice"}`, "password of alice"); code != 200 || work != want {

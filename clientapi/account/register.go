@@ -154,6 +154,8 @@ type newcomer struct {
 	displayName       string // empty: the localpart
 	service           string
 	registrationToken string
+	// unreserved: no session of user-interactive authentication has reserved the token yet.
+	unreserved bool
 	// validation is the proof of an e-mail address, and address what it proves.
 	validation, address string
 }
@@ -184,10 +186,8 @@ func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer)
 		if made, err = h.store.Accounts.Create(ctx, account); err != nil || !made {
 			return err
 		}
-		if who.registrationToken != "" {
-			if err := h.store.RegistrationTokens.Use(ctx, who.registrationToken); err != nil {
-				return err
-			}
+		if err := h.useToken(ctx, who); err != nil {
+			return err
 		}
 		if err := h.takeAddress(ctx, user, who); err != nil {
 			return err
@@ -206,6 +206,22 @@ func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer)
 		return &session{UserID: user, HomeServer: h.cfg.ServerName}, nil
 	}
 	return s, nil
+}
+
+// errToken is the refusal of a registration token.
+var errToken = mautrix.MForbidden.WithMessage("This registration token is not valid")
+
+// useToken counts the registration that the token allowed, inside Do.
+func (h *Handlers) useToken(ctx context.Context, who newcomer) error {
+	if who.registrationToken == "" {
+		return nil
+	}
+	if who.unreserved {
+		if good, err := h.store.RegistrationTokens.Reserve(ctx, who.registrationToken); err != nil || !good {
+			return errors.Join(err, errToken)
+		}
+	}
+	return h.store.RegistrationTokens.Use(ctx, who.registrationToken)
 }
 
 // takeAddress gives a new account the address that was proved on the way, inside Do. An address that has become somebody
@@ -228,7 +244,7 @@ func (h *Handlers) takeAddress(ctx context.Context, user id.UserID, who newcomer
 // TokenStage is m.login.registration_token in user-interactive authentication.
 // Spec: client-server-api/#token-authenticated-registration
 func TokenStage(store *storage.Store) rest.Stage {
-	wrong := mautrix.MForbidden.WithStatus(http.StatusUnauthorized).WithMessage("This registration token is not valid")
+	wrong := errToken.WithStatus(http.StatusUnauthorized)
 	return func(r *rest.Request, session *storage.Confirmation, auth json.RawMessage) error {
 		var given struct {
 			Token string `json:"token"`

@@ -41,7 +41,7 @@ func (s *Sessions) ByToken(ctx context.Context, token, address, agent string) (*
 	}
 	by := &rest.Requester{
 		User: session.UserID, Device: session.DeviceID, Admin: session.Admin,
-		Locked: session.Locked, Suspended: session.Suspended, Shadowed: session.Shadowed,
+		Locked: session.Locked, Suspended: session.Suspended, Shadowed: session.Shadowed, OAuth: session.OAuth,
 	}
 	if own := session.Rate; own != nil {
 		by.Rate = &rest.Rate{PerSecond: float64(own.PerSecond), Burst: int(own.Burst)}

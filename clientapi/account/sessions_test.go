@@ -15,7 +15,7 @@ func TestIdleSessionsEnd(t *testing.T) {
 	store, b := openStore(t)
 	cfg := DefaultConfig()
 	cfg.ServerName, cfg.IdleTime = "interior", time.Hour
-	h := New(cfg, Deps{Store: store, Bus: b, Passwords: NewPasswords(cfg, store), UIA: rest.NewUIA(store, nil)})
+	h := New(cfg, Deps{Store: store, Bus: b, Passwords: NewPasswords(cfg, store), UIA: rest.NewUIA(store, nil, "")})
 	err := store.Do(t.Context(), func(ctx context.Context) error {
 		for user, service := range map[id.UserID]string{"@alice:interior": "", "@bridge:interior": "irc"} {
 			if _, err := store.Accounts.Create(ctx, &storage.Account{UserID: user, ServiceID: service}); err != nil {

@@ -75,15 +75,18 @@ func (h *Handlers) RegisterEmailToken(r *rest.Request) (any, error) {
 	if !slices.ContainsFunc(flows, func(stages []string) bool { return slices.Contains(stages, rest.StageEmail) }) {
 		return nil, errDenied.WithMessage("Nobody registers with an e-mail address here")
 	}
-	return h.requestToken(r, forRegistration, func(_, address string, holder *storage.ThreePID) (string, error) {
-		if !h.cfg.EmailDomains.Allow(address) {
-			return "", errDenied.WithMessage("Addresses of this domain cannot register here")
-		}
-		if holder != nil {
-			return "taken", nil
-		}
-		return forRegistration, nil
-	})
+	return h.requestToken(r, forRegistration, h.newcomersMail)
+}
+
+// newcomersMail is which mail is due to somebody who wants to register with this address.
+func (h *Handlers) newcomersMail(_, address string, holder *storage.ThreePID) (string, error) {
+	if !h.cfg.EmailDomains.Allow(address) {
+		return "", errDenied.WithMessage("Addresses of this domain cannot register here")
+	}
+	if holder != nil {
+		return "taken", nil
+	}
+	return forRegistration, nil
 }
 
 // AddEmailToken handles POST /_matrix/client/v3/account/3pid/email/requestToken.
@@ -123,27 +126,36 @@ func (h *Handlers) requestToken(r *rest.Request, purpose string, which func(secr
 	if err := r.JSON(&body); err != nil {
 		return nil, err
 	}
+	sid, err := h.prove(r, purpose, body, which)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"sid": sid}, nil
+}
+
+// prove is requestToken once the request is read; it gives the name of the proof.
+func (h *Handlers) prove(r *rest.Request, purpose string, body tokenRequest, which func(secret, address string, holder *storage.ThreePID) (string, error)) (string, error) {
 	if body.Email == "" || body.ClientSecret == "" || body.Attempt == nil {
-		return nil, errMissing.WithMessage("email, client_secret and send_attempt are needed")
+		return "", errMissing.WithMessage("email, client_secret and send_attempt are needed")
 	}
 	if !validSecret(body.ClientSecret) {
-		return nil, mautrix.MInvalidParam.WithMessage("client_secret has 1 to 255 of 0-9, a-z, A-Z and .=_-")
+		return "", mautrix.MInvalidParam.WithMessage("client_secret has 1 to 255 of 0-9, a-z, A-Z and .=_-")
 	}
 	address, err := mail.Address(body.Email)
 	if err != nil {
-		return nil, mautrix.MInvalidParam.WithMessage("This is not an e-mail address")
+		return "", mautrix.MInvalidParam.WithMessage("This is not an e-mail address")
 	}
 	if h.mailer == nil {
-		return nil, errNoMail
+		return "", errNoMail
 	}
 	ctx := r.Context()
 	holder, err := h.store.ThreePIDs.ByAddress(ctx, mediumEmail, address)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	template, err := which(body.ClientSecret, address, holder)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	v := storage.Validation{Purpose: purpose, Medium: mediumEmail, Address: address, UserID: r.By.User, NextLink: h.nextLink(body.NextLink)}
 	token, sid, send := rand.Text(), "", false
@@ -155,12 +167,12 @@ func (h *Handlers) requestToken(r *rest.Request, purpose string, which func(secr
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	if send {
 		h.sendToken(r, template, address, sid, token, holder)
 	}
-	return map[string]string{"sid": sid}, nil
+	return sid, nil
 }
 
 // sendToken queues the mail. The reader learns whose account it is about, and nobody else does.

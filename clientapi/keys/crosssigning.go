@@ -75,7 +75,7 @@ func (h *Handlers) UploadCrossSigning(r *rest.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		operation := rest.Operation{Flows: ways, Bound: []any{body.Master, body.SelfSigning, body.UserSigning}}
+		operation := rest.Operation{Flows: ways, Bound: []any{body.Master, body.SelfSigning, body.UserSigning}, OnPage: "org.matrix.cross_signing_reset"}
 		if _, err := h.uia.Confirm(r, operation, body.Auth); err != nil {
 			return nil, err
 		}

@@ -64,3 +64,15 @@ func Page(code int, lang, title string, body template.HTML) Answer {
 		}
 	}
 }
+
+// Newcomer is somebody who registers on a page.
+type Newcomer struct {
+	Name     string
+	Password string
+	// Token is a registration token, or empty.
+	Token string
+	// SID and Secret name the proof of an e-mail address, or are empty.
+	SID, Secret string
+	// Terms: they were accepted.
+	Terms bool
+}

@@ -37,6 +37,7 @@ type Requester struct {
 	Device  id.DeviceID // empty for an application service that names none
 	Admin   bool
 	Service Application // the application service that asks, or nil
+	OAuth   bool        // the token came by the OAuth 2.0 API: nothing is confirmed but on the account pages
 
 	// How the account stands. The doors see to it: who is Locked comes nowhere but to log out.
 	Locked, Suspended, Shadowed bool

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -23,6 +24,9 @@ const (
 	StageRegistrationToken = "m.login.registration_token"
 	StageTerms             = "m.login.terms"
 	StageEmail             = "m.login.email.identity"
+	// StageOAuth is done on the account pages. Clients of before Matrix 1.17 know it by the second name.
+	StageOAuth    = "m.oauth"
+	stageOldOAuth = "org.matrix.cross_signing_reset"
 )
 
 // confirmationAge is how long a session may be open.
@@ -37,12 +41,14 @@ type Stage func(r *Request, session *storage.Confirmation, auth json.RawMessage)
 type UIA struct {
 	store  *storage.Store
 	stages map[string]Stage
+	pages  string
 	now    func() time.Time
 }
 
-// NewUIA makes the engine. The dummy stage and the terms' are built in; stages holds the others.
-func NewUIA(store *storage.Store, stages map[string]Stage) *UIA {
-	u := &UIA{store: store, stages: map[string]Stage{StageDummy: pass, StageTerms: pass}, now: time.Now}
+// NewUIA makes the engine. The dummy stage and the terms' are built in; stages holds the others. accountPages is the address of the
+// account pages, where sessions of the OAuth 2.0 API confirm.
+func NewUIA(store *storage.Store, stages map[string]Stage, accountPages string) *UIA {
+	u := &UIA{store: store, stages: map[string]Stage{StageDummy: pass, StageTerms: pass}, pages: accountPages, now: time.Now}
 	for name, stage := range stages {
 		u.stages[name] = stage
 	}
@@ -62,6 +68,8 @@ type Operation struct {
 	Bound any
 	// Late binds from the first passed stage on, for clients that ask for the flows before they know the rest.
 	Late bool
+	// OnPage is the action of the account pages with which sessions of the OAuth 2.0 API confirm it; empty where they do the whole there.
+	OnPage string
 }
 
 // Unconfirmed is the 401 that tells the client what to do.
@@ -95,6 +103,9 @@ func (u *UIA) Confirm(r *Request, op Operation, auth json.RawMessage) (*storage.
 			return nil, err
 		}
 	}
+	if r.By.OAuth {
+		return u.approved(r, op, given)
+	}
 	bound, err := hashOf(op.Bound)
 	if err != nil {
 		return nil, err
@@ -115,6 +126,37 @@ func (u *UIA) Confirm(r *Request, op Operation, auth json.RawMessage) (*storage.
 	err = u.store.Do(r.Context(), func(ctx context.Context) error { return u.store.Confirmations.Put(ctx, session) })
 	if err != nil {
 		return nil, err
+	}
+	return nil, unconfirmed(op, session, reason)
+}
+
+// approved is Confirm for sessions of the OAuth 2.0 API, which know no password: the user has approved it on the account pages, once.
+// Spec: client-server-api/#oauth-authentication
+func (u *UIA) approved(r *Request, op Operation, given authDict) (*storage.Confirmation, error) {
+	if op.OnPage == "" {
+		return nil, mautrix.MUnrecognized.WithStatus(http.StatusNotFound).WithMessage("Users of this client do this on their account page: %s", u.pages)
+	}
+	done := false
+	err := u.store.Do(r.Context(), func(ctx context.Context) (err error) {
+		done, err = u.store.Browsers.TakeApproval(ctx, r.By.User, op.OnPage)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	session := &storage.Confirmation{Session: given.Session, UserID: r.By.User, DeviceID: r.By.Device}
+	if session.Session == "" {
+		session.Session = rand.Text()
+	}
+	if done {
+		return session, nil
+	}
+	page := map[string]string{"url": u.pages + "?" + url.Values{"action": {op.OnPage}}.Encode()}
+	op.Flows, op.Params = [][]string{{StageOAuth}, {stageOldOAuth}}, map[string]any{StageOAuth: page, stageOldOAuth: page}
+	var reason *mautrix.RespError
+	if given.Session != "" {
+		refusal := mautrix.MForbidden.WithMessage("This was not approved on the account page yet")
+		reason = &refusal
 	}
 	return nil, unconfirmed(op, session, reason)
 }

@@ -63,7 +63,7 @@ var (
 
 	clientChapters = []string{
 		"clientapi/account", "clientapi/rooms", "clientapi/syncing", "clientapi/keys", "clientapi/media",
-		"clientapi/push", "clientapi/appservice", "clientapi/admin",
+		"clientapi/push", "clientapi/appservice", "clientapi/admin", "clientapi/oauth",
 	}
 	clientGround     = []string{"clientapi/rest", "clientapi/mail", "clientapi/upstream", "clientapi/push/rules"}
 	federationRoads  = []string{"federation/receiver", "federation/sender", "federation/membership"}

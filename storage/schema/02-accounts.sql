@@ -53,9 +53,13 @@ CREATE TABLE tokens (
     -- the pair that this one replaces, until this one has been used
     replaces     bytea,
     -- replaced by a pair that has been used: coming back with it means that somebody stole it
-    spent        BOOLEAN NOT NULL DEFAULT false
+    spent        BOOLEAN NOT NULL DEFAULT false,
+    -- the OAuth 2.0 client to which it was given, and for what; empty where a device logged in without one
+    client_id    TEXT    NOT NULL DEFAULT '',
+    scope        TEXT    NOT NULL DEFAULT ''
 );
 CREATE INDEX tokens_device ON tokens (user_id, device_id);
+CREATE INDEX tokens_client ON tokens (client_id) WHERE client_id <> '';
 
 -- Tokens for one purpose: login (m.login.token), openid.
 CREATE TABLE passes (
