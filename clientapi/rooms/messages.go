@@ -255,10 +255,16 @@ func (h *Handlers) take(ctx context.Context, w *walk, rows []*storage.Event) (do
 	if err != nil {
 		return false, err
 	}
+	var fitting []*storage.Event
 	for _, e := range seen {
-		if !w.filter.allows(e) || e.StateKey == nil && w.ignored[e.Sender] {
-			continue
+		if w.filter.allows(e) && (e.StateKey != nil || !w.ignored[e.Sender]) {
+			fitting = append(fitting, e)
 		}
+	}
+	if fitting, err = w.filter.among(ctx, h.store.Events, fitting); err != nil {
+		return false, err
+	}
+	for _, e := range fitting {
 		w.found = append(w.found, e)
 		if len(w.found) == w.limit {
 			w.next = e.PageOf()

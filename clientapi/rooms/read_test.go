@@ -162,6 +162,46 @@ func TestMessages(t *testing.T) {
 	alice.get("/v1/rooms/"+room+"/timestamp_to_event?ts=0").fails(400, "M_INVALID_PARAM")
 }
 
+// TestMessagesByTheirRelations: filters that ask what relates to an event, in pages and in contexts.
+func TestMessagesByTheirRelations(t *testing.T) {
+	s := start(t)
+	alice, bob := s.register("alice"), s.register("bob")
+	room := alice.create(m{"preset": "public_chat"})
+	bob.join(room).ok()
+	ids := map[string]string{}
+	for _, text := range []string{"liked", "answered", "plain"} {
+		ids[text] = alice.send(room, text)
+	}
+	relate := func(u *user, typ string, relation m, body string) {
+		t.Helper()
+		u.put("/v3/rooms/"+url.PathEscape(room)+"/send/"+typ+"/"+body, m{"body": body, "msgtype": "m.text", "m.relates_to": relation}).ok()
+	}
+	relate(bob, "m.reaction", m{"rel_type": "m.annotation", "event_id": ids["liked"], "key": "+1"}, "x")
+	relate(alice, "m.room.message", m{"rel_type": "m.thread", "event_id": ids["answered"]}, "answer")
+	for filter, want := range map[string]string{
+		`{"related_by_rel_types":["m.annotation"]}`:                                    "liked",
+		`{"related_by_rel_types":["m.thread"]}`:                                        "answered",
+		`{"related_by_rel_types":["m.annotation","m.thread"]}`:                         "answered liked",
+		`{"related_by_senders":["@bob:interior"]}`:                                     "liked",
+		`{"related_by_senders":["@bob:interior"],"related_by_rel_types":["m.thread"]}`: "",
+		`{"rel_types":["m.thread"]}`:                                                   "answer",
+		`{"not_rel_types":["m.thread"],"types":["m.room.message"]}`:                    "plain answered liked",
+		`{"org.matrix.msc3874.rel_types":["m.thread"]}`:                                "answer",
+		`{"org.matrix.msc3874.not_rel_types":["m.thread"],"types":["m.room.message"]}`: "plain answered liked",
+	} {
+		query := "&filter=" + url.QueryEscape(filter)
+		if got := alice.in(room, "messages?dir=b&limit=100"+query).ok().bodies("chunk"); got != want {
+			t.Errorf("messages with %s: got %q, want %q", filter, got, want)
+		}
+	}
+	around := alice.in(room, "context/"+url.PathEscape(ids["plain"])+"?limit=100&filter="+url.QueryEscape(`{"related_by_rel_types":["m.annotation"]}`)).ok()
+	if got := around.bodies("events_before") + "|" + around.bodies("events_after"); got != "liked|" {
+		t.Errorf("context: got %q, want liked|", got)
+	}
+	long := `{"related_by_senders":["@x:y"` + strings.Repeat(`,"@x:y"`, 500) + `]}`
+	alice.in(room, "messages?dir=b&filter="+url.QueryEscape(long)).fails(400, "M_INVALID_PARAM")
+}
+
 // V7: whom somebody ignores is not heard.
 func TestIgnored(t *testing.T) {
 	s := start(t)
