@@ -141,7 +141,7 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 		return
 	}
 	if t.up == nil {
-		t.up = p.room.focus.engine.NewUpTrack(p.pub.pc, remote.Kind() == webrtc.RTPCodecTypeVideo, t.sizes())
+		t.up = p.pub.pc.NewUpTrack(remote.Kind() == webrtc.RTPCodecTypeVideo, t.sizes())
 		t.up.Charge(p.budgets...)
 		t.quiet()
 	}

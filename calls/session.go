@@ -21,7 +21,10 @@ func (p *Participant) begin(c *signal.Conn) error {
 	if err := p.open(); err != nil {
 		return err
 	}
-	p.link = sfu.NewDownlink(p.sub.pc)
+	p.link = p.sub.pc.NewDownlink(sfu.LinkConfig{
+		MayPause: p.join.GetConnectionSettings().GetSubscriberAllowPause(),
+		Paused:   func(track string, paused bool) { p.post(func() { p.tellStream(track, paused) }) },
+	})
 	var others []*peer
 	err := p.admitGuest()
 	if err == nil {

@@ -122,7 +122,6 @@ func (p *Participant) unsubscribe(track string, s *subscription) {
 // bound is called when a subscription has got its media section.
 func (p *Participant) bound(s *subscription, sender *webrtc.RTPSender) {
 	s.sender = sender
-	p.room.focus.live.Go(func() { s.down.ReadFeedback(sender) }) // ends with the sender
 	s.down.SetWish(s.wish)
 	s.down.Start()
 	p.tellWanted(s, s.down.Wanted())
@@ -198,4 +197,19 @@ func (p *Participant) quality() (signal.LinkQuality, float32) {
 		return signal.LinkQuality_GOOD, 3.2
 	}
 	return signal.LinkQuality_EXCELLENT, 4.6
+}
+
+// tellStream says that a track has stopped, or goes on, because of p's line.
+func (p *Participant) tellStream(track string, paused bool) {
+	s := p.subs[track]
+	if s == nil {
+		return
+	}
+	state := signal.StreamState_STREAM_ACTIVE
+	if paused {
+		state = signal.StreamState_STREAM_PAUSED
+	}
+	p.send(&signal.Response{Message: &signal.Response_StreamStateUpdate{StreamStateUpdate: &signal.StreamStateUpdate{
+		StreamStates: []*signal.StreamStateInfo{{ParticipantSid: s.from.sid, TrackSid: track, State: state}},
+	}}})
 }

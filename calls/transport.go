@@ -6,12 +6,13 @@ import (
 
 	"github.com/pion/webrtc/v4"
 
+	"chancery/calls/sfu"
 	"chancery/calls/signal"
 )
 
 // transport is one peer connection of a participant. In single mode there is one, named PUBLISHER to the client.
 type transport struct {
-	pc     *webrtc.PeerConnection
+	pc     *sfu.Peer
 	target signal.Target
 	state  webrtc.PeerConnectionState
 	held   *webrtc.ICECandidate // of ours, not yet sent
@@ -35,7 +36,7 @@ func (p *Participant) newTransport(target signal.Target) (*transport, error) {
 	return t, nil
 }
 
-func midOf(pc *webrtc.PeerConnection, receiver *webrtc.RTPReceiver) string {
+func midOf(pc *sfu.Peer, receiver *webrtc.RTPReceiver) string {
 	for _, t := range pc.GetTransceivers() {
 		if t.Receiver() == receiver {
 			return t.Mid()

@@ -37,11 +37,8 @@ const (
 	reportRounds  = 10 // feedbacks between two receiver reports
 )
 
-// arrivalsFactory makes one for each peer connection.
-type arrivalsFactory struct{}
-
-func (arrivalsFactory) NewInterceptor(string) (interceptor.Interceptor, error) {
-	return &arrivals{began: time.Now(), record: twcc.NewRecorder(rand.Uint32()), streams: map[uint32]*arriving{}}, nil
+func newArrivals() *arrivals {
+	return &arrivals{began: time.Now(), record: twcc.NewRecorder(rand.Uint32()), streams: map[uint32]*arriving{}}
 }
 
 // BindRTCPWriter takes the mouth through which is told.
@@ -77,17 +74,6 @@ func (a *arrivals) UnbindRemoteStream(info *interceptor.StreamInfo) {
 	a.mu.Lock()
 	delete(a.streams, info.SSRC)
 	a.mu.Unlock()
-}
-
-// BindRTCPReader notes the sender reports, for the round trip.
-func (a *arrivals) BindRTCPReader(next interceptor.RTCPReader) interceptor.RTCPReader {
-	return interceptor.RTCPReaderFunc(func(b []byte, attr interceptor.Attributes) (int, interceptor.Attributes, error) {
-		n, attr, err := next.Read(b, attr)
-		if err == nil {
-			a.noteReport(b[:n])
-		}
-		return n, attr, err
-	})
 }
 
 // Close ends the telling.
@@ -126,16 +112,12 @@ func (a *arrivals) note(s *arriving, b []byte) {
 	}
 }
 
-// noteReport looks for a sender report at the front of a compound packet, where it must stand.
-func (a *arrivals) noteReport(b []byte) {
-	if len(b) < 20 || b[0]>>6 != 2 || b[1] != byte(rtcp.TypeSenderReport) {
-		return
-	}
+// noteReport takes the body of a sender report, for the round trip.
+func (a *arrivals) noteReport(body []byte, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s := a.streams[binary.BigEndian.Uint32(b[4:])]; s != nil {
-		s.report = binary.BigEndian.Uint32(b[10:]) // the middle of its NTP time
-		s.reported = time.Now()
+	if s := a.streams[binary.BigEndian.Uint32(body)]; s != nil {
+		s.report, s.reported = binary.BigEndian.Uint32(body[6:]), now // the middle of its NTP time
 	}
 }
 

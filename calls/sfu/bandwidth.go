@@ -1,85 +1,285 @@
 package sfu
 
-// line judges how much a subscriber's line carries, from what its reports say is lost: under loss that lasts it lowers
-// the highest layer that any track may have, and tries a higher one again after a while without.
-// The zero value carries everything. It belongs to the Downlink's goroutine.
-type line struct {
-	lowered   int // layers below the highest
-	bad, good int // reports in a row
-	wait      int // good reports until the next try; doubled by each try that fails
-	sinceRise int
+// estimate judges how much a subscriber's line carries, from its transport-wide feedback. It is open, and everything is
+// sent, until the line shows that it is narrow: the least delayed packets of a feedback have all waited in a queue, or
+// many are lost. From then on it follows what arrives, and grows by what probes prove. Receivers' clocks differ from ours;
+// only differences of delay count. Times are microseconds on our clock. It belongs to the Downlink, under its lock.
+type estimate struct {
+	bounded bool
+	bps     int // what the line carries; counts if bounded
+
+	sent    []sentPacket // by number; nil until the first packet with one
+	base    delays       // the least delay of late, the length of the empty line
+	window  [ackWindows]ackWindow
+	oldest  int64 // first arrival, on the receiver's clock
+	newest  int64 // newest arrival
+	queued  int64 // least wait in a queue of the newest feedback
+	loss    float64
+	acked   int // bits per second that arrived in the last half second
+	bad     int // congested feedbacks in a row
+	decided int64
+	grown   int64
+	heard   int64 // when the newest feedback came
+	calm    int64 // since when the line has shown no congestion; 0: it does
+
+	probe probe
+}
+
+type sentPacket struct {
+	at    int64
+	size  uint16
+	seq   uint16
+	fresh bool // nothing was heard of it
+	probe bool
 }
 
 const (
-	lossBad  = 12 // percent
-	lossGood = 3
-	badRow   = 2 // one report may be chance
-	minWait  = 4 // seconds, a report each
-	maxWait  = 60
-	failSoon = 8 // a fall so soon after a rise means that the rise was too much
+	sentPackets = 1024 // more than is under way on any line
+	ackWindows  = 10
+	ackWindow50 = 50_000
+
+	queueOpen    = 100_000 // waiting that says that an open line is narrow
+	queueBounded = 60_000
+	queueDrain   = 150_000 // beyond which less is sent until it has drained
+	queueProbe   = 400_000 // what a probe may cause before it counts as congestion
+	lossNarrow   = 0.10
+	badFeedbacks = 2
+	decideEvery  = 300_000
+	keepOnCut    = 0.85 // of what arrived
+	growPerSec   = 0.08
 )
 
-// hear takes the loss of the last second, in percent, and gives the highest layer for now.
-func (l *line) hear(loss int) int {
-	l.sinceRise++
-	switch {
-	case loss >= lossBad:
-		l.good = 0
-		if l.bad++; l.bad >= badRow && l.lowered < MaxLayers-1 {
-			l.fall()
-		}
-	case loss <= lossGood:
-		l.bad = 0
-		if l.good++; l.lowered > 0 && l.good >= max(l.wait, minWait) {
-			l.lowered--
-			l.good, l.sinceRise = 0, 0
-		}
-	default:
-		l.bad, l.good = 0, 0
-	}
-	return MaxLayers - 1 - l.lowered
+type ackWindow struct {
+	slot int64
+	bits int
 }
 
-func (l *line) fall() {
-	if l.sinceRise <= failSoon {
-		l.wait = min(max(l.wait, minWait)*2, maxWait)
-	} else {
-		l.wait = minWait
-	}
-	l.lowered++
-	l.bad = 0
-	l.sinceRise = failSoon + 1
+// feedbackRound is what one feedback said.
+type feedbackRound struct {
+	least    int64 // least delay in it, on two clocks
+	received int
+	lost     int
+	probeEnd bool
 }
 
-// judge asks what every track loses: a narrow line takes from all of them, a bad publisher only from its own.
-func (l *Downlink) judge() {
-	least := -1
-	for _, t := range l.tracks {
-		sent := t.counts.packets.Load()
-		if sent == t.judged {
-			continue // nothing was sent, nothing can be lost
-		}
-		t.judged = sent
-		if loss := t.Loss(); least < 0 || loss < least {
-			least = loss
-		}
+// note remembers a packet that is being sent. While a probe runs everything proves something.
+func (e *estimate) note(seq uint16, size int, at int64, probe bool) {
+	if e.sent == nil {
+		e.sent = make([]sentPacket, sentPackets)
 	}
-	if least < 0 {
+	e.sent[seq%sentPackets] = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
+}
+
+const noDelay = int64(1) << 62
+
+// arrival takes what feedback says of one packet.
+func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound) {
+	if e.sent == nil {
 		return
 	}
-	limit := l.line.hear(least)
-	for _, t := range l.tracks {
-		t.setLimit(limit)
+	p := &e.sent[seq%sentPackets]
+	if p.seq != seq || !p.fresh {
+		return
+	}
+	if !received {
+		r.lost++
+		return // it may come yet, and be told of by the next
+	}
+	p.fresh = false
+	r.received++
+	r.least = min(r.least, at-p.at)
+	e.ack(at, int(p.size)*8)
+	if p.probe {
+		e.probe.heard(at, int(p.size)*8)
 	}
 }
 
-// setLimit bounds the layer that may be chosen.
-func (d *DownTrack) setLimit(limit int) {
-	d.wishing.Lock()
-	same := d.limit == limit
-	d.limit = limit
-	d.wishing.Unlock()
-	if !same {
-		d.retarget()
+func (e *estimate) ack(at int64, bits int) {
+	slot := at / ackWindow50
+	w := &e.window[slot%ackWindows]
+	if w.slot != slot {
+		*w = ackWindow{slot: slot}
 	}
+	w.bits += bits
+	if e.oldest == 0 {
+		e.oldest = at
+	}
+	e.newest = max(e.newest, at)
+}
+
+// rate is what arrived in the last half second of the receiver's time, or since the beginning. The newest window is not
+// over yet.
+func (e *estimate) rate() int {
+	slot, bits := e.newest/ackWindow50, 0
+	for _, w := range e.window {
+		if w.slot < slot && w.slot > slot-ackWindows {
+			bits += w.bits
+		}
+	}
+	span := min(slot*ackWindow50-e.oldest, ackWindow50*(ackWindows-1))
+	return int(int64(bits) * 1_000_000 / max(span, 2*ackWindow50))
+}
+
+// hear judges after a feedback. It is true if the estimate has fallen: what is sent must be less, at once.
+func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
+	if r.received+r.lost == 0 {
+		return false
+	}
+	e.acked = e.rate()
+	share := float64(r.lost) / float64(r.received+r.lost)
+	e.loss += (share - e.loss) * 0.3
+	if r.received > 0 {
+		e.queued = r.least - e.base.least(now, r.least)
+	}
+	since := min(now-e.heard, 1_000_000)
+	e.heard = now
+	if e.congested() {
+		e.calm = 0
+		return e.narrow(now)
+	}
+	e.bad = 0
+	if e.calm == 0 {
+		e.calm = now
+	}
+	if e.bounded && e.queued < queueBounded/2 {
+		e.grow(since)
+	}
+	return false
+}
+
+func (e *estimate) congested() bool {
+	limit := int64(queueOpen)
+	if e.bounded {
+		limit = queueBounded
+	}
+	if e.probe.running() || e.heard < e.probe.quiet {
+		limit = queueProbe
+		if e.queued > queueBounded || e.loss > lossNarrow {
+			e.probe.failed = true
+		}
+	}
+	return e.queued > limit || e.loss > lossNarrow
+}
+
+// narrow takes a sign of congestion. A line with a queue is full, and what arrives is what it carries.
+func (e *estimate) narrow(now int64) bool {
+	if e.bad++; e.bad < badFeedbacks || now-e.decided < decideEvery {
+		return false
+	}
+	e.decided = now
+	to := int(float64(e.acked) * keepOnCut)
+	if e.bounded && e.queued <= queueBounded { // loss alone, perhaps of the air: go slowly
+		to = min(max(to, int(float64(e.bps)*(1-e.loss/2))), e.bps)
+	}
+	e.bounded, e.bps = true, max(to, leastRate)
+	return true
+}
+
+// budget is what may be sent now: less than the line carries while its queue has to drain.
+func (e *estimate) budget() int {
+	if e.queued > queueDrain && !e.probe.running() && e.heard >= e.probe.quiet {
+		return int(float64(e.bps) * drainShare)
+	}
+	return e.bps
+}
+
+const drainShare = 0.6
+
+const leastRate = 30_000
+
+// grow goes up slowly while nothing speaks against it, but not far beyond what arrives.
+func (e *estimate) grow(since int64) {
+	to := float64(e.bps) * (1 + growPerSec*float64(since)/1e6)
+	if most := 1.5*float64(e.acked) + 10_000; to > most {
+		return
+	}
+	e.bps = int(to)
+}
+
+// open forgets what was thought of the line: it carries all that is wished for.
+func (e *estimate) open() { e.bounded, e.bps, e.bad = false, 0, 0 }
+
+// delays keeps the least delay of the last seconds, so that a path that becomes longer is believed after a while.
+type delays struct {
+	slots [5]struct {
+		second int64
+		least  int64
+	}
+}
+
+const delaySlot = 2_000_000
+
+func (d *delays) least(now, delay int64) int64 {
+	slot := now / delaySlot
+	s := &d.slots[slot%int64(len(d.slots))]
+	if s.second != slot+1 {
+		s.second, s.least = slot+1, delay
+	}
+	s.least = min(s.least, delay)
+	all := delay
+	for i := range d.slots {
+		if n := d.slots[i].second; n != 0 && n > slot+1-int64(len(d.slots)) {
+			all = min(all, d.slots[i].least)
+		}
+	}
+	return all
+}
+
+// probe is a short burst of padding by which the line proves that it carries more.
+type probe struct {
+	rate    int // bits per second, 0: none
+	until   int64
+	quiet   int64 // until then its queue counts for nothing
+	failed  bool
+	first   int64 // arrivals on the receiver's clock
+	last    int64
+	bits    int // after the first
+	next    int64
+	backoff int64
+	bold    bool    // the last one proved something: try twice the rate
+	debt    float64 // bytes of padding that are due
+	paid    int64   // when it was last counted
+}
+
+const (
+	probeTime    = 150_000
+	probeWait    = 400_000 // for the feedback of its last packets
+	probeSoon    = 100_000
+	probeLeast   = 1_000_000
+	probeMost    = 3_000_000
+	probeProof   = 0.85 // of the rate must arrive
+	probeOvershy = 1.15
+)
+
+func (p *probe) running() bool { return p.rate > 0 }
+
+// start begins a probe that brings the line's load to rate.
+func (p *probe) start(now int64, rate int) {
+	*p = probe{rate: rate, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, bold: p.bold, paid: now}
+}
+
+func (p *probe) heard(at int64, bits int) {
+	if p.first == 0 || at < p.first {
+		p.first = at
+	} else {
+		p.bits += bits
+	}
+	p.last = max(p.last, at)
+}
+
+// end judges a probe that is over: what it has proved, 0 for nothing. The next comes soon after success.
+func (p *probe) end(now int64, acked int) (proved int) {
+	rate, failed := p.rate, p.failed
+	p.rate = 0
+	measured := acked
+	if d := p.last - p.first; d > 0 {
+		measured = max(measured, int(int64(p.bits)*1_000_000/d))
+	}
+	if failed || float64(measured) < probeProof*float64(rate) {
+		p.backoff = min(max(p.backoff*3/2, probeLeast), probeMost)
+		p.next, p.bold = now+p.backoff, false
+		return 0
+	}
+	p.backoff, p.next, p.bold = 0, now+probeSoon, true
+	return min(measured, rate)
 }

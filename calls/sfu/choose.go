@@ -20,7 +20,7 @@ const tolerance = 0.95
 // choose picks the layer for a wish: the one that suits, no higher than limit, or else the nearest below that sends, or
 // the nearest above.
 func choose(w Wish, limit int, sizes [MaxLayers]Size, alive [MaxLayers]bool) int {
-	if w.Disabled {
+	if w.Disabled || limit < 0 {
 		return paused
 	}
 	want := min(suits(w, sizes), limit)

@@ -7,28 +7,67 @@ import (
 	"time"
 
 	"github.com/pion/rtcp"
+
+	"chancery/calls/packet"
 )
 
 // Downlink carries everything that goes to one subscriber: its DownTracks, which share its line. The packets themselves
-// are written by the goroutines of the layers; Run looks after the rest.
+// are written by the goroutines of the layers; Run looks after what the line carries, and who gets how much of it.
 type Downlink struct {
-	peer  Uplink
-	done  chan struct{}
-	once  sync.Once
-	ready atomic.Bool
+	engine *Engine
+	peer   Uplink
+	in     *incoming
+	cfg    LinkConfig
+	done   chan struct{}
+	once   sync.Once
+	ready  atomic.Bool
+	began  time.Time
+	woken  chan struct{}
+
+	line     sync.Mutex // guards what follows, for the packet path: held for lines
+	estimate estimate
+	next     uint16  // transport-wide number
+	repairs  float64 // bytes that may be sent again on a bounded line
 
 	mu      sync.Mutex // guards what follows
 	tracks  []*DownTrack
+	demands []*demand
 	reports []rtcp.Packet
-	line    line
+	bounded bool // as the tracks were last told
+	plenty  time.Time
+	lossy   int // reports in a row, for clients that give no feedback
+	clean   int
+	sent    uint64 // bytes of all tracks, a second ago
 }
 
-// reportEvery is how often sender reports go out.
-const reportEvery = time.Second
+// LinkConfig is what a subscriber allows and wants to hear.
+type LinkConfig struct {
+	// MayPause lets tracks stop when the line does not even carry their lowest layer.
+	MayPause bool
+	// Paused is told when a track stops or goes on because of the line, by the goroutine of Run. It must not block.
+	Paused func(id string, paused bool)
+}
 
-// NewDownlink makes the road to a subscriber; peer takes its RTCP.
-func NewDownlink(peer Uplink) *Downlink {
-	return &Downlink{peer: peer, done: make(chan struct{})}
+const (
+	reportEvery = time.Second            // sender reports
+	steerEvery  = 100 * time.Millisecond // while the line is narrow
+	padEvery    = 5 * time.Millisecond   // during a probe
+	// plentyFor is how long a line must carry a third more than all that is wished for, until it is thought of as open.
+	plentyFor  = 5 * time.Second
+	plenty     = 1.3
+	repairPart = 0.25 // of a narrow line may go to repairs of video
+	lossBad    = 12   // percent, in the reports of a client that gives no feedback
+	lossGood   = 3
+)
+
+func newDownlink(e *Engine, peer Uplink, in *incoming, cfg LinkConfig) *Downlink {
+	if cfg.Paused == nil {
+		cfg.Paused = func(string, bool) {}
+	}
+	return &Downlink{
+		engine: e, peer: peer, in: in, cfg: cfg, began: time.Now(),
+		done: make(chan struct{}), woken: make(chan struct{}, 1),
+	}
 }
 
 // Ready opens the road when the subscriber's transport is connected. Until then media are not forwarded.
@@ -37,48 +76,323 @@ func (l *Downlink) Ready() { l.ready.Store(true) }
 // Close ends Run.
 func (l *Downlink) Close() { l.once.Do(func() { close(l.done) }) }
 
-// Run reports and judges until Close.
+// Run reports and steers until Close.
 func (l *Downlink) Run() {
-	tick := time.NewTicker(reportEvery)
-	defer tick.Stop()
+	report, steer := time.NewTicker(reportEvery), time.NewTicker(steerEvery)
+	defer report.Stop()
+	defer steer.Stop()
+	every := steerEvery
 	for {
 		select {
 		case <-l.done:
 			return
-		case now := <-tick.C:
-			l.mu.Lock()
-			l.judge()
-			reports := l.collectReports(now)
-			l.mu.Unlock()
-			if len(reports) > 0 {
-				_ = l.peer.WriteRTCP(reports) // a closed connection is noticed elsewhere
+		case now := <-report.C:
+			l.report(now)
+		case <-steer.C:
+		case <-l.woken:
+		}
+		wish := l.steer(time.Now())
+		if wish != every {
+			every = wish
+			steer.Reset(max(every, time.Millisecond))
+			if every == 0 {
+				steer.Stop()
 			}
 		}
 	}
 }
 
+// wake has Run steer at once.
+func (l *Downlink) wake() {
+	select {
+	case l.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Downlink) micros(now time.Time) int64 { return now.Sub(l.began).Microseconds() }
+
+// number takes the next transport-wide number for a packet.
+func (l *Downlink) number(payload int, probe bool) uint16 {
+	at := l.micros(time.Now())
+	l.line.Lock()
+	l.next++
+	seq := l.next
+	l.estimate.note(seq, payload+packetOverhead, at, probe)
+	l.line.Unlock()
+	return seq
+}
+
+// mayRepair says whether the line has room to send a packet again.
+func (l *Downlink) mayRepair(payload int) bool {
+	l.line.Lock()
+	defer l.line.Unlock()
+	if !l.estimate.bounded {
+		return true
+	}
+	if l.repairs < float64(payload) {
+		return false
+	}
+	l.repairs -= float64(payload)
+	return true
+}
+
+// transportFeedback takes the subscriber's word on what arrived.
+func (l *Downlink) transportFeedback(body []byte) {
+	now := l.micros(time.Now())
+	r := feedbackRound{least: noDelay}
+	l.line.Lock()
+	packet.ParseTransportCC(body, func(a packet.Arrival) { l.estimate.arrival(a.Seq, a.Received, a.At, &r) })
+	fell := l.estimate.hear(now, &r)
+	l.line.Unlock()
+	if fell {
+		l.wake()
+	}
+}
+
 func (l *Downlink) attach(t *DownTrack) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.tracks = append(l.tracks, t)
-	t.setLimit(MaxLayers - 1 - l.line.lowered)
+	l.mu.Unlock()
+	l.wake()
 }
 
 func (l *Downlink) detach(t *DownTrack) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if i := slices.Index(l.tracks, t); i >= 0 {
 		l.tracks = slices.Delete(l.tracks, i, i+1)
 	}
+	l.mu.Unlock()
+	l.wake()
 }
 
-// collectReports gives the sender reports. The slice is used again.
-func (l *Downlink) collectReports(now time.Time) []rtcp.Packet {
+// report sends the sender reports.
+func (l *Downlink) report(now time.Time) {
+	l.mu.Lock()
 	l.reports = l.reports[:0]
 	for _, t := range l.tracks {
 		if sr := t.senderReport(now); sr != nil {
 			l.reports = append(l.reports, sr)
 		}
 	}
-	return l.reports
+	l.judgeReports()
+	reports := l.reports
+	l.mu.Unlock()
+	if len(reports) > 0 {
+		_ = l.peer.WriteRTCP(reports) // a closed connection is noticed elsewhere
+	}
+}
+
+// judgeReports bounds the line of a client that gives no transport feedback by what its receiver reports say is lost of
+// every track: a narrow line takes from all of them, a bad publisher only from its own.
+func (l *Downlink) judgeReports() {
+	least, sent := 100, uint64(0)
+	for _, t := range l.tracks {
+		least = min(least, t.Loss())
+		sent += t.counts.bytes.Load()
+	}
+	rate := int(sent-min(l.sent, sent)) * 8
+	l.sent = sent
+	l.line.Lock()
+	defer l.line.Unlock()
+	e := &l.estimate
+	if e.heard != 0 || rate == 0 || len(l.tracks) == 0 {
+		return
+	}
+	switch {
+	case least >= lossBad:
+		l.clean = 0
+		if l.lossy++; l.lossy >= 2 {
+			e.bounded, e.bps, l.lossy = true, max(rate*3/4, leastRate), 0
+		}
+	case least <= lossGood:
+		l.lossy = 0
+		if l.clean++; l.clean >= 4 && e.bounded {
+			e.bps += e.bps / 4
+		}
+	}
+	e.acked = rate
+}
+
+// steer shares the line out, and probes it. It says when it wants to be called again; 0: when something happens.
+func (l *Downlink) steer(at time.Time) time.Duration {
+	now := l.micros(at)
+	l.mu.Lock()
+	told, next := l.steerLocked(now, at)
+	l.mu.Unlock()
+	for _, t := range told {
+		l.cfg.Paused(t.id, t.told)
+	}
+	return next
+}
+
+func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next time.Duration) {
+	l.line.Lock()
+	e := &l.estimate
+	if e.probe.running() && now >= e.probe.until {
+		if e.heard >= e.probe.until || now >= e.probe.quiet {
+			if proved := e.probe.end(now, e.acked); proved > 0 {
+				e.bps = max(e.bps, proved)
+			}
+		}
+	}
+	bounded, budget := e.bounded, e.budget()
+	part := float64(e.bps) / 8 * repairPart
+	l.repairs = min(l.repairs+part*steerEvery.Seconds(), part/2)
+	l.line.Unlock()
+	if !bounded {
+		if !l.bounded {
+			return nil, 0
+		}
+		l.bounded = false
+		return l.grantAll(), 0
+	}
+	l.bounded = true
+	l.gather()
+	audio := l.audioRate()
+	allocate(budget-audio, l.demands, l.cfg.MayPause)
+	told = l.grantDemands()
+	return told, l.probe(now, at, budget, audio)
+}
+
+// gather asks the tracks what they would like.
+func (l *Downlink) gather() {
+	l.demands = l.demands[:0]
+	for _, t := range l.tracks {
+		if t.up.video && t.describe(&t.asked) {
+			l.demands = append(l.demands, &t.asked)
+		}
+	}
+}
+
+// audioRate is what the voices take. They are never paused: what is left is for video.
+func (l *Downlink) audioRate() (bps int) {
+	for _, t := range l.tracks {
+		if up := t.up.Layer(0); !t.up.video && up != nil && t.target.Load() != paused {
+			bps += int(up.counts.second.Load())
+		}
+	}
+	return bps
+}
+
+func (l *Downlink) grantAll() (told []*DownTrack) {
+	for _, t := range l.tracks {
+		t.setGrant(everything)
+		if t.told {
+			t.told = false
+			told = append(told, t)
+		}
+	}
+	return told
+}
+
+func (l *Downlink) grantDemands() (told []*DownTrack) {
+	for _, d := range l.demands {
+		g := grant{layer: paused}
+		if d.got >= 0 {
+			g = grant{layer: d.steps[d.got].layer, tid: d.steps[d.got].tid}
+		}
+		d.track.setGrant(g)
+		if stopped := d.got < 0; stopped != d.track.told && l.cfg.MayPause {
+			d.track.told = stopped
+			told = append(told, d.track)
+		}
+	}
+	return told
+}
+
+// probe sends padding while a probe runs, and begins one when there is something to win.
+func (l *Downlink) probe(now int64, at time.Time, budget, audio int) time.Duration {
+	load := audio
+	for _, d := range l.demands {
+		load += d.rate(d.got)
+	}
+	more := missingRate(l.demands)
+	l.line.Lock()
+	e := &l.estimate
+	if more == 0 { // all has what it wishes; is there plenty?
+		if float64(budget) < plenty*float64(load) || e.calm == 0 {
+			l.plenty = time.Time{}
+		} else if l.plenty.IsZero() {
+			l.plenty = at
+		} else if at.Sub(l.plenty) >= plentyFor {
+			e.open()
+			l.wake()
+		}
+	}
+	goal := int(float64(load+more) * probeOvershy)
+	if more == 0 {
+		goal = int(float64(load) * (plenty + 0.1))
+		more = goal - budget
+	}
+	if e.probe.bold {
+		goal = max(goal, min(2*budget, l.allRate(audio)))
+	}
+	start := !e.probe.running() && e.calm != 0 && now >= e.probe.next && now >= e.calm+probeLeast/2 && goal > budget && more > 0 && e.heard != 0
+	if start {
+		e.probe.start(now, goal)
+	}
+	pad := 0
+	if e.probe.running() && now < e.probe.until && !e.probe.failed {
+		e.probe.debt += float64(e.probe.rate-load) / 8 * float64(now-e.probe.paid) / 1e6
+		e.probe.paid = now
+		pad = int(min(e.probe.debt, padBurst))
+	}
+	running := e.probe.running()
+	l.line.Unlock()
+	if pad >= paddingSize {
+		l.pad(pad)
+	}
+	if running {
+		return padEvery
+	}
+	return steerEvery
+}
+
+// allRate is what the line must carry for all that is wished for, and a little more.
+func (l *Downlink) allRate(audio int) int {
+	for _, d := range l.demands {
+		audio += d.rate(d.n - 1)
+	}
+	return int(float64(audio) * (plenty + 0.1))
+}
+
+// padBurst bounds what a late timer may send at once.
+const padBurst = 6000
+
+func (l *Downlink) pad(bytes int) {
+	l.engine.hold()
+	defer l.engine.release()
+	for _, t := range l.tracks {
+		if sent := t.pad(bytes); sent > 0 {
+			l.line.Lock()
+			l.estimate.probe.debt -= float64(sent)
+			l.line.Unlock()
+			return
+		}
+	}
+	l.line.Lock()
+	l.estimate.probe.failed = true // nothing to pad on
+	l.line.Unlock()
+}
+
+// LinkNumbers is how a subscriber's line is doing.
+type LinkNumbers struct {
+	Bounded  bool // it has shown to be narrow
+	Estimate int  // bits per second that it carries, if so
+	Arrived  int  // bits per second that arrived of late
+	Queued   time.Duration
+	Loss     float64 // share of packets, smoothed
+	Probing  bool
+}
+
+// Numbers tells how the line is doing. It may be called from anywhere.
+func (l *Downlink) Numbers() LinkNumbers {
+	l.line.Lock()
+	defer l.line.Unlock()
+	e := &l.estimate
+	return LinkNumbers{
+		Bounded: e.bounded, Estimate: e.bps, Arrived: e.acked, Queued: time.Duration(e.queued) * time.Microsecond,
+		Loss: e.loss, Probing: e.probe.running(),
+	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
+	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
 
 	"chancery/calls/packet"
@@ -30,9 +31,10 @@ type DownTrack struct {
 	sentReport  atomic.Pointer[sentReport]
 	unsupported atomic.Bool
 
-	wishing sync.Mutex // guards wish and its turning into target
-	wish    Wish
-	limit   int // highest layer that the subscriber's line carries
+	wishing  sync.Mutex // guards wish and its turning into target
+	wish     Wish
+	grant    grant // what the subscriber's line carries
+	priority int
 
 	mu       sync.Mutex // guards what follows: the forwarding state; held while a packet is written, by its own layer or a repair
 	curTID   uint8
@@ -40,10 +42,21 @@ type DownTrack struct {
 	last     shown
 	repaired *repaired // nil until something was asked for again
 	rtxSeq   uint16
-	judged   uint64 // packets when the line was last judged
 	header   rtp.Header
 	meta     packet.Meta
+	number   [2]byte // transport-wide number, as the header's extension points to it
+
+	asked demand // owned by the Downlink, under its lock
+	told  bool   // the subscriber was told that the track is paused
 }
+
+// grant is the layer and temporal layer that the line has room for.
+type grant struct {
+	layer int // or paused
+	tid   int32
+}
+
+var everything = grant{layer: MaxLayers - 1, tid: allTID}
 
 // binding is what was agreed with the subscriber.
 type binding struct {
@@ -51,7 +64,8 @@ type binding struct {
 	ssrc    uint32
 	payload uint8
 	rtxSSRC uint32
-	rtx     uint8 // 0: no repair stream
+	rtx     uint8           // 0: no repair stream
+	numbers []rtp.Extension // the transport-wide number; nil if the subscriber gives no feedback on it
 }
 
 // sentReport is the newest sender report, by which a receiver report tells the round trip.
@@ -73,7 +87,7 @@ type shown struct {
 // NewDownTrack makes a subscription; id and stream are what the subscriber reads in the SDP.
 // It is fed once the caller adds it to the UpTrack with Start.
 func NewDownTrack(up *UpTrack, link *Downlink, id, stream string) *DownTrack {
-	d := &DownTrack{id: id, stream: stream, up: up, link: link, wish: Best, limit: MaxLayers - 1}
+	d := &DownTrack{id: id, stream: stream, up: up, link: link, wish: Best, grant: everything}
 	d.current.Store(paused)
 	d.maxTID.Store(temporal(0))
 	d.retarget()
@@ -91,6 +105,7 @@ func (d *DownTrack) Start() {
 func (d *DownTrack) Stop() {
 	d.up.RemoveSink(d)
 	d.link.detach(d)
+	d.link.in.removeDown(d)
 }
 
 // ID, RID, StreamID and Kind are for Pion.
@@ -124,8 +139,23 @@ func (d *DownTrack) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameter
 	if ssrc := ctx.SSRCRetransmission(); ssrc != 0 && rtx != 0 {
 		b.rtxSSRC, b.rtx = uint32(ssrc), uint8(rtx)
 	}
+	for _, ext := range ctx.HeaderExtensions() {
+		if ext.URI == sdp.TransportCCURI {
+			b.numbers = d.extension(uint8(ext.ID))
+		}
+	}
+	d.link.in.addDown(d, b.ssrc, b.rtxSSRC)
 	d.binding.Store(b)
 	return chosen, nil
+}
+
+// extension makes the header extension that points to d.number.
+func (d *DownTrack) extension(id uint8) []rtp.Extension {
+	h := rtp.Header{Extension: true, ExtensionProfile: rtp.ExtensionProfileOneByte}
+	if h.SetExtension(id, d.number[:]) != nil {
+		return nil // an id that one byte cannot hold: no feedback then
+	}
+	return h.Extensions
 }
 
 // Unsupported says that the subscriber agreed to no codec of this track.
@@ -142,8 +172,20 @@ func (d *DownTrack) SetWish(w Wish) {
 	d.wishing.Lock()
 	d.wish = w
 	d.wishing.Unlock()
-	d.maxTID.Store(temporal(w.FPS))
 	d.retarget()
+	d.link.wake()
+}
+
+// SetPriority says how important the track is to the subscriber: more is more. A screen comes before who speaks, and who
+// speaks before the others.
+func (d *DownTrack) SetPriority(p int) {
+	d.wishing.Lock()
+	same := d.priority == p
+	d.priority = p
+	d.wishing.Unlock()
+	if !same {
+		d.link.wake()
+	}
 }
 
 // Wanted is the layer that the subscriber would have if it were there, or -1.
@@ -157,12 +199,16 @@ func (d *DownTrack) Wanted() int {
 }
 
 // LayersChanged chooses anew.
-func (d *DownTrack) LayersChanged() { d.retarget() }
+func (d *DownTrack) LayersChanged() {
+	d.retarget()
+	d.link.wake()
+}
 
 func (d *DownTrack) retarget() {
 	d.wishing.Lock()
 	defer d.wishing.Unlock()
-	target := choose(d.wish, d.limit, *d.up.sizes.Load(), d.up.Alive())
+	d.maxTID.Store(min(temporal(d.wish.FPS), d.grant.tid))
+	target := choose(d.wish, d.grant.layer, *d.up.sizes.Load(), d.up.Alive())
 	if d.target.Swap(int32(target)) == int32(target) || target == paused {
 		return
 	}
@@ -318,6 +364,7 @@ func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out 
 		Version: 2, Marker: meta.Marker, PayloadType: b.payload, SSRC: b.ssrc,
 		SequenceNumber: uint16(out), Timestamp: meta.Timestamp + span.Timestamp,
 	}
+	d.stamp(b, len(payload), false)
 	if _, err := b.writer.WriteRTP(&d.header, payload); err != nil {
 		return // the transport is closing; calls will hear of it
 	}
@@ -356,7 +403,7 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	}
 	meta := &d.meta
 	n, ok := l.cache.Get(in, meta, buf[2:])
-	if !ok || meta.Empty {
+	if !ok || meta.Empty || d.up.video && !d.link.mayRepair(n) {
 		return
 	}
 	d.counts.repaired.Add(1)
@@ -374,8 +421,47 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 		SequenceNumber: d.rtxSeq, Timestamp: meta.Timestamp + span.Timestamp,
 	}
 	d.rtxSeq++
+	d.stamp(b, 2+n, false)
 	_, _ = b.writer.WriteRTP(&d.header, buf[:2+n]) // lost or closing: the subscriber asks again or is gone
 }
+
+// stamp gives d.header the next transport-wide number.
+func (d *DownTrack) stamp(b *binding, payload int, probe bool) {
+	if b.numbers == nil {
+		return
+	}
+	binary.BigEndian.PutUint16(d.number[:], d.link.number(payload, probe))
+	d.header.Extension, d.header.ExtensionProfile, d.header.Extensions = true, rtp.ExtensionProfileOneByte, b.numbers
+}
+
+// pad sends packets of padding on the repair stream, by which the line is probed. It says how many bytes went out, 0 if
+// this track has nothing to pad on.
+func (d *DownTrack) pad(bytes int) (sent int) {
+	b := d.binding.Load()
+	if b == nil || b.rtx == 0 || b.numbers == nil {
+		return 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for sent < bytes {
+		d.header = rtp.Header{
+			Version: 2, Padding: true, PaddingSize: paddingSize, PayloadType: b.rtx, SSRC: b.rtxSSRC,
+			SequenceNumber: d.rtxSeq, Timestamp: d.last.timestamp,
+		}
+		d.rtxSeq++
+		d.stamp(b, paddingSize, true)
+		if _, err := b.writer.WriteRTP(&d.header, nil); err != nil {
+			return sent
+		}
+		sent += paddingSize + packetOverhead
+	}
+	return sent
+}
+
+const (
+	paddingSize    = 224 // a multiple of the ciphers' blocks, as browsers do it
+	packetOverhead = 36  // header, extension and authentication of a packet
+)
 
 // repaired remembers what was sent again, so that a storm of NACKs brings each packet a few times only.
 type repaired struct {

@@ -4,37 +4,22 @@ import (
 	"time"
 
 	"github.com/pion/rtcp"
-	"github.com/pion/webrtc/v4"
 )
 
-// ReadFeedback takes the subscriber's RTCP until the sender is stopped: NACKs go to the Downlink, key frame
-// requests to the layer in use.
-func (d *DownTrack) ReadFeedback(sender *webrtc.RTPSender) {
-	buf, scratch := make([]byte, receiveMTU), []byte(nil)
-	for {
-		n, _, err := sender.Read(buf)
-		if err != nil {
-			return
-		}
-		packets, err := rtcp.Unmarshal(buf[:n])
-		if err != nil {
-			continue // one bad packet of a subscriber harms nobody
-		}
-		for _, p := range packets {
-			if _, nack := p.(*rtcp.TransportLayerNack); nack && scratch == nil {
-				scratch = make([]byte, receiveMTU+2) // most subscribers never need it
-			}
-			d.feedback(p, scratch)
-		}
-	}
-}
-
-// feedback takes one RTCP packet; scratch is where repairs are made.
-func (d *DownTrack) feedback(p rtcp.Packet, scratch []byte) {
+// feedback takes one RTCP packet for the track's stream ssrc; scratch is where repairs are made.
+func (d *DownTrack) feedback(p rtcp.Packet, ssrc uint32, scratch []byte) {
 	switch p := p.(type) {
-	case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
+	case *rtcp.PictureLossIndication:
 		d.counts.keyAsks.Add(1)
 		d.AskKeyFrame()
+	case *rtcp.FullIntraRequest:
+		for _, fir := range p.FIR {
+			if fir.SSRC == ssrc {
+				d.counts.keyAsks.Add(1)
+				d.AskKeyFrame()
+				return
+			}
+		}
 	case *rtcp.TransportLayerNack:
 		d.counts.nacks.Add(uint64(len(p.Nacks)))
 		for _, pair := range p.Nacks {

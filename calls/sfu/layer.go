@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"encoding/binary"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,7 @@ type Layer struct {
 	alive      atomic.Bool
 
 	counts       layerCounts
+	shares       atomic.Uint32 // a byte for each temporal layer, see share
 	levels, loud atomic.Uint32
 	loudest      atomic.Uint32
 
@@ -37,9 +39,10 @@ type Layer struct {
 	in      Packet
 	unwrap  packet.Unwrapper
 	missing missing
-	second  int64 // the second that is being counted
-	counted int   // its bytes
-	transit int64 // of the packet before, for the jitter
+	second  int64           // the second that is being counted
+	counted int             // its bytes
+	byTID   [allTID + 1]int // and those of each temporal layer
+	transit int64           // of the packet before, for the jitter
 	jitter  float64
 }
 
@@ -118,6 +121,9 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	l.lastPacket.Store(ms)
 	l.newest.Store(l.unwrap.Highest())
 	l.count(p, now)
+	if v := &p.Meta.VP8; v.HasTemporal() {
+		l.byTID[v.Temporal&allTID] += len(b)
+	}
 	if l.levelID != 0 && !silent {
 		l.noteLevel(packet.AudioLevel(h.Extension(b, l.levelID)))
 	}
@@ -143,6 +149,7 @@ func (l *Layer) within(ms int64, size int) bool {
 		} else {
 			l.counts.second.Store(0)
 		}
+		l.tellShares()
 		l.second, l.counted = second, 0
 	}
 	l.counted += size
@@ -155,6 +162,30 @@ func (l *Layer) within(ms int64, size int) bool {
 		}
 	}
 	return true
+}
+
+// tellShares says which part of the last second's bytes each temporal layer and those below it took.
+func (l *Layer) tellShares() {
+	sum, word := 0, uint32(0)
+	for tid, n := range l.byTID {
+		sum += n
+		if l.counted > 0 {
+			word |= uint32(min(sum*100/l.counted, 100)) << (8 * tid)
+		}
+	}
+	if sum == 0 {
+		word = 0
+	}
+	l.shares.Store(word)
+	l.byTID = [allTID + 1]int{}
+}
+
+// share gives the percentage of the layer's bytes that temporal layers up to tid take; 100 if it has none.
+func (l *Layer) share(tid int) int {
+	if word := l.shares.Load(); word != 0 {
+		return int(word >> (8 * tid) & 0xff)
+	}
+	return 100
 }
 
 func (l *Layer) noteLevel(level uint8, ok bool) {
@@ -207,25 +238,9 @@ const (
 	keyFrameThrottle    = time.Second
 )
 
-// readReports keeps the newest sender report. It ends with Pion's receiver.
-func (l *Layer) readReports(receiver *webrtc.RTPReceiver, rid string) {
-	for {
-		var packets []rtcp.Packet
-		var err error
-		if rid != "" {
-			packets, _, err = receiver.ReadSimulcastRTCP(rid)
-		} else {
-			packets, _, err = receiver.ReadRTCP()
-		}
-		if err != nil {
-			return
-		}
-		for _, p := range packets {
-			if sr, ok := p.(*rtcp.SenderReport); ok && sr.SSRC == l.ssrc {
-				l.report.Store(&senderReport{ntp: sr.NTPTime, rtp: sr.RTPTime, arrived: time.Now()})
-			}
-		}
-	}
+// noteReport keeps the newest sender report.
+func (l *Layer) noteReport(body []byte, now time.Time) {
+	l.report.Store(&senderReport{ntp: binary.BigEndian.Uint64(body[4:]), rtp: binary.BigEndian.Uint32(body[12:]), arrived: now})
 }
 
 // missing remembers holes in the incoming numbers and when they were asked for.

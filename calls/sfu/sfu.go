@@ -27,7 +27,6 @@ import (
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
-	"github.com/pion/interceptor"
 	"github.com/pion/logging"
 	"github.com/pion/webrtc/v4"
 )
@@ -43,10 +42,11 @@ type Ports struct {
 
 // Engine makes peer connections that share the focus's ports.
 type Engine struct {
-	api     *webrtc.API
-	sockets []*socket
-	closers []io.Closer
-	udp     []netip.AddrPort
+	settings webrtc.SettingEngine
+	media    *webrtc.MediaEngine
+	sockets  []*socket
+	closers  []io.Closer
+	udp      []netip.AddrPort
 
 	mu           sync.Mutex           // guards what follows
 	certificates []webrtc.Certificate // one for all: to make one for each costs more than the rest of a join
@@ -56,29 +56,14 @@ type Engine struct {
 // NewEngine opens the ports.
 func NewEngine(ports Ports) (*Engine, error) {
 	e := &Engine{}
-	settings, err := e.settings(ports)
-	if err != nil {
+	var err error
+	if e.settings, err = e.open(ports); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	media, err := mediaEngine()
-	if err != nil {
+	if e.media, err = mediaEngine(); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	registry := &interceptor.Registry{}
-	registry.Add(arrivalsFactory{})
-	e.api = webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(registry))
 	return e, nil
-}
-
-// NewPeer makes a peer connection without ICE servers of its own: the focus is reached, it does not reach out.
-func (e *Engine) NewPeer() (*webrtc.PeerConnection, error) {
-	certificates, err := e.certificate()
-	if err != nil {
-		return nil, err
-	}
-	return e.api.NewPeerConnection(webrtc.Configuration{
-		BundlePolicy: webrtc.BundlePolicyMaxBundle, Certificates: certificates,
-	})
 }
 
 // hold lets what is written to the sockets wait for the release that follows. A nil engine has no sockets.
@@ -108,7 +93,8 @@ func (e *Engine) Close() error {
 	return errors.Join(errs...)
 }
 
-func (e *Engine) settings(ports Ports) (webrtc.SettingEngine, error) {
+// open opens the ports and says how Pion shall use them.
+func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	var s webrtc.SettingEngine
 	quiet := &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
 	s.LoggerFactory = quiet

@@ -61,14 +61,14 @@ func newStage(t testing.TB, layers int) *stage {
 	for i := range layers {
 		sizes[i] = Size{Width: 320 << i, Height: 180 << i}
 	}
-	s.up = (*Engine)(nil).NewUpTrack(s.mouth, true, sizes)
+	s.up = newUpTrack(nil, s.mouth, nil, true, sizes)
 	t.Cleanup(s.up.Close)
 	s.up.codec.Store(&vp8)
 	for i := range layers {
 		s.layers[i] = newLayer(s.up, i, uint32(1000+i), vp8.RTPCodecCapability)
 		s.up.layers[i].Store(s.layers[i])
 	}
-	s.link = NewDownlink(s.mouth)
+	s.link = newDownlink(nil, s.mouth, nil, LinkConfig{MayPause: true})
 	s.link.Ready()
 	s.down = NewDownTrack(s.up, s.link, "TR_1", "PA_1")
 	s.down.binding.Store(&binding{writer: s.out, ssrc: 7, payload: 120, rtxSSRC: 8, rtx: 121})
@@ -255,8 +255,8 @@ func TestRepairs(t *testing.T) {
 	sent := append([]rtp.Packet(nil), s.out.packets...)
 	nack := &rtcp.TransportLayerNack{Nacks: []rtcp.NackPair{{PacketID: sent[1].SequenceNumber, LostPackets: 1<<0 | 1<<3}}}
 	buf := make([]byte, receiveMTU+2)
-	s.down.feedback(nack, buf)
-	s.down.feedback(nack, buf) // within a round trip: not again
+	s.down.feedback(nack, 7, buf)
+	s.down.feedback(nack, 7, buf) // within a round trip: not again
 	again := s.out.packets[len(sent):]
 	if len(again) != 3 {
 		t.Fatalf("got %d packets again, want 3", len(again))
@@ -353,53 +353,6 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
 		}
 	}
-}
-
-func TestLine(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		loss []int
-		want []int
-	}{
-		{"clean", []int{0, 0, 3, 0}, []int{2, 2, 2, 2}},
-		{"one bad second", []int{0, 50, 0, 50, 0}, []int{2, 2, 2, 2, 2}},
-		{"bad for good", []int{20, 20, 20, 20, 20, 20}, []int{2, 1, 1, 0, 0, 0}},
-		{"back after four good", []int{20, 20, 0, 0, 0, 0}, []int{2, 1, 1, 1, 1, 2}},
-		{"the second try waits longer", []int{20, 20, 0, 0, 0, 0, 20, 20, 0, 0, 0, 0, 0, 0, 0, 0}, []int{2, 1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 2}},
-		{"neither good nor bad", []int{20, 20, 6, 6, 6, 6, 6, 6}, []int{2, 1, 1, 1, 1, 1, 1, 1}},
-	} {
-		var l line
-		l.sinceRise = failSoon + 1
-		for i, loss := range c.loss {
-			if got := l.hear(loss); got != c.want[i] {
-				t.Errorf("%s: report %d: got %d, want %d", c.name, i, got, c.want[i])
-			}
-		}
-	}
-}
-
-func TestANarrowLineLowersEveryTrack(t *testing.T) {
-	s := newStage(t, 3)
-	var v [3]stream
-	round := func(key bool) {
-		for i := range v {
-			s.feed(t, i, v[i].frame(key, 0, 2)...)
-		}
-	}
-	round(true)
-	if s.down.current.Load() != 2 {
-		t.Fatalf("got layer %d, want 2", s.down.current.Load())
-	}
-	for range badRow {
-		s.down.feedback(&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 7, FractionLost: 80}}}, nil)
-		round(false)
-		s.link.judge()
-	}
-	round(true)
-	if s.down.current.Load() != 1 {
-		t.Errorf("under loss: got layer %d, want 1", s.down.current.Load())
-	}
-	s.steady(t)
 }
 
 func BenchmarkPacketPath(b *testing.B) {

@@ -32,6 +32,7 @@ type Uplink interface {
 type UpTrack struct {
 	engine   *Engine
 	up       Uplink
+	in       *incoming
 	video    bool
 	ctx      context.Context // of the track's life: feedback and layers end with it
 	cancel   context.CancelFunc
@@ -49,9 +50,8 @@ type UpTrack struct {
 	mu sync.Mutex // guards changes of sinks and layers, not their reading
 }
 
-// NewUpTrack makes a track that sends its feedback through up. Close ends it.
-func (e *Engine) NewUpTrack(up Uplink, video bool, sizes [MaxLayers]Size) *UpTrack {
-	u := &UpTrack{engine: e, up: up, video: video, feedback: make(chan rtcp.Packet, 32), layered: make(chan struct{}, 1)}
+func newUpTrack(e *Engine, up Uplink, in *incoming, video bool, sizes [MaxLayers]Size) *UpTrack {
+	u := &UpTrack{engine: e, up: up, in: in, video: video, feedback: make(chan rtcp.Packet, 32), layered: make(chan struct{}, 1)}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.sinks.Store(&[]Sink{})
 	u.sizes.Store(&sizes)
@@ -96,8 +96,11 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 		default:
 		}
 	}
-	u.running.Go(func() { l.run(remote) })
-	u.running.Go(func() { l.readReports(receiver, remote.RID()) })
+	u.in.addLayer(l)
+	u.running.Go(func() {
+		defer u.in.removeLayer(l)
+		l.run(remote)
+	})
 	u.tellSinks()
 }
 

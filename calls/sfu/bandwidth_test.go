@@ -1,0 +1,233 @@
+package sfu
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pion/rtp"
+)
+
+// road is a line that carries so much, queues for so long, and loses what comes on top.
+type road struct {
+	bps     int
+	queue   int64 // microseconds that it can hold
+	loss    int   // one packet in so many is lost, 0: none
+	free    int64 // when it has sent all that it was given
+	count   int
+	pending []onRoad
+}
+
+type onRoad struct {
+	seq     uint16
+	at      int64 // arrival
+	arrived bool
+}
+
+const oneWay = 20_000
+
+func (r *road) send(seq uint16, size int, now int64) {
+	r.count++
+	if r.bps == 0 {
+		r.free = now
+	}
+	start := max(r.free, now)
+	if start-now > r.queue || r.loss > 0 && r.count%r.loss == 0 {
+		r.pending = append(r.pending, onRoad{seq: seq, at: now})
+		return
+	}
+	r.free = start
+	if r.bps > 0 {
+		r.free += int64(size) * 8 * 1_000_000 / int64(r.bps)
+	}
+	r.pending = append(r.pending, onRoad{seq: seq, at: r.free + oneWay, arrived: true})
+}
+
+// drive runs the controller of one subscriber with three layers of video and a voice over a road, in simulated time.
+type drive struct {
+	link  *Downlink
+	up    *UpTrack
+	down  *DownTrack
+	road  *road
+	now   int64
+	seq   uint16
+	least [MaxLayers]int // bps of the layers
+	voice int
+	audio *DownTrack
+	told  []bool
+	padN  int
+}
+
+func newDrive(t *testing.T, bps int) *drive {
+	t.Helper()
+	d := &drive{road: &road{bps: bps, queue: 600_000}, least: [MaxLayers]int{150_000, 450_000, 1_700_000}, voice: 40_000}
+	s := newStage(t, 3)
+	d.link, d.up, d.down = s.link, s.up, s.down
+	d.link.cfg.Paused = func(_ string, paused bool) { d.told = append(d.told, paused) }
+	d.down.binding.Store(&binding{writer: padWriter{d}, ssrc: 7, payload: 120, rtxSSRC: 8, rtx: 121, numbers: d.down.extension(3)})
+	voice := newUpTrack(nil, s.mouth, nil, false, [MaxLayers]Size{})
+	t.Cleanup(voice.Close)
+	l := newLayer(voice, 0, 99, vp8.RTPCodecCapability)
+	l.counts.second.Store(int64(d.voice))
+	voice.layers[0].Store(l)
+	d.audio = NewDownTrack(voice, d.link, "TR_A", "PA_1")
+	d.audio.Start()
+	for i, l := range s.layers {
+		l.counts.second.Store(int64(d.least[i]))
+		l.shares.Store(50 | 75<<8 | 100<<16 | 100<<24)
+	}
+	d.down.current.Store(2)
+	return d
+}
+
+// sending is what the video takes of the line at the moment.
+func (d *drive) sending() int {
+	target := int(d.down.target.Load())
+	if target == paused {
+		return 0
+	}
+	d.down.current.Store(int32(target))
+	share := 100
+	switch d.down.maxTID.Load() {
+	case 0:
+		share = 50
+	case 1:
+		share = 75
+	}
+	return d.least[target] * share / 100
+}
+
+// run lets the given time pass and calls each with every tenth of a second.
+func (d *drive) run(length time.Duration, each func(second float64)) {
+	const tick = 5_000
+	video, voice := 0.0, 0.0
+	for end := d.now + length.Microseconds(); d.now < end; d.now += tick {
+		video += float64(d.sending()) * tick / 8e6
+		for ; video >= 1000; video -= 1000 {
+			d.packet(1000, false)
+		}
+		voice += float64(d.voice) * tick / 8e6
+		for ; voice >= 100; voice -= 100 {
+			d.packet(100, false)
+		}
+		if d.now%100_000 == 0 {
+			d.feedback()
+			if each != nil {
+				each(float64(d.now) / 1e6)
+			}
+		}
+		if d.now%100_000 == 0 || d.link.estimate.probe.running() {
+			d.link.steerLocked(d.now, d.link.began.Add(time.Duration(d.now)*time.Microsecond))
+		}
+	}
+}
+
+func (d *drive) packet(size int, probe bool) {
+	d.link.next++
+	d.seq = d.link.next
+	d.link.estimate.note(d.seq, size, d.now, probe)
+	d.road.send(d.seq, size, d.now)
+}
+
+func (d *drive) feedback() {
+	r := feedbackRound{least: noDelay}
+	keep := d.road.pending[:0]
+	for _, p := range d.road.pending {
+		if p.at+oneWay > d.now {
+			keep = append(keep, p)
+			continue
+		}
+		d.link.estimate.arrival(p.seq, p.arrived, p.at+77_000_000, &r) // another clock
+	}
+	d.road.pending = keep
+	if d.link.estimate.hear(d.now, &r) {
+		d.link.steerLocked(d.now, d.link.began.Add(time.Duration(d.now)*time.Microsecond))
+	}
+}
+
+func TestAWideLineStaysOpen(t *testing.T) {
+	d := newDrive(t, 0)
+	d.road.loss = 20 // five percent, of the air
+	d.run(20*time.Second, func(second float64) {
+		if n := d.link.Numbers(); n.Bounded || d.down.target.Load() != 2 {
+			t.Fatalf("after %.1f s: got %+v and layer %d, want an open line and layer 2", second, n, d.down.target.Load())
+		}
+	})
+}
+
+// A line of 250 kbit/s gets what it carries soon, without a queue that grows; when it is wide again all comes back in time.
+func TestANarrowLine(t *testing.T) {
+	d := newDrive(t, 250_000)
+	settled := 0.0
+	late := 0
+	d.run(20*time.Second, func(second float64) {
+		if settled == 0 && d.down.target.Load() == 0 {
+			settled = second
+		}
+		if wait := d.road.free - d.now; second > 4 && wait > 350_000 {
+			late++
+		}
+	})
+	if settled == 0 || settled > 1.5 {
+		t.Errorf("got the lowest layer after %.1f s, want within 1.5 s", settled)
+	}
+	if got := d.down.target.Load(); got != 0 || d.down.maxTID.Load() < 1 {
+		t.Errorf("got layer %d, temporal layer %d, want 0 and at least 1", got, d.down.maxTID.Load())
+	}
+	if late > 2 {
+		t.Errorf("the queue was long %d times", late)
+	}
+	if est := d.link.Numbers().Estimate; est < 180_000 || est > 270_000 {
+		t.Errorf("got an estimate of %d, want about 250000", est)
+	}
+	d.road.bps = 0
+	back := 0.0
+	from := float64(d.now) / 1e6
+	d.run(10*time.Second, func(second float64) {
+		if back == 0 && d.down.target.Load() == 2 {
+			back = second - from
+		}
+	})
+	if back == 0 || back > 6 {
+		t.Errorf("the high layer was back after %.1f s, want within 6 s", back)
+	}
+	d.run(10*time.Second, nil)
+	if d.link.Numbers().Bounded {
+		t.Error("the line did not become open again")
+	}
+}
+
+// At 100 kbit/s the voice has its room: video pauses, and is told to.
+func TestVoiceFirst(t *testing.T) {
+	d := newDrive(t, 90_000)
+	late := 0
+	d.run(15*time.Second, func(second float64) {
+		if d.road.free-d.now > 300_000 && second > 6 {
+			late++
+		}
+	})
+	if d.down.target.Load() != paused || len(d.told) == 0 && !d.down.told {
+		t.Errorf("got layer %d, told %v, want a pause that is told", d.down.target.Load(), d.told)
+	}
+	if late > 0 {
+		t.Errorf("the voice waited long in %d tenths of a second", late)
+	}
+	d.road.bps = 0
+	d.run(10*time.Second, nil)
+	if d.down.target.Load() != 2 || d.down.told {
+		t.Errorf("after the line is wide again: got layer %d, want 2", d.down.target.Load())
+	}
+}
+
+// padWriter sends the padding of a probe over the road.
+type padWriter struct{ d *drive }
+
+func (w padWriter) WriteRTP(h *rtp.Header, _ []byte) (int, error) {
+	w.d.padN++
+	w.d.road.send(w.d.link.next, int(h.PaddingSize)+packetOverhead, w.d.now)
+	// the packet was noted with the time of the test's start
+	w.d.link.estimate.note(w.d.link.next, int(h.PaddingSize)+packetOverhead, w.d.now, true)
+	w.d.seq = w.d.link.next
+	return 0, nil
+}
+
+func (w padWriter) Write([]byte) (int, error) { panic("not used") }
