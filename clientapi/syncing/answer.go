@@ -73,6 +73,7 @@ type roomPlan struct {
 	room                                  *room
 	typing                                []id.UserID
 	typed, counted                        bool
+	threadless                            bool // nothing in the room is in a thread; false where that is not known
 	account                               []*storage.AccountData
 }
 
@@ -238,22 +239,17 @@ func (a *answer) sections(ctx context.Context) (*sections, error) {
 		return nil, err
 	}
 	if len(a.rooms) <= 1 {
-		for _, p := range a.rooms {
-			if err := a.section(ctx, p, parts); err != nil {
-				return nil, fmt.Errorf("sync %s: %w", p.id, err)
-			}
-		}
-		return parts, nil
+		return parts, a.together(ctx, a.rooms, parts)
+	}
+	// A first answer reads many rooms, some dozens in one question each; of later ones most is at hand.
+	together := 1
+	if a.q.since == nil {
+		together = roomsTogether
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(roomsAtOnce)
-	for _, p := range a.rooms {
-		group.Go(func() error {
-			if err := a.section(ctx, p, parts); err != nil {
-				return fmt.Errorf("sync %s: %w", p.id, err)
-			}
-			return nil
-		})
+	for plans := range slices.Chunk(a.rooms, together) {
+		group.Go(func() error { return a.together(ctx, plans, parts) })
 	}
 	return parts, group.Wait()
 }

@@ -189,14 +189,21 @@ func (a *answer) current(ctx context.Context, p *roomPlan) (storage.Snapshot, er
 	if err != nil || room == nil {
 		return storage.Snapshot{}, err
 	}
-	if p.room != nil {
-		a.s.mu.Lock()
-		if p.room.snapshot == (storage.Snapshot{}) {
-			p.room.snapshot = room.State
-		}
-		a.s.mu.Unlock()
-	}
+	a.learn(p, room.State)
 	return room.State, nil
+}
+
+// learn notes the snapshot that held at the start of the answer, for others too if no change is known since.
+func (a *answer) learn(p *roomPlan, at storage.Snapshot) {
+	p.snapshot = at
+	if p.room == nil {
+		return
+	}
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	if p.room.snapshot == (storage.Snapshot{}) {
+		p.room.snapshot = at
+	}
 }
 
 // pick applies what the client asked for (the state before or after the timeline, lazy members, the filter) to the state at the end.

@@ -32,7 +32,9 @@ type walk struct {
 	read    map[string]storage.Place
 	// some are the threads that are counted; nil counts all.
 	some map[string]bool
-	done bool
+	// threadless: there is nothing in threads.
+	threadless bool
+	done       bool
 }
 
 // wants tells whether the walk counts what stands there, or is through.
@@ -99,6 +101,9 @@ func (w *walk) step(ctx context.Context, j *judge) error {
 // next gives the next page, newest first.
 func (w *walk) next(ctx context.Context, s *Syncing) ([]*entry, error) {
 	key := pageKey{w.room, w.page, w.threadsOnly(w.page.Place)}
+	if key.threadsOnly && w.threadless {
+		return nil, nil
+	}
 	found, version := s.walked.find(key)
 	if found != nil {
 		return found, nil
@@ -122,7 +127,7 @@ func (w *walk) next(ctx context.Context, s *Syncing) ([]*entry, error) {
 // countAgain counts the stale threads anew: from the memory as far as it reaches back, then from the tables. rest is what
 // would take too long now.
 func (a *answer) countAgain(ctx context.Context, p *roomPlan, j *judge, c *count) (rest *walk, err error) {
-	w := &walk{room: p.id, page: a.to.End(), threads: map[string]unread{}, read: c.read}
+	w := &walk{room: p.id, page: a.to.End(), threads: map[string]unread{}, read: c.read, threadless: p.threadless}
 	if !c.stale[""] {
 		w.some = c.stale
 		w.threads = maps.Clone(c.threads)

@@ -45,6 +45,12 @@ func (c *states) at(ctx context.Context, store *storage.Store, snapshot storage.
 	if err != nil {
 		return nil, err
 	}
+	c.keep(snapshot, state)
+	return state, nil
+}
+
+// keep holds a whole state at hand. It must not be changed from then on.
+func (c *states) keep(snapshot storage.Snapshot, state map[pdu.Key]int64) {
 	size := 200 + 160*len(state)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +58,6 @@ func (c *states) at(ctx context.Context, store *storage.Store, snapshot storage.
 		c.old, c.young, c.bytes = c.young, map[storage.Snapshot]map[pdu.Key]int64{}, size
 	}
 	c.young[snapshot] = state
-	return state, nil
 }
 
 // net folds changes into what they come to: the event that each changed key holds at last, 0 for none.

@@ -273,17 +273,27 @@ func (a *answer) visible(ctx context.Context, p *roomPlan, entries *[]*entry) er
 
 // askOpen finds out, once for all viewers, which of the events everybody may see who is joined.
 func (a *answer) askOpen(ctx context.Context, p *roomPlan, entries []*entry) error {
-	var unknown []*entry
-	var events []*storage.Event
+	return a.learnOpen(ctx, a.notKnownOpen(p, entries))
+}
+
+func (a *answer) notKnownOpen(p *roomPlan, entries []*entry) (unknown []*entry) {
 	for _, x := range entries {
 		x.mu.Lock()
 		if !x.openKnown && !p.stay.seesAll(x.position) {
-			unknown, events = append(unknown, x), append(events, x.event)
+			unknown = append(unknown, x)
 		}
 		x.mu.Unlock()
 	}
-	if len(events) == 0 {
+	return unknown
+}
+
+func (a *answer) learnOpen(ctx context.Context, unknown []*entry) error {
+	if len(unknown) == 0 {
 		return nil
+	}
+	events := make([]*storage.Event, len(unknown))
+	for i, x := range unknown {
+		events[i] = x.row()
 	}
 	open, err := a.s.view.Open(ctx, events)
 	if err != nil {
