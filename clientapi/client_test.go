@@ -45,6 +45,12 @@ func testConfig() Config {
 
 func start(t *testing.T, cfg Config) *testServer {
 	t.Helper()
+	return startBehind(t, cfg, httptest.NewUnstartedServer(nil))
+}
+
+// startBehind is start with a web server of the caller's, whose address is known before.
+func startBehind(t *testing.T, cfg Config, web *httptest.Server) *testServer {
+	t.Helper()
 	messages, err := bus.Open(t.Context(), bus.DefaultConfig())
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +72,8 @@ func start(t *testing.T, cfg Config) *testServer {
 	signer := pdu.Signer{ServerName: cfg.ServerName, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(make([]byte, 32))}
 	run(t, roomserver.New(roomserver.DefaultConfig(), store, messages, signer).Run)
 	run(t, server.Run)
-	web := httptest.NewServer(server)
+	web.Config.Handler = server
+	web.Start()
 	t.Cleanup(web.Close)
 	return &testServer{t: t, api: server, url: web.URL, store: store, bus: messages}
 }
