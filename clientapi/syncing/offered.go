@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
@@ -82,13 +83,31 @@ func (a *answer) neverShown(ctx context.Context, p *roomPlan) (bool, error) {
 	}
 	for _, e := range events {
 		if e.Type == "m.room.member" && e.StateKey != nil && *e.StateKey == string(a.u.id) && membershipOf(e) == "invite" {
-			if a.ignored[e.Sender] {
-				return true, nil
+			hidden := a.ignored[e.Sender]
+			if !hidden {
+				if hidden, err = a.unwelcome(ctx, e.Sender); err != nil {
+					return false, err
+				}
 			}
-			return a.unwelcome(ctx, e.Sender)
+			if hidden && a.q.since != nil && e.Position <= a.since {
+				hidden, err = a.unwelcomeAt(ctx, e.Position)
+			}
+			return hidden, err
 		}
 	}
 	return false, nil
+}
+
+// unwelcomeAt says whether what the user does not want to see today was unwanted then already: no wish was changed since. Whoever saw an
+// invite before they blocked its sender is told of its end.
+func (a *answer) unwelcomeAt(ctx context.Context, then storage.Position) (bool, error) {
+	for _, typ := range []string{event.AccountDataIgnoredUserList.Type, policy.InvitesType, policy.FilterType} {
+		wish, err := a.s.store.AccountData.ByType(ctx, a.u.id, "", typ)
+		if err != nil || wish != nil && wish.Position > then {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // sane drops from foreign stripped state what would break a client.
