@@ -49,10 +49,14 @@ type Focus struct {
 	door    doorLimit
 	roads   roads
 	guests  guests
-	records *recorder       // nil in a focus alone
-	ctx     context.Context // of all calls; ends with the focus
-	cancel  context.CancelFunc
-	live    sync.WaitGroup
+	leaves  *leaves       // likewise
+	ending  chan struct{} // closed when the focus begins to shut
+	// closeAfter is how long after somebody's last session what a crashed client left is closed.
+	closeAfter time.Duration
+	records    *recorder       // nil in a focus alone
+	ctx        context.Context // of all calls; ends with the focus
+	cancel     context.CancelFunc
+	live       sync.WaitGroup
 
 	mu      sync.Mutex
 	rooms   map[string]*Room
@@ -76,6 +80,7 @@ func newFocus(ctx context.Context, config Config, admit admission) (*Focus, erro
 	f := &Focus{
 		config: config, engine: engine, admit: admit, rooms: map[string]*Room{},
 		tokens: tokens{key: config.Key, secret: secret, now: time.Now},
+		ending: make(chan struct{}), closeAfter: closeAfter,
 	}
 	if err := f.openTURN(ports); err != nil {
 		return nil, errors.Join(fmt.Errorf("calls: %w", err), engine.Close())
@@ -103,6 +108,9 @@ func (f *Focus) Run(ctx context.Context) error {
 // shut sends everybody away and frees the ports.
 func (f *Focus) shut() error {
 	f.mu.Lock()
+	if !f.closing {
+		close(f.ending)
+	}
 	f.closing = true
 	rooms := make([]*Room, 0, len(f.rooms))
 	for _, r := range f.rooms {

@@ -50,6 +50,7 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 	if config.Limits {
 		f.service.limits = newTokenLimits()
 	}
+	f.leaves = newLeaves(f, h)
 	f.records = newRecorder(store, config.KeepRecords, f.tokens.now)
 	f.handler = f.routes()
 	if err := f.answerTURN(); err != nil {
@@ -132,8 +133,14 @@ func (f *Focus) serveHouse(ctx context.Context) error {
 			return wrap(err, "end call records")
 		}
 	}
+	stop, err := bus.Answer(ctx, f.house.bus, bus.CallsDo, f.answer)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.follow(ctx) })
+	group.Go(func() error { return f.leaves.run(ctx) })
 	group.Go(func() error { f.patrol(ctx); return nil })
 	group.Go(func() error { return f.records.run(ctx) })
 	return group.Wait()

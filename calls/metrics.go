@@ -21,6 +21,12 @@ var (
 	faults = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "chancery_calls_faults_total", Help: "Sessions and calls that ended because of a fault of ours; the log has the details.",
 	})
+	delegated = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_calls_leaves_total", Help: "What was done with the delayed leaves of those in calls, and how it ended.",
+	}, []string{"action", "outcome"})
+	closed = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_calls_closed_total", Help: "Memberships in calls that crashed clients left, by how they were closed.",
+	}, []string{"way"})
 	recordsLost = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "chancery_calls_records_lost_total", Help: "Call records that could not be written.",
 	})

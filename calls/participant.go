@@ -220,6 +220,7 @@ func (p *Participant) close() {
 	p.log.Debug().Stringer("reason", p.because.reason).Msg("Participant leaves the call")
 	p.room.leave(p, p.because.reason)
 	p.leaves()
+	p.room.focus.departed(p)
 	if !p.because.silent {
 		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
 			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,

@@ -147,66 +147,114 @@ func (s *tokenService) sfuGet(r *http.Request) (any, error) {
 		[2]string{"openid_token.access_token", req.OpenID.AccessToken}, [2]string{"openid_token.matrix_server_name", req.OpenID.ServerName}); err != nil {
 		return nil, err
 	}
-	if err := req.undelegated(); err != nil {
+	if err := req.whole(); err != nil {
 		return nil, err
 	}
 	user, err := s.user(r, req.OpenID)
 	if err != nil {
 		return nil, err
 	}
-	return s.answer(r, bearer{user: user, device: req.DeviceID, room: req.Room, slot: roomSlot, identity: legacyIdentity(user, req.DeviceID), legacy: true})
+	b := bearer{user: user, device: req.DeviceID, room: req.Room, slot: roomSlot, identity: legacyIdentity(user, req.DeviceID), legacy: true}
+	return s.answer(r, b, req.delay)
 }
 
-// getToken handles POST /get_token.
-// Spec: MSC4195
-func (s *tokenService) getToken(r *http.Request) (any, error) {
-	var req struct {
-		Room   id.RoomID `json:"room_id"`
-		Slot   string    `json:"slot_id"`
-		OpenID openID    `json:"openid_token"`
-		Member struct {
-			ID     string      `json:"id"`
-			User   id.UserID   `json:"claimed_user_id"`
-			Device id.DeviceID `json:"claimed_device_id"`
-		} `json:"member"`
-		delay
-	}
+// memberRequest is the body of the newer routes.
+type memberRequest struct {
+	Room   id.RoomID `json:"room_id"`
+	Slot   string    `json:"slot_id"`
+	OpenID openID    `json:"openid_token"`
+	Member struct {
+		ID     string      `json:"id"`
+		User   id.UserID   `json:"claimed_user_id"`
+		Device id.DeviceID `json:"claimed_device_id"`
+	} `json:"member"`
+	delay
+}
+
+// member reads the body of a newer route, and says for whom it is.
+func (s *tokenService) member(r *http.Request) (*memberRequest, bearer, error) {
+	var req memberRequest
 	if err := decode(r, &req); err != nil {
-		return nil, err
+		return nil, bearer{}, err
 	}
 	if err := require([2]string{"room_id", string(req.Room)}, [2]string{"slot_id", req.Slot},
 		[2]string{"member.id", req.Member.ID}, [2]string{"member.claimed_user_id", string(req.Member.User)},
 		[2]string{"member.claimed_device_id", string(req.Member.Device)},
 		[2]string{"openid_token.access_token", req.OpenID.AccessToken}, [2]string{"openid_token.matrix_server_name", req.OpenID.ServerName}); err != nil {
-		return nil, err
+		return nil, bearer{}, err
 	}
-	if err := req.undelegated(); err != nil {
-		return nil, err
+	if err := req.whole(); err != nil {
+		return nil, bearer{}, err
 	}
 	user, err := s.user(r, req.OpenID)
 	if err != nil {
-		return nil, err
+		return nil, bearer{}, err
 	}
 	if user != req.Member.User {
-		return nil, errUnauthorized.WithMessage("The OpenID token is another user's")
+		return nil, bearer{}, errUnauthorized.WithMessage("The OpenID token is another user's")
 	}
-	return s.answer(r, bearer{user: user, device: req.Member.Device, room: req.Room, slot: req.Slot,
-		identity: memberIdentity(user, req.Member.Device, req.Member.ID)})
+	return &req, bearer{user: user, device: req.Member.Device, room: req.Room, slot: req.Slot,
+		identity: memberIdentity(user, req.Member.Device, req.Member.ID)}, nil
 }
 
-// delegate handles POST /delegate_delayed_leave. Clients that hear anything but 404 let their leave wait for an hour in
-// the belief that we send it (Element Call 0.26.1): until we do, we know no such path.
+// getToken handles POST /get_token.
 // Spec: MSC4195
-func (s *tokenService) delegate(*http.Request) (any, error) {
-	return nil, mautrix.MUnrecognized.WithMessage("Delayed leaves are not looked after here").WithStatus(http.StatusNotFound)
+func (s *tokenService) getToken(r *http.Request) (any, error) {
+	req, b, err := s.member(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.answer(r, b, req.delay)
 }
 
-// undelegated refuses a token request that hands over a delayed leave: its client then asks again without.
-func (d *delay) undelegated() error {
-	if d.ID != "" || d.Timeout != 0 {
-		return mautrix.MBadJSON.WithMessage("Delayed leaves are not looked after here")
+// delegate handles POST /delegate_delayed_leave. Clients that hear anything but 404 to a request without a body let their
+// leave wait for an hour, in the belief that we look after it (Element Call 0.26.1).
+// Spec: MSC4195
+func (s *tokenService) delegate(r *http.Request) (any, error) {
+	req, b, err := s.member(r)
+	if err != nil {
+		return nil, err
+	}
+	if req.delay.ID == "" {
+		return nil, mautrix.MBadJSON.WithMessage("The request body is missing `delay_id`")
+	}
+	if _, err := s.admit(r.Context(), b.claims()); err != nil {
+		return nil, err
+	}
+	if err := s.hand(r.Context(), b, req.delay, false); err != nil {
+		return nil, err
+	}
+	return struct{}{}, nil
+}
+
+// maxDelay bounds the delay of an event that is looked after, in ms: a day.
+const maxDelay = 24 * 60 * 60 * 1000
+
+// whole says that a delayed leave is handed over as a whole, or not at all.
+func (d *delay) whole() error {
+	if (d.ID == "") != (d.Timeout == 0) {
+		return mautrix.MBadJSON.WithMessage("`delay_id` and `delay_timeout` belong together")
+	}
+	if d.Timeout < 0 || d.Timeout > maxDelay || len(d.ID) > maxNameLength {
+		return mautrix.MBadJSON.WithMessage("`delay_id` or `delay_timeout` is out of bounds")
 	}
 	return nil
+}
+
+var (
+	errNoClientAPI = mautrix.MBadJSON.WithMessage("Unable to resolve client-server API")
+	errNoDelay     = mautrix.MInvalidParam.WithMessage("There is no such delayed event of yours in this room")
+)
+
+// hand takes over the delayed leave of a participant. Where it is to be sent is never the caller's choice.
+func (s *tokenService) hand(ctx context.Context, b bearer, d delay, strict bool) error {
+	row := &storage.CallLeave{
+		Call: roomName(b.room, b.slot), Identity: b.identity, RoomID: b.room, UserID: b.user, DeviceID: b.device, DelayID: d.ID, Timeout: d.Timeout,
+	}
+	if err := s.house.mayHandOver(ctx, row, strict); err != nil {
+		return err
+	}
+	return s.focus.leaves.hand(ctx, row)
 }
 
 // user says whose OpenID token this is.
@@ -251,23 +299,32 @@ var (
 // startedFor is how long a call that somebody may begin waits for its first participant: so long may others join it.
 const startedFor = 5 * time.Minute
 
-// give makes the token, if the bearer may be in the room now.
-func (s *tokenService) give(ctx context.Context, b bearer) (string, error) {
+// claims are what a token for b says.
+func (b bearer) claims() *Claims {
 	yes := true
-	claims := Claims{
+	return &Claims{
 		RegisteredClaims: jwt.RegisteredClaims{Subject: b.identity},
 		Video:            Grant{Room: roomName(b.room, b.slot), RoomJoin: true, CanSubscribe: &yes, CanUpdateOwnMetadata: &yes},
 		Matrix:           &Matrix{User: b.user, Device: b.device, Room: b.room, Legacy: b.legacy, Watch: b.watch},
 	}
-	var err error
-	if claims.Matrix.Known, err = s.house.hasDevice(ctx, b.user, b.device); err != nil {
-		return "", err
+}
+
+// admit asks whether the bearer may be in the room now.
+func (s *tokenService) admit(ctx context.Context, c *Claims) (v ruling, err error) {
+	if c.Matrix.Known, err = s.house.hasDevice(ctx, c.Matrix.User, c.Matrix.Device); err != nil {
+		return v, err
 	}
-	v, err := s.house.admit(ctx, &claims)
-	switch {
-	case errors.Is(err, ErrNotAdmitted):
-		return "", errNoMember
-	case err != nil:
+	if v, err = s.house.admit(ctx, c); errors.Is(err, ErrNotAdmitted) {
+		return v, errNoMember
+	}
+	return v, err
+}
+
+// give makes the token, if the bearer may be in the room now.
+func (s *tokenService) give(ctx context.Context, b bearer) (string, error) {
+	claims := b.claims()
+	v, err := s.admit(ctx, claims)
+	if err != nil {
 		return "", err
 	}
 	if v.locked && !v.moderate {
@@ -282,7 +339,7 @@ func (s *tokenService) give(ctx context.Context, b bearer) (string, error) {
 			return "", err
 		}
 	}
-	token, err := s.focus.tokens.sign(claims, tokenLife)
+	token, err := s.focus.tokens.sign(*claims, tokenLife)
 	if err != nil {
 		return "", err
 	}
@@ -290,11 +347,16 @@ func (s *tokenService) give(ctx context.Context, b bearer) (string, error) {
 	return token, nil
 }
 
-// answer is what clients of the service are told.
-func (s *tokenService) answer(r *http.Request, b bearer) (any, error) {
+// answer is what clients of the service are told; a delayed leave that comes with the request is taken over.
+func (s *tokenService) answer(r *http.Request, b bearer, d delay) (any, error) {
 	token, err := s.give(r.Context(), b)
 	if err != nil {
 		return nil, err
+	}
+	if d.ID != "" {
+		if err := s.hand(r.Context(), b, d, false); err != nil {
+			return nil, err
+		}
 	}
 	return tokenAnswer{URL: s.socketURL(r), JWT: token}, nil
 }
@@ -314,6 +376,9 @@ func (h *house) inside(ctx context.Context, room id.RoomID, user id.UserID) (boo
 // socketURL is the base of the signalling, as clients reach it.
 func (s *tokenService) socketURL(r *http.Request) string {
 	base := s.focus.config.URL
+	if base == "" && r == nil {
+		base = "https://" + s.house.name + s.focus.config.Path
+	}
 	if base == "" {
 		scheme := "http"
 		if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {

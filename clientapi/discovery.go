@@ -68,6 +68,7 @@ func (s *Server) features() map[string]bool {
 	if s.cfg.OAuth.Enabled {
 		features["org.matrix.msc4108"], features["io.element.msc4388"] = true, true
 	}
+	features["io.element.msc4195"] = len(s.cfg.Foci) > 0
 	return features
 }
 

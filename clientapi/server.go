@@ -104,6 +104,7 @@ type Server struct {
 	push     *push.Handlers
 	services *appservice.Services
 	admin    *admin.Handlers
+	store    *storage.Store
 	bus      *bus.Bus
 	handler  http.Handler
 }
@@ -171,7 +172,7 @@ func New(cfg Config, store *storage.Store, files *blobs.Store, messages *bus.Bus
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, bus: messages, mailer: mailer, upstream: providers,
+		cfg: cfg, store: store, bus: messages, mailer: mailer, upstream: providers,
 		account: account.New(cfg.Account, account.Deps{
 			Store: store, Bus: messages, Passwords: passwords, UIA: uia, Mailer: mailer, Files: files, Wake: services.QueryUser,
 			Exclusive: exclusive, Upstream: providers,
@@ -243,7 +244,7 @@ func (s *Server) routes() []rest.Route {
 	a, k, r, m, y, p, as, ad := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services, s.admin
 	acts := r.Acts()
 	event, silent, room := acts.Event, acts.Silent, acts.Room
-	return append(s.oauthRoutes(), []rest.Route{
+	return slices.Concat(s.oauthRoutes(), s.callRoutes(), []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
 		{Method: "GET", Path: "/.well-known/matrix/server", Handler: s.wellKnownServer},
@@ -594,5 +595,5 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", Handler: s.transports, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v1/rtc/transports", Handler: s.transports, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/v3/voip/turnServer", Handler: s.turnServer, Auth: rest.User},
-	}...)
+	})
 }

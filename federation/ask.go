@@ -53,6 +53,10 @@ func (f *Federation) answer(ctx context.Context, _ string, q bus.FederationQuest
 		answer.Body, err = f.askPolicy(ctx, q.PolicySign)
 	case q.UserInfo != nil:
 		answer.Body, err = f.askUserInfo(ctx, q.UserInfo)
+	case q.CallToken != nil:
+		answer.Body, err = f.askCallToken(ctx, q.CallToken)
+	case q.DelayedLeave != nil:
+		err = f.delayedLeave(ctx, q.DelayedLeave)
 	case q.Peers != nil:
 		answer.Body, err = f.peers(ctx, q.Peers)
 	default:

@@ -30,6 +30,8 @@ type Config struct {
 	AllowedPaths []string `yaml:"allowed_paths"`
 	// MaxMedia is the largest file, in bytes, that is fetched from another server. Default: 100 MiB.
 	MaxMedia int64 `yaml:"max_media"`
+	// Calls says that this server has a call focus. cmd fills it in.
+	Calls bool `yaml:"-"`
 	// Sender is what goes out, and how failing servers are tried again.
 	Sender sender.Config `yaml:"sender"`
 }
@@ -69,6 +71,7 @@ type Federation struct {
 	notary *notary
 	door   *door
 	visits visits
+	calls  bool // there is a call focus
 
 	receiver   *receiver.Receiver
 	membership *membership.Membership
@@ -85,7 +88,7 @@ func New(cfg Config, keys *Keys, store *storage.Store, files *blobs.Store, b *bu
 		name: keys.ServerName, remote: client, store: store, blobs: files, bus: b, view: view.New(store),
 		ring:   remote.NewRing(client, store.ServerKeys, cfg.Remote.Notaries),
 		media:  fetches{most: cfg.MaxMedia},
-		notary: newNotary(),
+		notary: newNotary(), calls: cfg.Calls,
 	}
 	f.receiver = receiver.New(client, f.ring, store, b)
 	f.membership = membership.New(client, f.ring, store, b)
@@ -161,6 +164,10 @@ func (f *Federation) routes() []route {
 		{method: "GET", path: v1 + "/publicRooms", handle: f.listPublicRooms},
 		{method: "POST", path: v1 + "/publicRooms", handle: f.searchPublicRooms},
 		{method: "GET", path: v1 + "/openid/userinfo", handle: f.answerUserInfo, open: true},
+
+		// Calls
+		{method: "POST", path: msc4195, handle: f.callToken},
+		{method: "POST", path: v1 + "/rtc/livekit/get_token", handle: f.callToken},
 
 		{method: "GET", path: v1 + "/timestamp_to_event/{roomId}", handle: f.timestampToEvent},
 		{method: "GET", path: v1 + "/hierarchy/{roomId}", handle: f.hierarchy},

@@ -13,7 +13,9 @@ type CallLeave struct {
 	Call, Identity string
 	RoomID         id.RoomID
 	UserID         id.UserID
-	DelayID        string
+	// DeviceID is by which the participant is known too, where it calls itself otherwise; or empty.
+	DeviceID id.DeviceID
+	DelayID  string
 	// Timeout is the event's delay in ms, Since when it was handed over.
 	Timeout, Since int64
 	// Seen is when a focus last had the participant; 0: never yet.
@@ -26,9 +28,9 @@ type CallLeave struct {
 type CallLeaves struct{ s *Store }
 
 const (
-	callLeaveColumns = "call, identity, room_id, user_id, delay_id, timeout, since, seen, restart"
-	callLeavePut     = "INSERT INTO call_leaves (" + callLeaveColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-		ON CONFLICT (call, identity) DO UPDATE SET room_id = excluded.room_id, user_id = excluded.user_id, delay_id = excluded.delay_id,
+	callLeaveColumns = "call, identity, room_id, user_id, device_id, delay_id, timeout, since, seen, restart"
+	callLeavePut     = "INSERT INTO call_leaves (" + callLeaveColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (call, identity) DO UPDATE SET room_id = excluded.room_id, user_id = excluded.user_id, device_id = excluded.device_id, delay_id = excluded.delay_id,
 			timeout = excluded.timeout, since = excluded.since, seen = excluded.seen, restart = excluded.restart`
 	callLeaveAll    = "SELECT " + callLeaveColumns + " FROM call_leaves ORDER BY restart LIMIT $1"
 	callLeaveOf     = "SELECT " + callLeaveColumns + " FROM call_leaves WHERE call = $1 AND identity = $2"
@@ -39,15 +41,15 @@ const (
 
 func scanCallLeave(row dbutil.Scannable) (*CallLeave, error) {
 	l := &CallLeave{}
-	err := row.Scan(&l.Call, &l.Identity, &l.RoomID, &l.UserID, &l.DelayID, &l.Timeout, &l.Since, &l.Seen, &l.Restart)
-	l.Identity, l.DelayID = unescape(l.Identity), unescape(l.DelayID)
+	err := row.Scan(&l.Call, &l.Identity, &l.RoomID, &l.UserID, &l.DeviceID, &l.DelayID, &l.Timeout, &l.Since, &l.Seen, &l.Restart)
+	l.Identity, l.DelayID, l.DeviceID = unescape(l.Identity), unescape(l.DelayID), id.DeviceID(unescape(string(l.DeviceID)))
 	return l, err
 }
 
 // Put takes a delayed leave over, in place of an older one of the same participant.
 func (t *CallLeaves) Put(ctx context.Context, l *CallLeave) error {
 	return t.s.Do(ctx, func(ctx context.Context) error {
-		_, err := t.s.exec(ctx, callLeavePut, l.Call, escape(l.Identity), l.RoomID, l.UserID, escape(l.DelayID), l.Timeout, l.Since, l.Seen, l.Restart)
+		_, err := t.s.exec(ctx, callLeavePut, l.Call, escape(l.Identity), l.RoomID, l.UserID, escape(string(l.DeviceID)), escape(l.DelayID), l.Timeout, l.Since, l.Seen, l.Restart)
 		return err
 	})
 }

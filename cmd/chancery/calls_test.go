@@ -202,7 +202,7 @@ func TestCallTokens(t *testing.T) {
 		{"no member", "/get_token", map[string]any{"room_id": room, "slot_id": "m.call#ROOM", "openid_token": openID(anna, nil)}, 400, "M_BAD_JSON"},
 		{"not an object", "/sfu/get", []int{1}, 400, "M_NOT_JSON"},
 		{"too large", "/sfu/get", map[string]any{"room": strings.Repeat("x", 100_000)}, 413, "M_TOO_LARGE"},
-		{"delegation is not known", "/delegate_delayed_leave", struct{}{}, 404, "M_UNRECOGNIZED"},
+		{"delegation of nothing", "/delegate_delayed_leave", struct{}{}, 400, "M_BAD_JSON"},
 	} {
 		body, err := json.Marshal(c.body)
 		if err != nil {

@@ -69,6 +69,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		s.run("rooms", rooms.Run)
 	}
 	if chosen.has("federation") {
+		config.Federation.Calls = config.Calls.Enabled
 		federated, err := federation.New(config.Federation, keys, store, files, messages, log)
 		if err != nil {
 			return behind, fmt.Errorf("federation: %w", err)
@@ -78,6 +79,9 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	}
 	var focus *calls.Focus
 	if chosen.has("calls") && config.Calls.Enabled {
+		if config.Calls.URL == "" && config.Client.PublicURL != "" {
+			config.Calls.URL = config.foci()[0]
+		}
 		if focus, err = calls.New(ctx, config.Calls, config.ServerName, store, messages); err != nil {
 			return behind, err
 		}

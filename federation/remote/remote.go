@@ -42,6 +42,9 @@ type Config struct {
 	// Hosts says where servers are ("finance.example": "10.1.2.3:8448"), in place of .well-known and DNS: for networks that
 	// have neither. The certificate is still checked against the server's name. Default: none.
 	Hosts map[string]string `yaml:"hosts"`
+	// ClientURLs says where the client APIs of servers are ("finance.example": "https://matrix.finance.example"), in place of
+	// their .well-known: the leave of their users who vanish from a call here is sent there. Default: none.
+	ClientURLs map[string]string `yaml:"client_urls"`
 	// Notaries are servers asked for the keys of others that do not answer themselves. Default: none.
 	Notaries []string `yaml:"notaries"`
 	// PinnedKeys are the signing keys of servers, as they told them by another road ("finance.example": {"ed25519:a": "base64"}).
@@ -70,6 +73,7 @@ type Client struct {
 	external  *http.Client
 	discovery *discovery
 	peers     *peers
+	clients   clientBases
 }
 
 // New makes the client of the server with these keys.
@@ -93,6 +97,7 @@ func New(cfg Config, keys *Keys) (*Client, error) {
 		servers:   policy.NewServers(cfg.AllowedServers),
 		addresses: addresses,
 		timeout:   cfg.Timeout,
+		clients:   clientBases{given: cfg.ClientURLs},
 	}
 	if c.timeout <= 0 {
 		c.timeout = DefaultConfig().Timeout

@@ -24,6 +24,8 @@ const (
 	DelayedDo = "delayed.do"
 	// TURNDo is served by the call focus: TURNQuestion to TURNAnswer.
 	TURNDo = "turn.do"
+	// CallsDo is served by the call foci, each question by one of them: CallsQuestion to CallsAnswer.
+	CallsDo = "calls.do"
 	// AllTyping carries Typing.
 	AllTyping = "typing.*"
 	// AllPresence carries Presence.
@@ -277,6 +279,8 @@ type FederationQuestion struct {
 	UserInfo     *UserInfo         `json:"user_info,omitempty"`
 	PolicySign   *PolicySign       `json:"policy_sign,omitempty"`
 	Peers        *Peers            `json:"peers,omitempty"`
+	CallToken    *RemoteCallToken  `json:"call_token,omitempty"`
+	DelayedLeave *DelayedLeave     `json:"delayed_leave,omitempty"`
 }
 
 // FederationAnswer is the other server's JSON answer, where there is one, as it came.
@@ -493,4 +497,58 @@ type TURNAnswer struct {
 	Password string   `json:"password,omitempty"`
 	// Seconds is how long it opens relays.
 	Seconds int `json:"seconds,omitempty"`
+}
+
+// CallsQuestion is put to the call foci. Exactly one field is set.
+type CallsQuestion struct {
+	Token    *CallToken    `json:"token,omitempty"`
+	Delegate *CallDelegate `json:"delegate,omitempty"`
+}
+
+// CallsAnswer holds what was asked for.
+type CallsAnswer struct {
+	// URL and JWT answer Token: where the call is, and what opens it.
+	URL string `json:"url,omitempty"`
+	JWT string `json:"jwt,omitempty"`
+}
+
+// CallMember names a participant of a call as its own client does, in one of two ways: by the member ID alone, or by the
+// member ID with the device.
+type CallMember struct {
+	RoomID   id.RoomID `json:"room_id"`
+	Slot     string    `json:"slot_id"`
+	MemberID string    `json:"member_id"`
+	// Claimed is the device that the client put into the name; empty: none.
+	Claimed id.DeviceID `json:"claimed,omitempty"`
+	UserID  id.UserID   `json:"user_id"`
+	// DeviceID is the device that asked, as its access token proves; empty for other servers' users.
+	DeviceID id.DeviceID `json:"device_id,omitempty"`
+	// URL is the focus that is meant; empty is ours.
+	URL string `json:"url,omitempty"`
+}
+
+// CallToken asks for a token of our focus. Guest: another server vouches for the user, who publishes at its own focus.
+type CallToken struct {
+	CallMember
+	Guest bool `json:"guest,omitempty"`
+}
+
+// CallDelegate hands a delayed leave over.
+type CallDelegate struct {
+	CallMember
+	DelayID string `json:"delay_id"`
+}
+
+// RemoteCallToken asks another server for a token of its focus; Body of the answer holds the jwt.
+type RemoteCallToken struct {
+	Server string          `json:"server"`
+	Body   json.RawMessage `json:"body"`
+}
+
+// DelayedLeave restarts or sends a delayed event at the client API of another server; with Look, nothing is done but to find that API.
+type DelayedLeave struct {
+	Server  string        `json:"server"`
+	DelayID string        `json:"delay_id,omitempty"`
+	Action  DelayedAction `json:"action,omitempty"`
+	Look    bool          `json:"look,omitempty"`
 }

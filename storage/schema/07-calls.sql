@@ -27,6 +27,8 @@ CREATE TABLE call_leaves (
     identity TEXT   NOT NULL,
     room_id  TEXT   NOT NULL,
     user_id  TEXT   NOT NULL,
+    -- by which the participant is known too, where it calls itself otherwise; or empty
+    device_id TEXT  NOT NULL,
     delay_id TEXT   NOT NULL,
     -- of the delayed event
     timeout  BIGINT NOT NULL,
