@@ -83,18 +83,24 @@ func needBrowser(t *testing.T, page bool) {
 // runBrowser runs one scenario of browser/run.mjs.
 func runBrowser(t *testing.T, scenario string, facts map[string]any) {
 	t.Helper()
+	out, err := browse(t.Context(), 4*time.Minute, scenario, facts)
+	t.Logf("browser %s:\n%s", scenario, out)
+	if err != nil {
+		t.Fatalf("browser %s: %v", scenario, err)
+	}
+}
+
+// browse runs one scenario for so long at most, and gives what it printed.
+func browse(ctx context.Context, patience time.Duration, scenario string, facts map[string]any) (string, error) {
 	text, err := json.Marshal(facts)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "browser/run.mjs", scenario, string(text))
 	// Chromium ends when node closes it; after a kill, waiting for its output must have an end too.
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
-	t.Logf("browser %s:\n%s", scenario, strings.TrimSpace(string(out)))
-	if err != nil {
-		t.Fatalf("browser %s: %v", scenario, err)
-	}
+	return strings.TrimSpace(string(out)), err
 }

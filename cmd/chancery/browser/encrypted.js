@@ -3,7 +3,7 @@
 import * as sdk from "matrix-js-sdk";
 import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync";
 
-let client;
+export let client;
 let sliding; // the client's sliding sync; none where it uses the older one
 const read = [];
 const waiting = [];

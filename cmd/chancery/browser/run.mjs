@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
+import { elementCall, elementSoak } from "./elementcall.mjs";
 import { Encryption } from "./encryption.mjs";
 import { portrait } from "./portrait.mjs";
 
@@ -14,7 +15,9 @@ const here = dirname(fileURLToPath(import.meta.url));
 const [scenario, facts] = [process.argv[2], JSON.parse(process.argv[3])];
 const PATIENCE = 60_000;
 const begun = Date.now();
-const say = (text) => console.log(`${((Date.now() - begun) / 1000).toFixed(1)} s  ${text}`);
+const stamp = () => `${((Date.now() - begun) / 1000).toFixed(1)} s  `;
+const say = (text) => console.log(stamp() + text);
+const unsaid = []; // what quiet windows said
 
 const browserPath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
 let browser;
@@ -30,18 +33,20 @@ const launch = (...more) => chromium.launch({
   });
 
 // window opens a page of its own, as another person's browser would be.
-async function window(name, size = { width: 960, height: 800 }, from = browser) {
-  const context = await from.newContext({ permissions: ["camera", "microphone"], viewport: size });
+// What a quiet one says is printed only if the scenario fails.
+async function window(name, size = { width: 960, height: 800 }, { from = browser, quiet = false } = {}) {
+  const context = await from.newContext({ permissions: ["camera", "microphone"], viewport: size, reducedMotion: quiet ? "reduce" : null });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE);
-  page.on("pageerror", (error) => say(`${name}: ${error.message}`));
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && say(`${name} [${message.type()}]: ${message.text()}`));
+  const hear = quiet ? (text) => unsaid.push(`${stamp()}${text.slice(0, 400)}`) : say;
+  page.on("pageerror", (error) => hear(`${name}: ${error.message}`));
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && hear(`${name} [${message.type()}]: ${message.text()}`));
   return page;
 }
 
 // enter signs a person in on the demo's page.
 async function enter(name, url, user, from) {
-  const page = await window(name, undefined, from);
+  const page = await window(name, undefined, { from });
   await page.goto(url);
   await page.click(`[data-user="${user}"]`);
   await page.waitForSelector('[data-action="join-call"]:not([disabled])');
@@ -103,11 +108,19 @@ async function sit(name, url) {
   return page;
 }
 
-// within runs one of the window's words, and gives up after a while.
-const within = (page, word, ...more) => Promise.race([
-  page.evaluate(([name, args]) => globalThis[name](...args), [word, more]),
-  new Promise((_, fail) => setTimeout(() => fail(new Error(`${word} ${JSON.stringify(more)}: not within ${PATIENCE} ms`)), PATIENCE)),
+// inTime gives up on a promise after a while.
+const inTime = (promise, what) => Promise.race([
+  promise,
+  new Promise((_, fail) => setTimeout(() => fail(new Error(`${what}: not within ${PATIENCE} ms`)), PATIENCE)),
 ]);
+
+// within runs one of the window's words, and gives up after a while.
+const within = (page, word, ...more) => inTime(page.evaluate(([name, args]) => globalThis[name](...args), [word, more]), `${word} ${JSON.stringify(more)}`);
+
+// keep writes a picture of the page into the folder CHANCERY_PICTURES, where that is set.
+async function keep(page, name) {
+  if (process.env.CHANCERY_PICTURES) await page.screenshot({ path: join(process.env.CHANCERY_PICTURES, name + ".png") });
+}
 
 // speakEncrypted lets two people of two houses meet in an encrypted room and speak.
 async function speakEncrypted(slide) {
@@ -128,6 +141,9 @@ async function speakEncrypted(slide) {
   }
   return { anna, claire, room, host, guest };
 }
+
+// desk is what the scenarios of Element Call need of this file.
+const desk = { facts, say, window, within: inTime, ask: within, picture: keep, patience: PATIENCE };
 
 const scenarios = {
   // Three people of two ministries are in one call; each sees the two others move. Then one is removed from the room.
@@ -208,6 +224,10 @@ const scenarios = {
     say("the window grew to all rooms");
   },
 
+  // Element Call itself: three people of two ministries; and two who come and go for long.
+  elementCall: () => elementCall(desk),
+  elementSoak: () => elementSoak(desk),
+
   // Two windows side by side in one call, chatting: the picture for the README.
   async picture() {
     const size = { width: 940, height: 900 };
@@ -257,6 +277,7 @@ try {
   await scenarios[scenario]();
 } catch (error) {
   failed = true;
+  if (unsaid.length) console.log(`the last that was said in the windows:\n${unsaid.slice(-200).join("\n")}`);
   console.log(error.stack);
 } finally {
   await browser?.close();
