@@ -136,6 +136,7 @@ func (p *Participant) answer(offer string, id uint32, all sections) error {
 	p.pub.count = 0
 	p.place()
 	p.unpublish()
+	p.preferCodecs()
 	if p.single {
 		p.placeSubscriptions()
 	}

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -210,6 +211,35 @@ func (p *Participant) place() {
 			t.mid, t.info.Mid = mid, mid
 		}
 	}
+}
+
+// preferCodecs answers with the codec first that was announced for a section: clients offer all they have in one order,
+// and send the first of the answer.
+func (p *Participant) preferCodecs() {
+	for _, t := range p.published {
+		if t.mid == "" || t.live || t.info.Type != signal.TrackType_VIDEO || t.info.MimeType == "" {
+			continue
+		}
+		for _, tr := range p.pub.pc.GetTransceivers() {
+			if tr.Mid() != t.mid || tr.Receiver() == nil {
+				continue
+			}
+			codecs := slices.Clone(tr.Receiver().GetParameters().Codecs)
+			slices.SortStableFunc(codecs, func(a, b webrtc.RTPCodecParameters) int {
+				return foldRank(b.MimeType, t.info.MimeType) - foldRank(a.MimeType, t.info.MimeType)
+			})
+			if err := tr.SetCodecPreferences(codecs); err != nil {
+				p.log.Debug().Err(err).Str("codec", t.info.MimeType).Msg("Codec not preferred")
+			}
+		}
+	}
+}
+
+func foldRank(mime, wanted string) int {
+	if strings.EqualFold(mime, wanted) {
+		return 1
+	}
+	return 0
 }
 
 // unpublish takes away the live tracks that the newest offer does not send any more.

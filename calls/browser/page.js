@@ -133,6 +133,8 @@ window.call = {
     camera: () => room.localParticipant.setCameraEnabled(true),
     microphone: () => room.localParticipant.setMicrophoneEnabled(true),
     tone: () => room.localParticipant.publishTrack(tone(), { source: 'microphone', dtx: false, red: false }),
+    // a camera that needs no device: Chromium's false one stands still now and then when two pages open it anew at once
+    picture: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'camera' }),
     screen: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'screen_share', simulcast: false }),
   })[what](),
   // encodings that the camera sends just now, as widths

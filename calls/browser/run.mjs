@@ -14,7 +14,8 @@ for (const file of readdirSync(join(here, 'scenarios')).sort()) {
   const module = await import(join(here, 'scenarios', file));
   for (const [list, found] of [[together, module.default], [alone, module.alone]]) {
     for (const [name, act] of Object.entries(found ?? {})) {
-      if (!wanted.length || wanted.some((w) => name.includes(w))) list.push({ name, act });
+      if (wanted.length && !wanted.some((w) => name.includes(w))) continue;
+      for (let i = 0; i < Number(process.env.REPEAT ?? 1); i++) list.push({ name, act });
     }
   }
 }

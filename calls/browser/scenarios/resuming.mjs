@@ -94,7 +94,7 @@ export default {
 export const alone = {
   async 'a killed focus comes back, and everybody with it'(stage) {
     const url = await stage.apart('start');
-    await stage.participants(['ann', 'bob'], { url });
+    await stage.participants(['ann', 'bob'], { url, publish: ['picture', 'tone'] });
     await stage.all();
     const cut = Date.now();
     await stage.apart('kill');
@@ -107,7 +107,7 @@ export const alone = {
   },
   async 'a stopped focus sends everybody to come back'(stage) {
     const url = await stage.apart('start');
-    await stage.participants(['ann', 'bob'], { url });
+    await stage.participants(['ann', 'bob'], { url, publish: ['picture', 'tone'] });
     await stage.all();
     const cut = Date.now();
     await stage.apart('stop');
