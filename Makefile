@@ -9,7 +9,7 @@ BIN   := bin/chancery
 # The longest time that one package's tests may take.
 TEST_TIMEOUT ?= 15m
 # The packages with browser tests.
-BROWSERS := ./calls ./cmd/chancery
+BROWSERS := ./calls ./clientapi ./cmd/chancery
 # How long each fuzz target and the soak run.
 FUZZ_TIME ?= 10m
 SOAK_TIME ?= 30m
