@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -26,6 +27,11 @@ type Config struct {
 	// Standalone runs the focus without a homeserver's rules: whoever holds a token signed with Key and Secret comes
 	// in, and rooms are made by joining. For measuring and for other token services only. Default: false.
 	Standalone bool `yaml:"standalone"`
+
+	// RelayAddress is where the other focus processes of this server reach this one's signalling, plain HTTP within the
+	// server's own network, such as http://10.0.0.5:8009. Empty: http:// and listen.client, which does for one host.
+	// Default empty.
+	RelayAddress string `yaml:"relay_address"`
 
 	// UDPPort is the one UDP port for media; clients must reach it. Default: 7882.
 	UDPPort int `yaml:"udp_port"`
@@ -135,6 +141,9 @@ func (c *Config) Check() error {
 		return errors.New("calls.standalone needs calls.key and calls.secret")
 	case !c.Standalone && c.Secret != "" && len(c.Secret) < minSecret:
 		return fmt.Errorf("calls.secret has %d bytes, it needs %d", len(c.Secret), minSecret)
+	}
+	if u, err := url.Parse(c.RelayAddress); err != nil || c.RelayAddress != "" && (u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "") {
+		return fmt.Errorf("calls.relay_address %q is not of the form http://host:port", c.RelayAddress)
 	}
 	if t := c.TURN; t.MinPort < 0 || t.MaxPort > 65535 || t.MinPort > t.MaxPort {
 		return fmt.Errorf("calls.turn: no ports lie between %d and %d", t.MinPort, t.MaxPort)

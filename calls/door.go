@@ -133,6 +133,9 @@ func refuse(w http.ResponseWriter, err error) {
 func (f *Focus) serveValidate(w http.ResponseWriter, r *http.Request) {
 	e, err := f.enter(r)
 	if err == nil {
+		if f.elsewhere(w, r, e.claims.Video.Room, e.ruling.start) {
+			return
+		}
 		_, err = f.place(e)
 	}
 	if err != nil {
@@ -155,6 +158,9 @@ func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool)
 	}
 	var room *Room
 	if err == nil {
+		if f.elsewhere(w, r, e.claims.Video.Room, e.ruling.start && !e.join.Reconnect) {
+			return
+		}
 		room, err = f.placeOrResume(e)
 	}
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -57,6 +58,8 @@ type Focus struct {
 	ctx        context.Context // of all calls; ends with the focus
 	cancel     context.CancelFunc
 	live       sync.WaitGroup
+	homes      *homes // nil where there is no other focus process
+	reach      atomic.Pointer[turn.Foci]
 
 	mu      sync.Mutex
 	rooms   map[string]*Room
@@ -156,6 +159,9 @@ func (f *Focus) room(name string, create bool) (*Room, error) {
 	}
 	if !create {
 		return nil, errNoRoom
+	}
+	if f.homes != nil {
+		f.homes.began(name)
 	}
 	r := newRoom(f, name)
 	f.rooms[name] = r

@@ -52,6 +52,11 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 	}
 	f.leaves = newLeaves(f, h)
 	f.records = newRecorder(store, config.KeepRecords, f.tokens.now)
+	if !messages.Embedded() {
+		if f.homes, err = openHomes(ctx, f, store, messages); err != nil {
+			return nil, errors.Join(fmt.Errorf("calls: %w", err), f.shut())
+		}
+	}
 	f.handler = f.routes()
 	if err := f.answerTURN(); err != nil {
 		return nil, errors.Join(fmt.Errorf("calls: %w", err), f.shut())
@@ -143,6 +148,9 @@ func (f *Focus) serveHouse(ctx context.Context) error {
 	group.Go(func() error { return f.leaves.run(ctx) })
 	group.Go(func() error { f.patrol(ctx); return nil })
 	group.Go(func() error { return f.records.run(ctx) })
+	if f.homes != nil {
+		group.Go(func() error { return f.homes.run(ctx) })
+	}
 	return group.Wait()
 }
 

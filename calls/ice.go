@@ -28,10 +28,11 @@ func (f *Focus) openTURN(ports sfu.Ports) (err error) {
 	if err != nil {
 		return err
 	}
+	f.reach.Store(turn.NewFoci(f.ownMedia()))
 	config := f.config.TURN
 	settings := turn.Settings{
 		Listen: addresses, Told: ports.Public, UDP: config.UDPPort, TCP: config.TCPPort,
-		Foci: f.media(), Public: policy.Addresses{}.Allows,
+		Foci: f.reach.Load, Public: policy.Addresses{}.Allows,
 		MinPort: config.MinPort, MaxPort: config.MaxPort, Allocations: config.MaxRelays,
 		Rate: config.MaxKbps * 1000 / 8, TotalRate: config.MaxTotalMbps * 1_000_000 / 8,
 	}
@@ -49,9 +50,8 @@ func (f *Focus) turnSecret() []byte {
 	return mac.Sum(nil)
 }
 
-// media gives what the TURN server may reach for participants: the media ports.
-func (f *Focus) media() func() *turn.Foci {
-	var own []turn.Media
+// ownMedia are our media addresses, as clients are told them and as they are.
+func (f *Focus) ownMedia() (own []turn.Media) {
 	for _, at := range f.engine.UDP() {
 		told := false
 		for _, ip := range parseIPs(f.config.PublicIPs) {
@@ -64,8 +64,7 @@ func (f *Focus) media() func() *turn.Foci {
 			own = append(own, turn.Media{Told: at, At: at})
 		}
 	}
-	foci := turn.NewFoci(own)
-	return func() *turn.Foci { return foci }
+	return own
 }
 
 // ServeTURN serves a connection that speaks TURN, its TLS agreed upon already; it does not wait for its end.

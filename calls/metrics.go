@@ -30,6 +30,18 @@ var (
 	recordsLost = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "chancery_calls_records_lost_total", Help: "Call records that could not be written.",
 	})
+	relayedSockets = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "chancery_calls_relayed", Help: "Requests and sockets that are relayed to other focus processes.",
+	})
+	fociLive = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "chancery_calls_foci", Help: "Focus processes of this server that this one knows to live, itself among them; 0 where there can be no other.",
+	})
+	burials = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "chancery_calls_foci_lost_total", Help: "Other focus processes that this one found dead.",
+	})
+	rebirths = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "chancery_calls_focus_lost_total", Help: "How often the others took this focus process for dead.",
+	})
 	tokensGiven = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "chancery_calls_tokens_total", Help: "Answers of the token service.",
 	}, []string{"outcome"})

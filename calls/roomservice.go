@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"chancery/calls/signal"
+	"chancery/storage/bus"
 )
 
 // The room service is LiveKit's Twirp interface, as far as moderation and monitoring use it. Its tokens are signed with
@@ -35,42 +37,103 @@ var (
 
 const maxTwirp = 64 << 10
 
-// serveRoomService handles POST /twirp/livekit.RoomService/{method}, in JSON or protobuf.
+// serveRoomService handles POST /twirp/livekit.RoomService/{method}, in JSON or protobuf. The call's home answers it, or all
+// foci together.
 func (f *Focus) serveRoomService(w http.ResponseWriter, r *http.Request) {
-	isJSON := !strings.HasPrefix(r.Header.Get("Content-Type"), "application/protobuf")
-	res, err := f.roomService(r, isJSON)
-	var failed *twirpError
-	if errors.As(err, &failed) {
+	q := bus.FocusRequest{
+		Method: r.PathValue("method"), Token: strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "),
+		JSON: !strings.HasPrefix(r.Header.Get("Content-Type"), "application/protobuf"),
+	}
+	var err error
+	if q.Body, err = io.ReadAll(io.LimitReader(r.Body, maxTwirp)); err != nil {
+		err = errTwirpMalformed
+	}
+	var out []byte
+	if err == nil {
+		out, err = f.roomService(r.Context(), q)
+	}
+	if err != nil {
+		failed := asTwirp(err)
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(failed.status)
 		_ = json.NewEncoder(w).Encode(failed) // the caller is gone: nobody to tell
 		return
 	}
-	out, err := signal.EncodeBody(res, isJSON)
-	if err != nil {
-		w.WriteHeader(http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", map[bool]string{true: "application/json", false: "application/protobuf"}[isJSON])
+	w.Header().Set("Content-Type", map[bool]string{true: "application/json", false: "application/protobuf"}[q.JSON])
 	_, _ = w.Write(out) // as above
 }
 
-func (f *Focus) roomService(r *http.Request, isJSON bool) (signal.Message, error) {
-	claims, err := f.tokens.verify(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+// asTwirp is an error in Twirp's words, also one that came over the bus.
+func asTwirp(err error) *twirpError {
+	var failed *twirpError
+	if errors.As(err, &failed) {
+		return failed
+	}
+	var refused *bus.Refusal
+	if errors.As(err, &refused) {
+		return &twirpError{refused.Status, refused.Code, refused.Message}
+	}
+	return &twirpError{http.StatusServiceUnavailable, "unavailable", "try again"}
+}
+
+// roomService answers a request for all the foci of this server.
+func (f *Focus) roomService(ctx context.Context, q bus.FocusRequest) ([]byte, error) {
+	if _, err := f.tokens.verify(q.Token); err != nil {
+		return nil, errTwirpToken
+	}
+	if q.Method == "ListRooms" {
+		return f.listAllRooms(ctx, q)
+	}
+	var req signal.RoomRequest // the room is the first field of every other request
+	if signal.DecodeBody(q.Body, q.JSON, &req) != nil {
+		return nil, errTwirpMalformed
+	}
+	answer, err := f.askHome(ctx, req.Room, q)
+	return answer.Body, err
+}
+
+func (f *Focus) listAllRooms(ctx context.Context, q bus.FocusRequest) ([]byte, error) {
+	answers, err := f.askFoci(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	all := &signal.ListRoomsResponse{}
+	for _, a := range answers {
+		var some signal.ListRoomsResponse
+		if err := signal.DecodeBody(a.Body, q.JSON, &some); err != nil {
+			return nil, err
+		}
+		all.Rooms = append(all.Rooms, some.Rooms...)
+	}
+	return signal.EncodeBody(all, q.JSON)
+}
+
+// perform answers a request for the calls of this process. Refusals are of the kind that goes over the bus.
+func (f *Focus) perform(q bus.FocusRequest) (bus.FocusAnswer, error) {
+	res, err := f.performed(q)
+	var failed *twirpError
+	if errors.As(err, &failed) {
+		return bus.FocusAnswer{}, &bus.Refusal{Code: failed.Code, Message: failed.Msg, Status: failed.status}
+	}
+	if err != nil {
+		return bus.FocusAnswer{}, err
+	}
+	body, err := signal.EncodeBody(res, q.JSON)
+	return bus.FocusAnswer{Body: body}, err
+}
+
+func (f *Focus) performed(q bus.FocusRequest) (signal.Message, error) {
+	claims, err := f.tokens.verify(q.Token)
 	if err != nil {
 		return nil, errTwirpToken
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxTwirp))
-	if err != nil {
-		return nil, errTwirpMalformed
-	}
 	decode := func(into signal.Message) error {
-		if signal.DecodeBody(body, isJSON, into) != nil {
+		if signal.DecodeBody(q.Body, q.JSON, into) != nil {
 			return errTwirpMalformed
 		}
 		return nil
 	}
-	switch r.PathValue("method") {
+	switch q.Method {
 	case "ListRooms":
 		return f.listRooms(claims, decode)
 	case "DeleteRoom":

@@ -12,7 +12,7 @@ import (
 const serverVersion = "1.9.0" // of the protocol's reference, whose features we offer
 
 func (p *Participant) serverInfo() *signal.ServerInfo {
-	return &signal.ServerInfo{Version: serverVersion, Protocol: signal.Protocol, NodeId: "chancery"}
+	return &signal.ServerInfo{Version: serverVersion, Protocol: signal.Protocol, NodeId: p.room.focus.node()}
 }
 
 // begin lets the client in: it hears of the room first, then of its token, then gets its answer or our offer.

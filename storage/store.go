@@ -88,6 +88,7 @@ type Store struct {
 	CallLeaves    *CallLeaves
 	CallRecords   *CallRecords
 	Secrets       *Secrets
+	Foci          *Foci
 	Reports       *Reports
 	AppServices   *AppServices
 	Sliding       *Sliding
@@ -225,6 +226,7 @@ func (s *Store) nouns() {
 	s.CallLeaves = &CallLeaves{s}
 	s.CallRecords = &CallRecords{s}
 	s.Secrets = &Secrets{s}
+	s.Foci = &Foci{s}
 	s.Reports = &Reports{s}
 	s.AppServices = &AppServices{s}
 	s.Sliding = &Sliding{s}

@@ -19,6 +19,12 @@ import (
 // callToken trades somebody's OpenID token for a token of the focus at a house.
 func callToken(t *testing.T, who *mautrix.Client, at *testHouse, room id.RoomID) (socket, token string) {
 	t.Helper()
+	return callTokenAt(t, who, at.focus(), room)
+}
+
+// callTokenAt is callToken for a focus at an address.
+func callTokenAt(t *testing.T, who *mautrix.Client, focus string, room id.RoomID) (socket, token string) {
+	t.Helper()
 	var openID json.RawMessage
 	if _, err := who.MakeRequest(t.Context(), http.MethodPost, who.BuildClientURL("v3", "user", who.UserID, "openid", "request_token"), struct{}{}, &openID); err != nil {
 		t.Fatalf("openid token: %v", err)
@@ -27,7 +33,7 @@ func callToken(t *testing.T, who *mautrix.Client, at *testHouse, room id.RoomID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.Post(at.focus()+"/sfu/get", "application/json", strings.NewReader(string(body)))
+	resp, err := http.Post(focus+"/sfu/get", "application/json", strings.NewReader(string(body)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,6 +79,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	}
 	var focus *calls.Focus
 	if chosen.has("calls") && config.Calls.Enabled {
+		config.Calls.RelayAddress = config.relayAddress()
 		if config.Calls.URL == "" && config.Client.PublicURL != "" {
 			config.Calls.URL = config.foci()[0]
 		}
@@ -87,6 +88,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		}
 		s.run("calls", focus.Run)
 		behind.client = focus.Handler()
+		behind.drain = serveDrain(focus)
 	}
 	if chosen.has("client") {
 		config.Client.ServerName = config.ServerName

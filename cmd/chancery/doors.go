@@ -129,6 +129,9 @@ func adminHandler(behind handlers) http.Handler {
 	if behind.peers != nil {
 		mux.HandleFunc("GET /federation", behind.peers)
 	}
+	if behind.drain != nil {
+		mux.HandleFunc("POST /calls/drain", behind.drain)
+	}
 	if behind.keepAccounts != nil {
 		mux.HandleFunc("POST /accounts", serveAccounts(behind.keepAccounts))
 		mux.HandleFunc("POST /accounts/export", serveExport(behind.exportAccount))

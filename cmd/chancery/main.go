@@ -31,6 +31,7 @@ func subcommands() []subcommand {
 		{"check", "read the configuration, say what is wrong with it, start nothing", checkCommand},
 		{"account", "make, list and close accounts, reset a password, make a registration token", accountCommand},
 		{"room", "list rooms, delete one", roomCommand},
+		{"focus", "ready a process of the call focus for its end", focusCommand},
 		{"federation", "how it stands with other servers", federationCommand},
 		{"keygen", "make a signing key", keygenCommand},
 		{"demo", "two ministries on this machine, to try things out", demoCommand},

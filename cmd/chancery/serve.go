@@ -106,6 +106,8 @@ type handlers struct {
 	exportAccount exportAccount
 	// peers tells administrators of other servers; nil without a homeserver.
 	peers http.HandlerFunc
+	// drain readies the call focus for its end; nil where this process has none.
+	drain http.HandlerFunc
 }
 
 // both is the client API and, where it is in this process, the federation API beside it, for proxies that have one address for

@@ -3,6 +3,7 @@ package bus
 import (
 	"encoding/base64"
 	"encoding/json"
+	"net/netip"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -26,6 +27,8 @@ const (
 	TURNDo = "turn.do"
 	// CallsDo is served by the call foci, each question by one of them: CallsQuestion to CallsAnswer.
 	CallsDo = "calls.do"
+	// FociNews carries FocusNews, once a second from each focus process.
+	FociNews = "foci.news"
 	// AllTyping carries Typing.
 	AllTyping = "typing.*"
 	// AllPresence carries Presence.
@@ -45,6 +48,9 @@ func PresenceOf(user id.UserID) string { return "presence." + key(string(user)) 
 
 // Alive is the subject on which a server is told to be reachable again; the message is the server's name.
 func Alive(server string) string { return "destination." + key(server) + ".alive" }
+
+// FocusDo is the subject of one focus process: FocusQuestion to FocusAnswer.
+func FocusDo(process string) string { return "focus." + process + ".do" }
 
 func key(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
@@ -551,4 +557,46 @@ type DelayedLeave struct {
 	DelayID string        `json:"delay_id,omitempty"`
 	Action  DelayedAction `json:"action,omitempty"`
 	Look    bool          `json:"look,omitempty"`
+}
+
+// FocusNews is how it stands with one focus process. It is gone if nobody listens.
+type FocusNews struct {
+	Process string `json:"process"`
+	// Load is what its calls cost, in participants.
+	Load int `json:"load"`
+	// Draining: it takes no new calls. Gone: it has just ended.
+	Draining bool `json:"draining,omitempty"`
+	Gone     bool `json:"gone,omitempty"`
+	// Media are its media addresses: as clients are told them, and where they are.
+	Media []FocusMedia `json:"media,omitempty"`
+}
+
+// FocusMedia is one media address.
+type FocusMedia struct {
+	Told netip.AddrPort `json:"told"`
+	At   netip.AddrPort `json:"at"`
+}
+
+// FocusQuestion asks one focus process for something; exactly one field is set.
+type FocusQuestion struct {
+	// Take makes the process the home of a call, by the call's name on the foci, unless it has one already.
+	Take string `json:"take,omitempty"`
+	// Do is a request of the room service, which is answered for the calls of this process.
+	Do *FocusRequest `json:"do,omitempty"`
+}
+
+// FocusRequest is a request of the room service, as its caller sent it.
+type FocusRequest struct {
+	Method string `json:"method"`
+	Token  string `json:"token"`
+	Body   []byte `json:"body"`
+	JSON   bool   `json:"json,omitempty"` // and not protobuf
+}
+
+// FocusAnswer answers it.
+type FocusAnswer struct {
+	// Home is the process where the call is after a Take.
+	Home string `json:"home,omitempty"`
+	// Body is what the room service says.
+	Body []byte `json:"body,omitempty"`
 }

@@ -67,3 +67,18 @@ CREATE INDEX call_records_room ON call_records (room_id, joined);
 CREATE INDEX call_records_user ON call_records (user_id, joined);
 CREATE INDEX call_records_joined ON call_records (joined);
 CREATE INDEX call_records_ended ON call_records (ended);
+
+-- The focus processes that are alive: each beats once a second, and is taken for dead when it has not for three.
+CREATE TABLE foci (
+    process TEXT   PRIMARY KEY,
+    -- where other processes reach its signalling
+    address TEXT   NOT NULL,
+    beat    BIGINT NOT NULL
+);
+
+-- On which of them a call lives, by its name on the foci. What names a process that is no more counts for nothing.
+CREATE TABLE call_homes (
+    call    TEXT PRIMARY KEY,
+    process TEXT NOT NULL
+);
+CREATE INDEX call_homes_process ON call_homes (process);
