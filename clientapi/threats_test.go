@@ -35,13 +35,13 @@ import (
 //	A11  TestA11EndedSessionsLeaveNothing; storage.TestAnEndedDeviceLeavesNothing; syncing.TestEndedDeviceStopsWaiting;
 //	     cmd/chancery TestCallsEndWithMembership
 //	A12  TestA12ConfirmationsAreForOneThing; TestA12ConfirmationsGrowOld
-//	A13  TestA13ClosedAccountsComeInByNoDoor
+//	A13  TestA13ClosedAccountsComeInByNoDoor, TestA13SSOLetsInNobodyWhoIsOut
 //	A14  TestA14NoPasswordIsKeptBetweenStages
 //	A15  TestRefreshTokens; storage.TestRefresh
 //	A16  TestA16OthersPrivateThings
 //	A17  TestA17TheServersOwnAccountData
 //	A18  appservice.TestRights; rest.TestAnswers
-//	A19  TestLoginToken, TestA19LoginTokensGrowOld
+//	A19  TestLoginToken, TestA19LoginTokensGrowOld, TestSSOSignsIn, TestSSORefuses, TestTrusted (upstream)
 //	A20  TestA20OpenIDTokensOpenNothing; storage.TestPassesAreForOnePurpose
 //	A21  TestA21StrangersSeeNobody; syncing.TestPresence
 //	A22  TestA22FloodsAreForWhoMakesThem; rest.TestLimits
