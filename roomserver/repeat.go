@@ -19,7 +19,7 @@ type sent struct{ new, old map[transaction]id.EventID }
 
 const (
 	// sentSize is how many transactions are remembered at least.
-	sentSize = 4 * memorySize
+	sentSize = 1024
 	// sentRead is among how many of the newest events they are looked for when a room wakes.
 	sentRead = 500
 )

@@ -350,37 +350,52 @@ func (r *room) written() error {
 	return nil
 }
 
-// memory holds the events that the room met lately, and always those in flight.
+// memory holds the events that the room met lately, and always those in flight. Of messages, which only their successors ask for, it
+// holds few; of state events, by which others are authorised, many.
 type memory struct {
-	flight   map[id.EventID]*held
-	new, old map[id.EventID]*held
+	flight           map[id.EventID]*held
+	states, messages generations
 }
 
-const memorySize = 1024
+// generations are two halves, the older of which is dropped when the newer is full.
+type generations struct{ new, old map[id.EventID]*held }
 
-func newMemory() *memory {
-	return &memory{flight: map[id.EventID]*held{}, new: map[id.EventID]*held{}, old: map[id.EventID]*held{}}
-}
+const (
+	memorySize   = 1024 // state events in a half
+	messagesSize = 128
+)
+
+func newMemory() *memory { return &memory{flight: map[id.EventID]*held{}} }
 
 func (m *memory) get(event id.EventID) *held {
 	if h := m.flight[event]; h != nil {
 		return h
 	}
-	if h := m.new[event]; h != nil {
-		return h
-	}
-	if h := m.old[event]; h != nil {
-		m.keep(event, h)
-		return h
+	for _, g := range []*generations{&m.states, &m.messages} {
+		if h := g.new[event]; h != nil {
+			return h
+		}
+		if h := g.old[event]; h != nil {
+			m.keep(event, h)
+			return h
+		}
 	}
 	return nil
 }
 
 func (m *memory) keep(event id.EventID, h *held) {
-	if len(m.new) >= memorySize {
-		m.new, m.old = map[id.EventID]*held{}, m.new
+	if h.row.StateKey != nil {
+		m.states.keep(event, h, memorySize)
+	} else {
+		m.messages.keep(event, h, messagesSize)
 	}
-	m.new[event] = h
+}
+
+func (g *generations) keep(event id.EventID, h *held, size int) {
+	if g.new == nil || len(g.new) >= size {
+		g.new, g.old = map[id.EventID]*held{}, g.new
+	}
+	g.new[event] = h
 }
 
 func (m *memory) fly(h *held) { m.flight[h.row.ID] = h }

@@ -37,12 +37,12 @@ type Config struct {
 	Database string `yaml:"database"`
 	// Readers bounds the connections that read at once. Default 8 on SQLite, 32 on PostgreSQL (0 takes the default).
 	Readers int `yaml:"readers"`
-	// TailBytes bounds the memory that holds the newest changes for followers. Default 32 MiB.
+	// TailBytes bounds the memory that holds the newest changes for followers. Default 8 MiB.
 	TailBytes int `yaml:"tail_bytes"`
 }
 
 // DefaultConfig is SQLite in the working folder.
-func DefaultConfig() Config { return Config{Database: "chancery.db", TailBytes: 32 << 20} }
+func DefaultConfig() Config { return Config{Database: "chancery.db", TailBytes: 8 << 20} }
 
 // Store is the whole memory. It is safe for concurrent use.
 type Store struct {

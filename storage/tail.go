@@ -86,7 +86,7 @@ type tail struct {
 
 func newTail(head Position, limit int) *tail {
 	if limit <= 0 {
-		limit = 32 << 20
+		limit = DefaultConfig().TailBytes
 	}
 	return &tail{from: head, head: head, limit: limit, moved: make(chan struct{}), wanted: make(chan struct{}, 1), seen: time.Now()}
 }
@@ -116,10 +116,13 @@ func (t *tail) add(first, last Position, changes []Change) bool {
 	return true
 }
 
-// trim drops the oldest changes beyond the limit, whole positions at a time.
+// trim drops the oldest quarter when there is more than the limit, whole positions at a time: so seldom that a commit does not feel it.
 func (t *tail) trim() {
+	if t.bytes <= t.limit {
+		return
+	}
 	drop := 0
-	for t.bytes > t.limit && drop < len(t.changes)-1 {
+	for t.bytes > t.limit-t.limit/4 && drop < len(t.changes)-1 {
 		p := t.changes[drop].Position
 		for drop < len(t.changes) && t.changes[drop].Position == p {
 			t.bytes -= t.changes[drop].size()
