@@ -3,7 +3,9 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"time"
 
 	"github.com/tidwall/sjson"
 	"maunium.net/go/mautrix"
@@ -162,7 +164,7 @@ func (f *Federation) askKeys(ctx context.Context, q *bus.QueryKeys) (json.RawMes
 		users[user] = devices
 	}
 	return f.receiver.Query(ctx, users, func() (json.RawMessage, error) {
-		return f.ask(ctx, remote.Request{
+		return f.askPatiently(ctx, remote.Request{
 			Server: q.Server, Method: http.MethodPost, Path: []string{"v1", "user", "keys", "query"}, Body: map[string]any{"device_keys": users},
 		})
 	})
@@ -170,7 +172,44 @@ func (f *Federation) askKeys(ctx context.Context, q *bus.QueryKeys) (json.RawMes
 
 // askClaim claims one-time keys at one server.
 func (f *Federation) askClaim(ctx context.Context, q *bus.ClaimKeys) (json.RawMessage, error) {
-	return f.ask(ctx, remote.Request{
+	return f.askPatiently(ctx, remote.Request{
 		Server: q.Server, Method: http.MethodPost, Path: []string{"v1", "user", "keys", "claim"}, Body: map[string]any{"one_time_keys": q.Claims},
 	})
+}
+
+// A server that has answered within recently, and is away now, may be just being started again. It is asked again after againAfter, and
+// then after twice as long each time.
+const (
+	recently   = time.Minute
+	againAfter = 250 * time.Millisecond
+)
+
+// askPatiently is ask for keys: as long as whoever asked waits, it tries again with a server that was there a moment ago. A client that is
+// told of a failure sends messages without a key for that server's devices, and asks it nothing more for a quarter of a minute at least:
+// they could not read what is said meanwhile.
+func (f *Federation) askPatiently(ctx context.Context, q remote.Request) (json.RawMessage, error) {
+	for wait := againAfter; ; wait *= 2 {
+		raw, err := f.ask(ctx, q)
+		if err == nil || !passing(err) || time.Since(f.remote.Answered(q.Server)) > recently {
+			return raw, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// passing says whether a failure may be over in a moment: the server is away, or its proxy says so, or it has too much to do.
+func passing(err error) bool {
+	var refused *bus.Refusal
+	if !errors.As(err, &refused) {
+		return false
+	}
+	switch refused.Status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
 }

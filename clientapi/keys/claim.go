@@ -95,7 +95,7 @@ func (h *Handlers) claimAbroad(ctx context.Context, given keysByDevice, abroad m
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				zerolog.Ctx(ctx).Debug().Err(err).Str("server", server).Msg("One-time keys not received")
+				zerolog.Ctx(ctx).Info().Err(err).Str("server", server).Msg("One-time keys not received")
 				failures[server] = failure{Code: "M_UNAVAILABLE", Message: "The server did not answer"}
 				return
 			}

@@ -157,7 +157,7 @@ func (q *queried) take(ctx context.Context, server string, asked map[id.UserID][
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err != nil {
-		zerolog.Ctx(ctx).Debug().Err(err).Str("server", server).Msg("Keys of another server's users not received")
+		zerolog.Ctx(ctx).Info().Err(err).Str("server", server).Msg("Keys of another server's users not received")
 		q.Failures[server] = failure{Code: "M_UNAVAILABLE", Message: "The server did not answer"}
 		return
 	}

@@ -40,6 +40,13 @@ func (c *Client) Peers() map[string]Peer {
 	return all
 }
 
+// Answered is when that server last answered anything; zero if it never did since the start.
+func (c *Client) Answered(server string) time.Time {
+	c.peers.mu.Lock()
+	defer c.peers.mu.Unlock()
+	return c.peers.known[server].Answered
+}
+
 func (p *peers) change(server string, change func(*Peer)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
