@@ -259,6 +259,7 @@ export class Encryption {
     await this.countLate(device);
     await device.page.close();
     this.slept.closed++;
+    this.say(`${device.name} is closed`);
   }
 
   // cut takes the network away.
@@ -267,6 +268,7 @@ export class Encryption {
     await device.speaking;
     await device.context.setOffline(true);
     this.slept.cut++;
+    this.say(`${device.name} has no network`);
   }
 
   // wake brings a device back from wherever it was.
@@ -280,6 +282,7 @@ export class Encryption {
       await this.ask(device, "synced");
     }
     device.awake = true;
+    this.say(`${device.name} is back`);
     this.speak(device);
   }
 
@@ -297,6 +300,7 @@ export class Encryption {
     const next = await this.newDevice(person, this.slept.replaced % 2 === 0);
     await this.settle(next);
     this.slept.replaced++;
+    this.say(`${next.name} came for ${device.name}`);
     this.speak(next);
   }
 
@@ -326,8 +330,8 @@ export class Encryption {
     for (const { room, id, body } of messages) (byRoom[room] ??= []).push([id, body]);
     const unread = await this.askFor(2 * STEP + 2 * RESTORE, device, "unread", byRoom, help, help ? RESTORE : STEP);
     if (unread.length > 0) {
-      await this.keepLines(device);
       const { from } = messages.find(({ id }) => id === unread[0][0]);
+      for (const one of [device, ...this.devices().filter(({ name }) => name === from)]) await this.keepLines(one);
       this.fault(`${device.name} cannot read ${unread.length} of ${messages.length} messages ${which}, such as ${unread[0][0]} from ${from}: ${unread[0][1]}`, unread.length);
     }
     return messages.length - unread.length;
