@@ -149,7 +149,7 @@ func (p *Participant) answer(offer string, id uint32, all sections) error {
 	}
 	p.offers.freed = nil
 	p.send(&signal.Response{Message: &signal.Response_Answer{Answer: &signal.SessionDescription{
-		Type: "answer", Sdp: p.told(answer.SDP), Id: id, MidToTrackId: p.trackByMid(p.pub),
+		Type: "answer", Sdp: p.told(withAudioNack(answer.SDP)), Id: id, MidToTrackId: p.trackByMid(p.pub),
 	}}})
 	if p.single {
 		p.refuseUnsupported()

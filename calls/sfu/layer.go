@@ -73,6 +73,11 @@ const (
 
 func newLayer(u *UpTrack, index int, ssrc uint32, codec webrtc.RTPCodecCapability) *Layer {
 	l := &Layer{Index: index, track: u, ssrc: ssrc, codec: packet.CodecOf(codec.MimeType), clock: codec.ClockRate}
+	l.repairable = !u.video // see calls/audio.go
+	l.missing.wait, l.missing.again = reorderWait, nackAgain
+	if !u.video { // its packets are far apart: the one after a gap says that there is one
+		l.missing.wait, l.missing.again = 0, nackAgainAudio
+	}
 	for _, f := range codec.RTCPFeedback {
 		l.repairable = l.repairable || f.Type == "nack" && f.Parameter == ""
 	}
@@ -245,9 +250,11 @@ func (l *Layer) noteReport(body []byte, now time.Time) {
 
 // missing remembers holes in the incoming numbers and when they were asked for.
 type missing struct {
-	high int64
-	list [maxMissing]hole
-	n    int
+	wait  int64 // milliseconds that a packet may be late before it counts as lost
+	again int64 // milliseconds between two NACKs for one packet
+	high  int64
+	list  [maxMissing]hole
+	n     int
 }
 
 type hole struct {
@@ -258,11 +265,12 @@ type hole struct {
 }
 
 const (
-	maxMissing   = 128
-	maxNackTries = 8
-	reorderWait  = 8   // milliseconds that a packet may be late before it counts as lost
-	nackAgain    = 60  // milliseconds between two NACKs for one packet
-	nackGiveUp   = 800 // milliseconds after which a packet is of no use any more
+	maxMissing     = 128
+	maxNackTries   = 8
+	reorderWait    = 8
+	nackAgain      = 60
+	nackAgainAudio = 40
+	nackGiveUp     = 800 // milliseconds after which a packet is of no use any more
 )
 
 // note takes a packet in. It is true if somebody should look for what to ask.
@@ -302,7 +310,7 @@ func (m *missing) pairs(ms int64) []rtcp.NackPair {
 		if ms-h.since > nackGiveUp || h.tries >= maxNackTries {
 			continue
 		}
-		if ms-h.since >= reorderWait && ms-h.asked >= nackAgain {
+		if ms-h.since >= m.wait && ms-h.asked >= m.again {
 			h.asked = ms
 			h.tries++
 			pairs = addNack(pairs, uint16(h.seq))

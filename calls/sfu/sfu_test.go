@@ -271,7 +271,7 @@ func TestRepairs(t *testing.T) {
 }
 
 func TestAsksForWhatIsMissing(t *testing.T) {
-	var m missing
+	m := missing{wait: reorderWait, again: nackAgain}
 	m.note(10, 0)
 	m.note(11, 0)
 	m.note(15, 100)
