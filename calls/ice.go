@@ -70,6 +70,9 @@ func (f *Focus) ownMedia() (own []turn.Media) {
 // ServeTURN serves a connection that speaks TURN, its TLS agreed upon already; it does not wait for its end.
 func (f *Focus) ServeTURN(conn net.Conn) { f.turn.Take(conn) }
 
+// SpeaksTURN says whether a connection that begins so is for ServeTURN; HTTP never does.
+func SpeaksTURN(first []byte) bool { return turn.IsSTUN(first) }
+
 // iceServers are the STUN and TURN servers that a participant is told: ours and those of the configuration. There is
 // always one, since some clients ask a public one when they are told of none (LiveKit's for Android and iOS).
 func (f *Focus) iceServers(sid string) []*signal.ICEServer {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"github.com/rs/zerolog"
 
@@ -79,7 +80,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	}
 	var focus *calls.Focus
 	if chosen.has("calls") && config.Calls.Enabled {
-		config.Calls.RelayAddress = config.relayAddress()
+		config.Calls.RelayAddress, config.Calls.TURN.TLSPort = config.relayAddress(), config.turnTLSPort()
 		if config.Calls.URL == "" && config.Client.PublicURL != "" {
 			config.Calls.URL = config.foci()[0]
 		}
@@ -89,6 +90,8 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		s.run("calls", focus.Run)
 		behind.client = focus.Handler()
 		behind.drain = serveDrain(focus)
+		behind.turn, behind.turnName = focus.ServeTURN, config.Calls.TURN.Host
+		behind.webName = hostOf(config.foci()[0])
 	}
 	if chosen.has("client") {
 		config.Client.ServerName = config.ServerName
@@ -105,6 +108,15 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	return behind, nil
 }
 
+// hostOf is the name or address in a URL; empty where there is none.
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
 // beside puts the focus, where this process has one, on the client door beside the client API.
 func beside(path string, focus *calls.Focus, client http.Handler) http.Handler {
 	if focus == nil {
@@ -118,10 +130,11 @@ func beside(path string, focus *calls.Focus, client http.Handler) http.Handler {
 
 // assembleFocus makes the call focus alone, without a homeserver.
 func (s *stack) assembleFocus(ctx context.Context, config Config) (behind handlers, err error) {
+	config.Calls.TURN.TLSPort = config.turnTLSPort()
 	focus, err := calls.NewStandalone(ctx, config.Calls)
 	if err != nil {
 		return behind, err
 	}
 	s.run("calls", focus.Run)
-	return handlers{client: focus.Handler(), health: func(context.Context) error { return nil }}, nil
+	return handlers{client: focus.Handler(), turn: focus.ServeTURN, turnName: config.Calls.TURN.Host, health: func(context.Context) error { return nil }}, nil
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -57,12 +59,20 @@ type Listen struct {
 	// Client is the address of the client API and the calls' signalling, plain HTTP behind a reverse proxy.
 	// Default: 127.0.0.1:8008.
 	Client string `yaml:"client"`
+	// Secure is the address of an HTTPS listener for clients, with Certificate and Key: what Client serves, and TURN over TLS
+	// beside it, so that calls work where nothing but port 443 is let out. ":443" where no proxy stands before the server.
+	// Empty: none. Default empty.
+	Secure string `yaml:"secure"`
+	// TURNS is the address for TURN over TLS alone, with Certificate and Key: for a proxy that has port 443 and hands over
+	// what asks for calls.turn.host, or for port 5349. Empty: none. Default empty.
+	TURNS string `yaml:"turns"`
 	// Federation is the address of the federation API, HTTPS. Empty: no such listener. Default: :8448.
 	Federation string `yaml:"federation"`
 	// Admin is the address for metrics, health and pprof. Never to be seen from outside. Empty: none.
 	// Default: 127.0.0.1:9008.
 	Admin string `yaml:"admin"`
-	// Certificate and Key are PEM files for the federation listener, read again when they change.
+	// Certificate and Key are PEM files for the federation listener, Secure and TURNS, read again when they change. They hold
+	// every name under which these are reached.
 	// Both empty: the federation listener speaks plain HTTP, behind a proxy that has the certificate.
 	Certificate string `yaml:"certificate"`
 	Key         string `yaml:"key"`
@@ -181,6 +191,9 @@ func (c *Config) check() error {
 	if (c.Listen.Certificate == "") != (c.Listen.Key == "") {
 		return errors.New("listen.certificate and listen.key belong together")
 	}
+	if c.Listen.Secure+c.Listen.TURNS != "" && c.Listen.Certificate == "" {
+		return errors.New("listen.secure and listen.turns need listen.certificate and listen.key")
+	}
 	return nil
 }
 
@@ -195,6 +208,22 @@ func (c *Config) foci() []string {
 		return []string{"https://" + c.ServerName + c.Calls.Path}
 	}
 	return []string{strings.TrimRight(c.Client.PublicURL, "/") + c.Calls.Path}
+}
+
+// turnTLSPort is the port that clients are told for TURN over TLS; 0: none.
+func (c *Config) turnTLSPort() int {
+	if c.Calls.TURN.TLSPort != 0 {
+		return c.Calls.TURN.TLSPort
+	}
+	for _, address := range []string{c.Listen.Secure, c.Listen.TURNS} {
+		if _, port, err := net.SplitHostPort(address); err == nil {
+			n, err := strconv.Atoi(port)
+			if err == nil {
+				return n
+			}
+		}
+	}
+	return 0
 }
 
 // checkParts names what the chosen components need and the configuration lacks: parts of a homeserver meet on an

@@ -36,13 +36,14 @@ type door struct {
 }
 
 // openDoor listens on an address. The listener exists when it returns, so that whoever starts the process may connect.
-func openDoor(ctx context.Context, name, address string, handler http.Handler, tlsConfig *tls.Config) (*door, error) {
+// wrap makes what the door accepts from; nil: the listener itself.
+func openDoor(ctx context.Context, name, address string, handler http.Handler, wrap func(net.Listener) net.Listener) (*door, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("%s listener: %w", name, err)
 	}
-	if tlsConfig != nil {
-		listener = tls.NewListener(listener, tlsConfig)
+	if wrap != nil {
+		listener = wrap(listener)
 	}
 	log := zerolog.Ctx(ctx).With().Str("door", name).Logger()
 	base, cancel := context.WithCancel(log.WithContext(context.WithoutCancel(ctx)))
@@ -116,7 +117,7 @@ func (c *certificate) current(now time.Time) (*tls.Certificate, error) {
 		if c.pair != nil {
 			return c.pair, nil // half-written files: the old pair serves until they are whole
 		}
-		return nil, fmt.Errorf("federation certificate: %w", err)
+		return nil, fmt.Errorf("listen.certificate: %w", err)
 	}
 	c.pair, c.read = &pair, info.ModTime()
 	return c.pair, nil

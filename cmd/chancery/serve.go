@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"flag"
+	"net"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -106,6 +107,11 @@ type handlers struct {
 	exportAccount exportAccount
 	// peers tells administrators of other servers; nil without a homeserver.
 	peers http.HandlerFunc
+	// turn serves connections that speak TURN; nil where this process has no focus. turnName is the name that they ask for.
+	turn     func(net.Conn)
+	turnName string
+	// webName is the name of what HTTPS serves.
+	webName string
 	// drain readies the call focus for its end; nil where this process has none.
 	drain http.HandlerFunc
 }
@@ -127,27 +133,37 @@ func (h handlers) both() http.Handler {
 
 // openDoors adds the listeners: all of them listen before the first one serves.
 func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) error {
-	var secure *tls.Config
-	if behind.federation != nil && listen.Certificate != "" {
-		var err error
-		if secure, err = (&certificate{certFile: listen.Certificate, keyFile: listen.Key}).tlsConfig(); err != nil {
+	var federation, both func(net.Listener) net.Listener
+	if listen.Certificate != "" {
+		secure, err := (&certificate{certFile: listen.Certificate, keyFile: listen.Key}).tlsConfig()
+		if err != nil {
 			return err
 		}
+		federation = func(l net.Listener) net.Listener { return tls.NewListener(l, secure) }
+		both = func(l net.Listener) net.Listener {
+			return newSplitter(l, secure, behind.webName, behind.turnName, behind.turn)
+		}
+	}
+	var nothing http.Handler // is what HTTP finds at TURN's own door
+	if behind.turn != nil {
+		nothing = http.NotFoundHandler()
 	}
 	var doors []*door
 	for _, way := range []struct {
 		name, address string
 		handler       http.Handler
-		secure        *tls.Config
+		wrap          func(net.Listener) net.Listener
 	}{
 		{"admin", listen.Admin, adminHandler(behind), nil},
-		{"federation", listen.Federation, behind.federation, secure},
+		{"federation", listen.Federation, behind.federation, federation},
+		{"TURN", listen.TURNS, nothing, both},
+		{"secure", listen.Secure, overTLS(behind.both()), both},
 		{"client", listen.Client, behind.both(), nil},
 	} {
 		if way.address == "" || way.handler == nil {
 			continue
 		}
-		d, err := openDoor(ctx, way.name, way.address, way.handler, way.secure)
+		d, err := openDoor(ctx, way.name, way.address, way.handler, way.wrap)
 		if err != nil {
 			for _, opened := range doors {
 				err = errors.Join(err, opened.listener.Close())
