@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,7 @@ func testToken(t testing.TB, room, identity string, change ...func(*Claims)) str
 // testClient is a participant on plain Pion with two peer connections, who hands every message on.
 type testClient struct {
 	t      *testing.T
+	saying sync.Mutex
 	ws     *websocket.Conn
 	said   chan *signal.Response // what the focus said, but for negotiation
 	joined *signal.Joined
@@ -116,16 +118,14 @@ func joinWith(t *testing.T, base, room, identity string, configure func(*testCli
 	return c
 }
 
-var sayLock = make(chan struct{}, 1)
-
 func (c *testClient) say(req *signal.Request) {
 	frame, err := signal.EncodeBody(req, false)
 	if err != nil {
 		c.t.Error(err)
 		return
 	}
-	sayLock <- struct{}{}
-	defer func() { <-sayLock }()
+	c.saying.Lock()
+	defer c.saying.Unlock()
 	_ = c.ws.WriteMessage(websocket.BinaryMessage, frame) // a closed socket shows in what the test waits for
 }
 
