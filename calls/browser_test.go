@@ -28,7 +28,7 @@ func testConfig() Config {
 }
 
 // newTestFocus starts a focus alone and gives the address of its signalling.
-func newTestFocus(t *testing.T, change ...func(*Config)) (f *Focus, url string) {
+func newTestFocus(t testing.TB, change ...func(*Config)) (f *Focus, url string) {
 	t.Helper()
 	config := testConfig()
 	for _, c := range change {

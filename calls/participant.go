@@ -35,8 +35,8 @@ type Participant struct {
 	inbox   chan func()
 	done    chan struct{}
 	once    sync.Once
-	because ending       // written before done is closed
-	loss    atomic.Int32 // percent, the worst of what p subscribes to
+	because ending                                 // written before done is closed
+	judged  atomic.Pointer[signal.LinkQualityInfo] // how p's line does; nil: not judged yet
 	data    dataPort
 	came    time.Time
 
@@ -61,6 +61,7 @@ type Participant struct {
 	wanted    map[string]map[string]int // by own track sid: which layer each subscriber wants
 	graceEnds time.Time                 // when to give up a lost transport; zero: it stands
 	pulse     pulse
+	line      lineQuality
 	gone      departed
 	ordeal    ordeal
 	road      road
@@ -259,11 +260,7 @@ func (p *Participant) tick(now time.Time) {
 	p.pulse.beat(p.received())
 	p.dropUnsent(now)
 	p.tellDynacast(now)
-	worst := 0
-	for _, s := range p.subs {
-		worst = max(worst, s.down.Loss())
-	}
-	p.loss.Store(int32(worst))
+	p.judgeLine()
 }
 
 // startGrace gives the client a while to come back.

@@ -82,13 +82,3 @@ func (r *Room) tellSpeakers() {
 		r.say(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: changed}}})
 	}
 }
-
-// tellQuality tells everybody how everybody's line is.
-func (r *Room) tellQuality() {
-	update := &signal.LinkQualityUpdate{}
-	for _, m := range r.members {
-		quality, score := m.from.quality()
-		update.Updates = append(update.Updates, &signal.LinkQualityInfo{ParticipantSid: m.from.sid, Quality: quality, Score: score})
-	}
-	r.say(&signal.Response{Message: &signal.Response_ConnectionQuality{ConnectionQuality: update}})
-}

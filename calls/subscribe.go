@@ -187,18 +187,6 @@ func (p *Participant) onTrackSetting(m *signal.TrackSetting) {
 	}
 }
 
-// quality is how p's line is, from what its subscriptions lose. It may be called from anywhere.
-func (p *Participant) quality() (signal.LinkQuality, float32) {
-	loss := p.loss.Load()
-	switch {
-	case loss >= 15:
-		return signal.LinkQuality_POOR, 1.5
-	case loss >= 4:
-		return signal.LinkQuality_GOOD, 3.2
-	}
-	return signal.LinkQuality_EXCELLENT, 4.6
-}
-
 // tellStream says that a track has stopped, or goes on, because of p's line.
 func (p *Participant) tellStream(track string, paused bool) {
 	s := p.subs[track]

@@ -1,0 +1,61 @@
+package calls
+
+import (
+	"testing"
+	"time"
+
+	"chancery/calls/signal"
+)
+
+func TestOpinion(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		sample      lineSample
+		least, most float64
+	}{
+		{"clean", lineSample{}, 4.3, 4.5},
+		{"across a country", lineSample{delay: 40 * time.Millisecond, jitter: 5 * time.Millisecond, loss: 0.5}, 4.2, 4.5},
+		{"five percent lost", lineSample{loss: 5}, 3.9, 4.15},
+		{"ten percent lost", lineSample{loss: 10}, 3.2, 3.7},
+		{"a fifth lost", lineSample{loss: 20}, 1.5, 2.7},
+		{"a satellite", lineSample{delay: 600 * time.Millisecond}, 3.5, 4.1},
+		{"a high layer missing", lineSample{missing: 1}, 3.1, 3.7},
+		{"no picture", lineSample{missing: allLayers}, 1, 3},
+		{"everything lost", lineSample{loss: 100, delay: 5 * time.Second}, 1, 1},
+	} {
+		if got := c.sample.opinion(); got < c.least || got > c.most {
+			t.Errorf("%s: got %.2f, want %.2f to %.2f", c.name, got, c.least, c.most)
+		}
+	}
+}
+
+func TestLineQuality(t *testing.T) {
+	const poor, good, excellent = signal.LinkQuality_POOR, signal.LinkQuality_GOOD, signal.LinkQuality_EXCELLENT
+	steady := func(score float64, n int) (list []float64) {
+		for range n {
+			list = append(list, score)
+		}
+		return list
+	}
+	for _, c := range []struct {
+		name   string
+		scores []float64
+		want   signal.LinkQuality
+	}{
+		{"at once", steady(4.4, 1), excellent},
+		{"one bad second", append(steady(4.4, 10), 3.5), excellent},
+		{"bad for good", append(steady(4.4, 10), steady(2, 10)...), poor},
+		{"middling for good", append(steady(4.4, 10), steady(3.5, 10)...), good},
+		{"at the border from above", append(steady(4.4, 10), steady(3.95, 30)...), excellent},
+		{"at the border from below", append(steady(3.5, 10), steady(4.05, 30)...), good},
+		{"back again", append(steady(2, 10), steady(4.4, 12)...), excellent},
+	} {
+		var q lineQuality
+		for _, score := range c.scores {
+			q.hear(score)
+		}
+		if q.level != c.want {
+			t.Errorf("%s: got %v at %.2f, want %v", c.name, q.level, q.score, c.want)
+		}
+	}
+}
