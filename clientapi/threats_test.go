@@ -37,7 +37,7 @@ import (
 //	A12  TestA12ConfirmationsAreForOneThing; TestA12ConfirmationsGrowOld
 //	A13  TestA13ClosedAccountsComeInByNoDoor, TestA13SSOLetsInNobodyWhoIsOut
 //	A14  TestA14NoPasswordIsKeptBetweenStages
-//	A15  TestRefreshTokens; storage.TestRefresh
+//	A15  TestRefreshTokens, TestOAuthCodeFlow; storage.TestRefresh
 //	A16  TestA16OthersPrivateThings
 //	A17  TestA17TheServersOwnAccountData
 //	A18  appservice.TestRights; rest.TestAnswers

@@ -103,30 +103,38 @@ func (h *Handlers) addProved(r *rest.Request, c credentials) error {
 	return nil
 }
 
-// DeleteThreePID handles POST /_matrix/client/v3/account/3pid/delete.
-// Spec: client-server-api/#post_matrixclientv3account3piddelete
-func (h *Handlers) DeleteThreePID(r *rest.Request) (any, error) {
+// addressOf reads a body that names an address.
+func addressOf(r *rest.Request) (medium, address string, err error) {
 	var body struct {
 		Medium  string `json:"medium"`
 		Address string `json:"address"`
 	}
 	if err := r.JSON(&body); err != nil {
-		return nil, err
+		return "", "", err
 	}
 	if body.Medium == "" || body.Address == "" {
-		return nil, errMissing.WithMessage("medium and address are needed")
+		return "", "", errMissing.WithMessage("medium and address are needed")
+	}
+	return body.Medium, body.Address, nil
+}
+
+// DeleteThreePID handles POST /_matrix/client/v3/account/3pid/delete.
+// Spec: client-server-api/#post_matrixclientv3account3piddelete
+func (h *Handlers) DeleteThreePID(r *rest.Request) (any, error) {
+	medium, address, err := addressOf(r)
+	if err != nil {
+		return nil, err
 	}
 	if !h.cfg.AddressChanges {
 		return nil, errDenied.WithMessage("Addresses are not changed here")
 	}
-	address := body.Address
-	if body.Medium == mediumEmail {
+	if medium == mediumEmail {
 		if canonical, err := mail.Address(address); err == nil {
 			address = canonical
 		}
 	}
-	err := h.store.Do(r.Context(), func(ctx context.Context) error {
-		_, err := h.store.ThreePIDs.Delete(ctx, r.By.User, body.Medium, address)
+	err = h.store.Do(r.Context(), func(ctx context.Context) error {
+		_, err := h.store.ThreePIDs.Delete(ctx, r.By.User, medium, address)
 		return err
 	})
 	return map[string]string{"id_server_unbind_result": "no-support"}, err
@@ -153,15 +161,8 @@ func (h *Handlers) BindThreePID(r *rest.Request) (any, error) {
 // UnbindThreePID handles POST /_matrix/client/v3/account/3pid/unbind. Nothing can be bound; the spec has a word for that.
 // Spec: client-server-api/#post_matrixclientv3account3pidunbind
 func (h *Handlers) UnbindThreePID(r *rest.Request) (any, error) {
-	var body struct {
-		Medium  string `json:"medium"`
-		Address string `json:"address"`
-	}
-	if err := r.JSON(&body); err != nil {
+	if _, _, err := addressOf(r); err != nil {
 		return nil, err
-	}
-	if body.Medium == "" || body.Address == "" {
-		return nil, errMissing.WithMessage("medium and address are needed")
 	}
 	return map[string]string{"id_server_unbind_result": "no-support"}, nil
 }
