@@ -133,21 +133,21 @@ func (h *house) hasDevice(ctx context.Context, user id.UserID, device id.DeviceI
 
 // serveHouse does what a homeserver's focus does beside its calls, until ctx ends.
 func (f *Focus) serveHouse(ctx context.Context) error {
-	if f.house.bus.Embedded() { // no other process has a call: what is open was cut off
-		if err := f.house.store.CallRecords.Orphans(ctx, f.records.focus, true); err != nil {
-			return wrap(err, "end call records")
-		}
-	}
 	stop, err := bus.Answer(ctx, f.house.bus, bus.CallsDo, f.answer)
 	if err != nil {
 		return err
 	}
 	defer stop()
+	stopAll, err := bus.AnswerAll(ctx, f.house.bus, bus.AllFoci, f.answerAll)
+	if err != nil {
+		return err
+	}
+	defer stopAll()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.follow(ctx) })
 	group.Go(func() error { return f.leaves.run(ctx) })
 	group.Go(func() error { f.patrol(ctx); return nil })
-	group.Go(func() error { return f.records.run(ctx) })
+	group.Go(func() error { return f.records.run(ctx, f.homes != nil) })
 	if f.homes != nil {
 		group.Go(func() error { return f.homes.run(ctx) })
 	}

@@ -27,6 +27,29 @@ var (
 	closed = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "chancery_calls_closed_total", Help: "Memberships in calls that crashed clients left, by how they were closed.",
 	}, []string{"way"})
+	qualityLoss = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "chancery_calls_loss_percent", Help: "What participants lose of what they get, the worst track of each, by class of call (pair, small, large, crowd).",
+		Buckets: []float64{0, 1, 2, 5, 10, 20, 50},
+	}, []string{"class"})
+	qualityJitter = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "chancery_calls_jitter_seconds", Help: "Jitter of what participants get, the worst track of each.",
+		Buckets: []float64{.001, .003, .01, .02, .03, .05, .1, .3},
+	}, []string{"class"})
+	qualityRoundTrip = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "chancery_calls_round_trip_seconds", Help: "Round trips between focus and participants.",
+		Buckets: []float64{.001, .003, .01, .03, .06, .1, .2, .4, 1},
+	}, []string{"class"})
+	qualityBitrate = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "chancery_calls_track_bitrate", Help: "Bits a second of published tracks, by kind.",
+		Buckets: []float64{10e3, 30e3, 64e3, 128e3, 300e3, 700e3, 1.5e6, 3e6, 6e6},
+	}, []string{"class", "kind"})
+	qualityLayers = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "chancery_calls_layer_height", Help: "Heights of the pictures that are being published, one for each layer that sends.",
+		Buckets: []float64{180, 270, 360, 540, 720, 1080, 2160},
+	}, []string{"class"})
+	qualityEvents = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_calls_media_total", Help: "Packets and bytes sent to participants, packets sent again, NACKs and key frame requests of theirs.",
+	}, []string{"class", "what"})
 	recordsLost = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "chancery_calls_records_lost_total", Help: "Call records that could not be written.",
 	})

@@ -15,6 +15,7 @@ import (
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
+	"chancery/storage/bus"
 )
 
 // Participant is one client in one room. Its goroutine owns everything below the line; pion's and the socket's
@@ -32,13 +33,14 @@ type Participant struct {
 	matrixRoom id.RoomID
 	binding    *Matrix // the same, as the token said it; not to be changed
 
-	inbox   chan func()
-	done    chan struct{}
-	once    sync.Once
-	because ending                                 // written before done is closed
-	judged  atomic.Pointer[signal.LinkQualityInfo] // how p's line does; nil: not judged yet
-	data    dataPort
-	came    time.Time
+	inbox    chan func()
+	done     chan struct{}
+	once     sync.Once
+	because  ending                                 // written before done is closed
+	judged   atomic.Pointer[signal.LinkQualityInfo] // how p's line does; nil: not judged yet
+	measured atomic.Pointer[bus.LiveParticipant]    // as of the last look
+	data     dataPort
+	came     time.Time
 
 	// owned by run
 	claims    *Claims
@@ -47,6 +49,8 @@ type Participant struct {
 	granted   *bool         // publishing, as an administrator last said; nil: nobody did
 	budgets   []*sfu.Budget // that its packets are counted against
 	kinds     []string      // of tracks that it has published
+	got       totals        // when it was last measured
+	ticks     int
 	conn      *signal.Conn
 	info      *signal.Participant
 	allow     *signal.SubscriptionPermission
@@ -261,6 +265,9 @@ func (p *Participant) tick(now time.Time) {
 	p.dropUnsent(now)
 	p.tellDynacast(now)
 	p.judgeLine()
+	if p.ticks++; p.ticks%measureEvery == 0 {
+		p.measure()
+	}
 }
 
 // startGrace gives the client a while to come back.

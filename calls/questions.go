@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix"
 
+	"chancery/storage"
 	"chancery/storage/bus"
 )
 
@@ -18,6 +19,8 @@ func (f *Focus) answer(ctx context.Context, _ string, q bus.CallsQuestion) (answ
 		answer, err = f.service.answerToken(ctx, q.Token)
 	case q.Delegate != nil:
 		err = f.service.answerDelegate(ctx, q.Delegate)
+	case q.Order != nil:
+		err = f.order(ctx, q.Order)
 	default:
 		err = bus.Refuse(http.StatusNotFound, "M_UNRECOGNIZED", "The call focus does not know this question")
 	}
@@ -81,4 +84,12 @@ func (s *tokenService) isOurs(url string) bool {
 		return strings.TrimRight(u, "/")
 	}
 	return plain(url) == plain(s.socketURL(nil))
+}
+
+// order writes what an administrator orders, and has those here obey at once; other processes notice the row.
+func (f *Focus) order(ctx context.Context, q *bus.CallOrder) error {
+	if err := f.house.store.CallOrders.Put(ctx, &storage.CallOrder{RoomID: q.RoomID, Orders: q.Orders, By: q.By}); err != nil {
+		return err
+	}
+	return f.rejudge(ctx, q.RoomID)
 }

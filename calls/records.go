@@ -19,19 +19,21 @@ const (
 	recordQueue = 1024
 	recordTime  = 10 * time.Second
 	sweepEvery  = time.Hour
+	// orphansEvery is how often is looked for records of foci that are no more.
+	orphansEvery = 10 * time.Second
 )
 
 // recorder writes what befalls participants.
 type recorder struct {
 	store *storage.Store
-	focus string // this process, among those of the server
+	own   string // this process, where it is the only focus
 	keep  time.Duration
 	queue chan storage.CallRecord
 	now   func() time.Time
 }
 
 func newRecorder(store *storage.Store, keep time.Duration, now func() time.Time) *recorder {
-	return &recorder{store: store, focus: newID("FO_"), keep: keep, queue: make(chan storage.CallRecord, recordQueue), now: now}
+	return &recorder{store: store, own: newID("FO_"), keep: keep, queue: make(chan storage.CallRecord, recordQueue), now: now}
 }
 
 // note hands a row over; what a database that stands still cannot take is lost, and counted.
@@ -43,10 +45,14 @@ func (r *recorder) note(row storage.CallRecord) {
 	}
 }
 
-// run writes until ctx ends, and then what is left.
-func (r *recorder) run(ctx context.Context) error {
-	sweep := time.NewTicker(sweepEvery)
+// run writes until ctx ends. many: there are other foci, which may end without a word.
+func (r *recorder) run(ctx context.Context, many bool) error {
+	if !many { // what is open was cut off
+		r.orphans(ctx, true)
+	}
+	sweep, orphans := time.NewTicker(sweepEvery), time.NewTicker(orphansEvery)
 	defer sweep.Stop()
+	defer orphans.Stop()
 	r.sweep(ctx)
 	for {
 		select {
@@ -54,6 +60,10 @@ func (r *recorder) run(ctx context.Context) error {
 			r.write(ctx, &row)
 		case <-sweep.C:
 			r.sweep(ctx)
+		case <-orphans.C:
+			if many {
+				r.orphans(ctx, false)
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -85,6 +95,12 @@ func (r *recorder) write(ctx context.Context, row *storage.CallRecord) {
 	}
 }
 
+func (r *recorder) orphans(ctx context.Context, everything bool) {
+	if err := r.store.CallRecords.Orphans(ctx, everything); err != nil && ctx.Err() == nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("Call records of foci that are no more not ended")
+	}
+}
+
 func (r *recorder) sweep(ctx context.Context) {
 	if r.keep <= 0 {
 		return
@@ -99,7 +115,7 @@ func (p *Participant) enters() {
 	if r := p.room.focus.records; r != nil {
 		r.note(storage.CallRecord{
 			Session: p.sid, CallSID: p.room.sid, Call: p.room.name, RoomID: p.matrixRoom, UserID: p.user, DeviceID: p.device,
-			Focus: r.focus, Joined: p.info.JoinedAtMs, Rule: p.ruling.rule,
+			Focus: p.room.focus.name(), Joined: p.info.JoinedAtMs, Rule: p.ruling.rule,
 		})
 	}
 }

@@ -40,6 +40,7 @@ func (p *Participant) begin(c *signal.Conn) error {
 		return err
 	}
 	p.enters()
+	p.measure()
 	live := &p.room.focus.live
 	live.Go(p.link.Run)
 	live.Go(func() {

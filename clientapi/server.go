@@ -225,6 +225,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// CallWish is what is wished for a room's calls at the machine itself.
+type CallWish = admin.CallWish
+
 // NewAccount is an account that an administrator makes.
 type NewAccount = account.NewAccount
 
@@ -586,6 +589,11 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_synapse/admin/v1/event_reports", Handler: ad.EventReports, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/event_reports/{reportId}", Handler: ad.EventReport, Auth: rest.Admin},
 		{Method: "DELETE", Path: "/_synapse/admin/v1/event_reports/{reportId}", Handler: ad.DeleteEventReport, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/calls", Handler: ad.Calls, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/calls/records", Handler: ad.CallRecords, Auth: rest.Admin},
+		{Method: "GET", Path: "/_synapse/admin/v1/rooms/{roomId}/call", Handler: ad.Call, Auth: rest.Admin},
+		{Method: "PUT", Path: "/_synapse/admin/v1/rooms/{roomId}/call", Handler: ad.OrderCall, Auth: rest.Admin},
+		{Method: "POST", Path: "/_synapse/admin/v1/rooms/{roomId}/call/{command}", Handler: ad.CommandCall, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/federation/destinations", Handler: ad.Destinations, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/federation/destinations/{destination}", Handler: ad.Destination, Auth: rest.Admin},
 		{Method: "GET", Path: "/_synapse/admin/v1/federation/destinations/{destination}/rooms", Handler: ad.DestinationRooms, Auth: rest.Admin},

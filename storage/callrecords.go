@@ -37,8 +37,8 @@ const (
 	callRecordEnd     = "UPDATE call_records SET ended = $2, reason = $3, kinds = $4 WHERE session = $1 AND ended IS NULL"
 	callRecordPage    = "SELECT " + callRecordColumns + ` FROM call_records WHERE ($1 = '' OR room_id = $1) AND ($2 = '' OR user_id = $2)
 		AND joined >= $3 AND joined < $4 ORDER BY joined DESC, session LIMIT $5 OFFSET $6`
-	callRecordOrphans = "UPDATE call_records SET ended = $2, reason = 'FOCUS_ENDED' WHERE ended IS NULL AND focus = $1"
-	callRecordOthers  = "UPDATE call_records SET ended = $2, reason = 'FOCUS_ENDED' WHERE ended IS NULL AND focus <> $1"
+	callRecordOrphans = "UPDATE call_records SET ended = $1, reason = 'FOCUS_ENDED' WHERE ended IS NULL AND focus NOT IN (SELECT process FROM foci)"
+	callRecordOpen    = "UPDATE call_records SET ended = $1, reason = 'FOCUS_ENDED' WHERE ended IS NULL"
 	callRecordSweep   = "DELETE FROM call_records WHERE joined < $1 AND (ended IS NULL OR ended < $1)"
 )
 
@@ -83,14 +83,14 @@ func (t *CallRecords) Find(ctx context.Context, q CallSearch) ([]*CallRecord, er
 	return all(ctx, t.s, scanCallRecord, callRecordPage, q.RoomID, q.UserID, q.From, q.To, q.Limit, q.Offset)
 }
 
-// Orphans ends what a focus left open that is no more; with others, what all foci but this one did.
-func (t *CallRecords) Orphans(ctx context.Context, focus string, others bool) error {
+// Orphans ends what foci left open that are no more; with everything, whatever is open: where there is one process, and it has just begun.
+func (t *CallRecords) Orphans(ctx context.Context, everything bool) error {
 	do := callRecordOrphans
-	if others {
-		do = callRecordOthers
+	if everything {
+		do = callRecordOpen
 	}
 	return t.s.Do(ctx, func(ctx context.Context) error {
-		_, err := t.s.exec(ctx, do, focus, t.s.now().UnixMilli())
+		_, err := t.s.exec(ctx, do, t.s.now().UnixMilli())
 		return err
 	})
 }

@@ -23,7 +23,10 @@ func TestCallRecords(t *testing.T) {
 		if err := s.CallRecords.End(ctx, &CallRecord{Session: "PA_1", Ended: 150, Reason: "CLIENT_INITIATED", Kinds: "camera,microphone"}); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.CallRecords.Orphans(ctx, "F2", false); err != nil {
+		if err := s.Foci.Begin(ctx, "F1", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.CallRecords.Orphans(ctx, false); err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range []struct {

@@ -103,6 +103,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		s.run("client API", client.Run)
 		behind.client = beside(config.Calls.Path, focus, client)
 		behind.keepAccounts = keeper(client)
+		behind.calls = &callKeeper{list: client.Admin().ListCalls, keep: client.Admin().KeepCalls}
 		behind.exportAccount = client.Accounts().Export
 	}
 	return behind, nil
@@ -136,5 +137,8 @@ func (s *stack) assembleFocus(ctx context.Context, config Config) (behind handle
 		return behind, err
 	}
 	s.run("calls", focus.Run)
-	return handlers{client: focus.Handler(), turn: focus.ServeTURN, turnName: config.Calls.TURN.Host, health: func(context.Context) error { return nil }}, nil
+	return handlers{
+		client: focus.Handler(), turn: focus.ServeTURN, turnName: config.Calls.TURN.Host, health: func(context.Context) error { return nil },
+		calls: &callKeeper{list: func(context.Context) ([]bus.LiveCall, error) { return focus.Calls(), nil }},
+	}, nil
 }

@@ -133,6 +133,9 @@ func adminHandler(behind handlers) http.Handler {
 	if behind.drain != nil {
 		mux.HandleFunc("POST /calls/drain", behind.drain)
 	}
+	if behind.calls != nil {
+		behind.calls.routes(mux)
+	}
 	if behind.keepAccounts != nil {
 		mux.HandleFunc("POST /accounts", serveAccounts(behind.keepAccounts))
 		mux.HandleFunc("POST /accounts/export", serveExport(behind.exportAccount))

@@ -32,6 +32,7 @@ func subcommands() []subcommand {
 		{"account", "make, list and close accounts, reset a password, make a registration token", accountCommand},
 		{"room", "list rooms, delete one", roomCommand},
 		{"focus", "ready a process of the call focus for its end", focusCommand},
+		{"call", "list the calls that are open, end, lock and mute them", callCommand},
 		{"federation", "how it stands with other servers", federationCommand},
 		{"keygen", "make a signing key", keygenCommand},
 		{"demo", "two ministries on this machine, to try things out", demoCommand},

@@ -114,6 +114,8 @@ type handlers struct {
 	webName string
 	// drain readies the call focus for its end; nil where this process has none.
 	drain http.HandlerFunc
+	// calls shows and keeps the live calls; nil where there are none.
+	calls *callKeeper
 }
 
 // both is the client API and, where it is in this process, the federation API beside it, for proxies that have one address for

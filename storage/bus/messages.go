@@ -509,6 +509,15 @@ type TURNAnswer struct {
 type CallsQuestion struct {
 	Token    *CallToken    `json:"token,omitempty"`
 	Delegate *CallDelegate `json:"delegate,omitempty"`
+	Order    *CallOrder    `json:"order,omitempty"`
+}
+
+// CallOrder is what an administrator orders for the calls of a room on our foci, in place of what was ordered before: an
+// object of the form of the room's own settings.
+type CallOrder struct {
+	RoomID id.RoomID       `json:"room_id"`
+	Orders json.RawMessage `json:"orders"`
+	By     id.UserID       `json:"by"`
 }
 
 // CallsAnswer holds what was asked for.

@@ -1,0 +1,105 @@
+package bus
+
+import (
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// AllFoci is asked of every call focus at once: FociQuestion to FociAnswer, with AskAll.
+const AllFoci = "calls.all"
+
+// FociQuestion is put to every focus; exactly one field is set.
+type FociQuestion struct {
+	// List gives the live calls: those of a room, or all.
+	List *CallList `json:"list,omitempty"`
+	// Command does something once to those in a room's calls whom it names.
+	Command *CallCommand `json:"command,omitempty"`
+}
+
+// CallList asks for live calls. An empty room is all of them.
+type CallList struct {
+	RoomID id.RoomID `json:"room_id,omitempty"`
+}
+
+// CallCommand is what an administrator does once in a room's calls.
+type CallCommand struct {
+	RoomID id.RoomID `json:"room_id"`
+	// Command is an object of the form of the room's own command events.
+	Command json.RawMessage `json:"command"`
+}
+
+// FociAnswer is what one focus says.
+type FociAnswer struct {
+	Focus string     `json:"focus"`
+	Calls []LiveCall `json:"calls,omitempty"`
+	// More: there are calls that the answer has no room for.
+	More bool `json:"more,omitempty"`
+	// Done is how many a command touched.
+	Done int `json:"done,omitempty"`
+}
+
+// LiveCall is a call that is open. Times are ms since 1970, rates bits a second.
+type LiveCall struct {
+	SID    string    `json:"sid"`
+	Name   string    `json:"name"`
+	RoomID id.RoomID `json:"room_id,omitempty"`
+	Focus  string    `json:"focus"`
+	Since  int64     `json:"since_ts"`
+	// Class is by how many are in it: pair, small, large or crowd.
+	Class string `json:"class"`
+	// Dropped is how many packets found the call's budget used up.
+	Dropped      uint64            `json:"dropped_packets"`
+	Participants []LiveParticipant `json:"participants"`
+}
+
+// LiveParticipant is somebody in a call, and how the line is.
+type LiveParticipant struct {
+	SID      string      `json:"sid"`
+	Identity string      `json:"identity"`
+	UserID   id.UserID   `json:"user_id,omitempty"`
+	DeviceID id.DeviceID `json:"device_id,omitempty"`
+	Joined   int64       `json:"joined_ts"`
+	// Rule is by which it was let in.
+	Rule string `json:"rule"`
+	// Publishes: it may send media. Connected: its carrier stands.
+	Publishes bool `json:"may_publish"`
+	Connected bool `json:"connected"`
+	// What it gets: Loss in percent and Jitter in ms the worst of all tracks, RoundTrip in ms.
+	Loss      int     `json:"loss_percent"`
+	Jitter    float64 `json:"jitter_ms"`
+	RoundTrip float64 `json:"round_trip_ms"`
+	// Up and Down are the rates of what it sends and gets, Subscribed to how many tracks.
+	Up         int `json:"up_bitrate"`
+	Down       int `json:"down_bitrate"`
+	Subscribed int `json:"subscribed"`
+	// KeyAsks are the key frames that it had to ask for, Repaired the packets that it was sent again.
+	KeyAsks  uint64      `json:"key_frame_requests"`
+	Repaired uint64      `json:"repaired_packets"`
+	Tracks   []LiveTrack `json:"tracks"`
+}
+
+// LiveTrack is what a participant publishes.
+type LiveTrack struct {
+	SID   string `json:"sid"`
+	Kind  string `json:"kind"`
+	Codec string `json:"codec,omitempty"`
+	Muted bool   `json:"muted"`
+	// Silenced: the focus drops its packets.
+	Silenced  bool `json:"silenced,omitempty"`
+	Encrypted bool `json:"encrypted"`
+	Bitrate   int  `json:"bitrate"`
+	// Lost packets, those that never came also after repair; Jitter in ms of the best layer.
+	Lost    uint64      `json:"lost_packets"`
+	Jitter  float64     `json:"jitter_ms"`
+	KeyAsks uint64      `json:"key_frame_requests"`
+	Layers  []LiveLayer `json:"layers,omitempty"`
+}
+
+// LiveLayer is one size of a picture.
+type LiveLayer struct {
+	Width   uint32 `json:"width,omitempty"`
+	Height  uint32 `json:"height,omitempty"`
+	Bitrate int    `json:"bitrate"`
+	Alive   bool   `json:"alive"`
+}
