@@ -50,8 +50,10 @@ type Passwords struct {
 	cfg    Config
 	cost   Argon2
 	cores  *semaphore.Weighted
-	dummy  string       // the hash that is checked when there is no user to check
-	hashed atomic.Int64 // how many hashes were made: what tests compare in place of time
+	dummy  string // the hash that is checked when there is no user to check
+	// imported is about accounts whose hash another server made.
+	imported imported
+	hashed   atomic.Int64 // how many hashes were made: what tests compare in place of time
 }
 
 // NewPasswords makes it.
@@ -83,29 +85,46 @@ func (p *Passwords) prefix() string {
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$", argon2.Version, p.cost.MemoryKiB, p.cost.Passes, p.cost.Lanes)
 }
 
-// matches says whether the password makes this hash. It waits for a free core.
-func (p *Passwords) matches(ctx context.Context, hash, password string) (bool, error) {
+// argon2Hash is a stored hash, taken apart.
+type argon2Hash struct {
+	cost      Argon2
+	salt, key []byte
+}
+
+func parseArgon2(hash string) (h argon2Hash, err error) {
 	parts := strings.Split(hash, "$")
 	var version int
-	var cost Argon2
 	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false, errors.New("stored password hash is not argon2id")
+		return h, errors.New("password hash is not argon2id")
 	}
-	if _, err := fmt.Sscanf(parts[2]+" "+parts[3], "v=%d m=%d,t=%d,p=%d", &version, &cost.MemoryKiB, &cost.Passes, &cost.Lanes); err != nil {
-		return false, fmt.Errorf("stored password hash: %w", err)
+	if _, err := fmt.Sscanf(parts[2]+" "+parts[3], "v=%d m=%d,t=%d,p=%d", &version, &h.cost.MemoryKiB, &h.cost.Passes, &h.cost.Lanes); err != nil {
+		return h, fmt.Errorf("password hash: %w", err)
 	}
-	salt, err1 := base64.RawStdEncoding.DecodeString(parts[4])
-	key, err2 := base64.RawStdEncoding.DecodeString(parts[5])
-	if err := errors.Join(err1, err2, cost.validate()); err != nil || version != argon2.Version || len(key) < 16 {
-		return false, fmt.Errorf("stored password hash is damaged: %w", err)
+	var err1, err2 error
+	h.salt, err1 = base64.RawStdEncoding.DecodeString(parts[4])
+	h.key, err2 = base64.RawStdEncoding.DecodeString(parts[5])
+	if err := errors.Join(err1, err2, h.cost.validate()); err != nil || version != argon2.Version || len(h.key) < 16 {
+		return h, fmt.Errorf("password hash is damaged: %w", err)
+	}
+	return h, nil
+}
+
+// matches says whether the password makes this hash. It waits for a free core.
+func (p *Passwords) matches(ctx context.Context, hash, password string) (bool, error) {
+	if isBcrypt(hash) {
+		return p.matchesBcrypt(ctx, hash, password)
+	}
+	stored, err := parseArgon2(hash)
+	if err != nil {
+		return false, fmt.Errorf("stored %w", err)
 	}
 	if err := p.cores.Acquire(ctx, 1); err != nil {
 		return false, err
 	}
 	defer p.cores.Release(1)
 	p.hashed.Add(1)
-	got := argon2.IDKey([]byte(password), salt, cost.Passes, cost.MemoryKiB, cost.Lanes, uint32(len(key)))
-	return subtle.ConstantTimeCompare(got, key) == 1, nil
+	got := argon2.IDKey([]byte(password), stored.salt, stored.cost.Passes, stored.cost.MemoryKiB, stored.cost.Lanes, uint32(len(stored.key)))
+	return subtle.ConstantTimeCompare(got, stored.key) == 1, nil
 }
 
 var errWrongPassword = mautrix.MForbidden.WithMessage("Invalid username or password")
@@ -131,7 +150,11 @@ func (p *Passwords) Check(r *rest.Request, user id.UserID, password string) (*st
 	if err != nil {
 		return nil, err
 	}
-	hash, known := p.dummy, account != nil && !account.Deactivated && account.Password != ""
+	known := account != nil && !account.Deactivated && account.Password != ""
+	hash, err := p.dummyFor(r.Context(), user)
+	if err != nil {
+		return nil, err
+	}
 	if known {
 		hash = account.Password
 	}

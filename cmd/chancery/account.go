@@ -32,6 +32,8 @@ type accountWish struct {
 	// Uses and Lifetime bound a registration token; 0 is no bound.
 	Uses     int64         `json:"uses,omitempty"`
 	Lifetime time.Duration `json:"lifetime,omitempty"`
+	// Lines are accounts to import, one a line as JSON.
+	Lines string `json:"lines,omitempty"`
 }
 
 // keepAccounts does what is wished in a running client API. It returns what the administrator wants to see: the user, or
@@ -48,6 +50,8 @@ func keeper(client *clientapi.Server) keepAccounts {
 		case "password":
 			user, err := client.Accounts().ReplacePassword(ctx, wish.Name, wish.Password)
 			return user.String(), err
+		case "import":
+			return importAccounts(ctx, client, wish.Lines)
 		case "token":
 			return client.Accounts().NewRegistrationToken(ctx, wish.Uses, wish.Lifetime)
 		}
@@ -64,8 +68,9 @@ chancery account [flags] token            make a token with which people registe
 chancery account [flags] tokens           list such tokens
 chancery account [flags] revoke TOKEN     withdraw one
 chancery account export [flags] NAME      write all that this server holds of somebody into a zip archive
+chancery account import [flags] FILE      make accounts that come from another server
 
-Flags stand before the verb, but for export.
+Flags stand before the verb, but for export and import.
 
 `
 
@@ -73,6 +78,9 @@ Flags stand before the verb, but for export.
 func accountCommand(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "export" {
 		return exportCommand(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "import" {
+		return importCommand(ctx, args[1:])
 	}
 	wish, path, err := readWish(args)
 	if err != nil {

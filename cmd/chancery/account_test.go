@@ -1,10 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
 	"maunium.net/go/mautrix"
 )
 
@@ -54,6 +56,7 @@ func TestAccountCommand(t *testing.T) {
 				t.Error("the token is good for a second one, want one only")
 			}
 			tend(t, house.url, name, ask)
+			moveIn(t, house.url, name, ask)
 			for wish, want := range map[accountWish]string{
 				{Do: "create", Name: name, Password: "long enough"}:       "M_USER_IN_USE",
 				{Do: "password", Name: "nobody", Password: "long enough"}: "M_NOT_FOUND",
@@ -67,6 +70,41 @@ func TestAccountCommand(t *testing.T) {
 			}
 		})
 	}
+}
+
+// moveIn imports somebody from another server, who logs in with the password of there.
+func moveIn(t *testing.T, url, name string, ask func(accountWish) (string, error)) {
+	t.Helper()
+	lines := fmt.Sprintf(`{"name":"%[1]s-moved","password_hash":"%[2]s","display_name":"Moved","emails":["%[1]s@example.org"]}
+{"name":"%[1]s"}
+{"name":"%[1]s-slow","password_hash":"$2b$31$%[3]s"}
+{"name":"%[1]s-second","emails":["%[1]s@example.org"]}
+{"nmae":"x"}`, name, bcryptOf(t, "correct horse battery staple"), strings.Repeat("a", 53))
+	var said string
+	err := importFrom(strings.NewReader(lines), func(batch string) (err error) {
+		said, err = ask(accountWish{Do: "import", Lines: batch})
+		return err
+	})
+	if err != nil || !strings.HasSuffix(said, "1 accounts made, 1 there already, 3 failed") {
+		t.Errorf("import: got %q %v", said, err)
+	}
+	for range 2 { // the second time it is our own hash
+		if logIn(t, url, name+"-moved", "correct horse battery staple") == nil {
+			t.Error("who moved in cannot log in with the password of before")
+		}
+	}
+	if logIn(t, url, name+"-moved", "correct horse battery stapler") != nil {
+		t.Error("who moved in logs in with another password")
+	}
+}
+
+func bcryptOf(t *testing.T, password string) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(hash)
 }
 
 // tend tries the verbs that list and end things.
