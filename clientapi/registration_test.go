@@ -2,7 +2,13 @@ package clientapi
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
 	"testing"
+
+	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
 	"chancery/storage"
@@ -66,4 +72,84 @@ func TestPasswordPolicyIsTold(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", path, got, want)
 		}
 	}
+}
+
+// TestNamesComeFromAddresses registers people who do not choose: the second of a name gets a number.
+func TestNamesComeFromAddresses(t *testing.T) {
+	s, box := withMail(t, func(cfg *Config) {
+		cfg.Account.OpenRegistration, cfg.Account.EmailRegistration = false, true
+		cfg.Account.NamesFromEmail, cfg.Account.NameSuffixes = true, []string{"gouv.fr"}
+	})
+	for address, want := range map[string]string{"Anna.Blanc+1@culture.gouv.fr": "Anna Blanc+1 [Culture]", "anna.blanc1@culture.gouv.fr": "Anna Blanc1 [Culture]"} {
+		// Whose name is taken is told to nobody who has not proved an address.
+		s.do("", "GET", v3+"/register/available?username=anna.blanc1-culture.gouv.fr", nil).ok()
+		body := map[string]any{"username": "minister", "password": "password of anna"}
+		flows := s.do("", "POST", v3+"/register", body)
+		sid := s.do("", "POST", v3+"/register/email/requestToken", tokenBody(address, "s", 1)).ok().str("sid")
+		s.press(box.next().link(t))
+		body["auth"] = proofOf(sid, "s", flows.str("session"))
+		user := s.do("", "POST", v3+"/register", body).ok().str("user_id")
+		if user != "@anna.blanc1-culture.gouv.fr:interior" && user != "@anna.blanc1-culture.gouv.fr1:interior" {
+			t.Errorf("%s: got %s", address, user)
+		}
+		if got := strings.ToLower(s.do("", "GET", v3+"/profile/"+user, nil).ok().str("displayname")); got != strings.ToLower(want) {
+			t.Errorf("%s: got the name %q, want %q", address, got, want)
+		}
+	}
+	for _, user := range []id.UserID{"@anna.blanc1-culture.gouv.fr:interior", "@anna.blanc1-culture.gouv.fr1:interior"} {
+		if a, err := s.store.Accounts.ByID(t.Context(), user); err != nil || a == nil {
+			t.Errorf("%s: got %v %v, want both of them", user, a, err)
+		}
+	}
+}
+
+// TestTermsHaveAPage accepts them as a client does that does not know the stage itself.
+func TestTermsHaveAPage(t *testing.T) {
+	cfg := testConfig()
+	cfg.Account.Terms = []account.Terms{
+		{Name: "privacy_policy", Version: "1.2", Languages: map[string]account.TermsText{
+			"en": {Title: "Privacy", URL: "https://interior/privacy"}, "fr": {Title: "Confidentialité", URL: "https://interior/confidentialite"},
+		}},
+		{Name: "conditions", Version: "3", Languages: map[string]account.TermsText{"nl": {Title: "Voorwaarden", URL: "https://interior/voorwaarden"}}},
+	}
+	s := start(t, cfg)
+	body := map[string]any{"username": "alice", "password": "password of alice"}
+	session := s.do("", "POST", v3+"/register", body).str("session")
+	at := s.url + v3 + "/auth/m.login.terms/fallback/web"
+	for lang, want := range map[string][]string{"fr-FR,en;q=0.5": {"Confidentialité", "Voorwaarden", "Accepter", `lang="fr"`}, "de": {"Privacy", "Voorwaarden", "Annehmen"}} {
+		req, err := http.NewRequest("GET", at+"?session="+session, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept-Language", lang)
+		answer, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range want {
+			if !strings.Contains(string(page), word) {
+				t.Errorf("%s: got %s, want %q in it", lang, page, word)
+			}
+		}
+	}
+	body["auth"] = map[string]string{"session": session}
+	if a := s.do("", "POST", v3+"/register", body); a.code != 401 {
+		t.Fatalf("before the terms: got %d %s", a.code, a.body.Raw)
+	}
+	answer, err := http.PostForm(at, url.Values{"session": {session}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := io.ReadAll(answer.Body)
+	answer.Body.Close()
+	if err != nil || answer.StatusCode != 200 || !strings.Contains(string(page), "authDone") {
+		t.Fatalf("accepted: got %d %s %v", answer.StatusCode, page, err)
+	}
+	s.do("", "POST", v3+"/register", body).ok()
+	s.do("", "GET", v3+"/auth/m.login.recaptcha/fallback/web?session="+s.do("", "POST", v3+"/register", map[string]any{}).str("session"), nil).fails(404, "M_UNRECOGNIZED")
 }

@@ -205,6 +205,7 @@ func newUpstream(cfg Config, store *storage.Store, exclusive func(id.UserID) boo
 	}
 	cfg.Upstream.ServerName, cfg.Upstream.PublicURL = cfg.ServerName, cfg.Account.PublicURL
 	cfg.Upstream.EmailDomains, cfg.Upstream.TermsWanted = cfg.Account.EmailDomains, len(cfg.Account.Terms) > 0
+	cfg.Upstream.NameSuffixes = cfg.Account.NameSuffixes
 	return upstream.New(cfg.Upstream, upstream.Deps{Store: store, Client: client, Refuses: func(user id.UserID) bool {
 		return exclusive(user) || cfg.Account.Reserved(user.Localpart())
 	}})
@@ -230,6 +231,12 @@ type CallWish = admin.CallWish
 
 // NewAccount is an account that an administrator makes.
 type NewAccount = account.NewAccount
+
+// Imported is an account that moves here from another server.
+type Imported = account.Imported
+
+// IsTaken says whether an account could not be made since the name is somebody's.
+func IsTaken(err error) bool { return account.IsTaken(err) }
 
 // Accounts makes accounts for administrators.
 func (s *Server) Accounts() *account.Handlers { return s.account }
@@ -271,7 +278,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "GET", Path: "/_chancery/upstream/{provider}/frontchannel", Handler: a.Frontchannel, Limit: rest.LimitGeneral},
 		{Method: "GET", Path: account.LeavePath, Handler: a.LeavePage, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: account.LeavePath, Handler: a.Leave, Limit: rest.LimitGeneral},
-		{Method: "GET", Path: account.LeftPath, Handler: a.LeftPage},
+		{Method: "GET", Path: upstream.LeftPath, Handler: a.LeftPage, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/login", Handler: a.Login, Auth: rest.Optional, Limit: rest.LimitLogin},
 		{Method: "POST", Path: "/_matrix/client/v1/login/get_token", Handler: a.LoginToken, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/refresh", Handler: a.Refresh, Limit: rest.LimitLogin},

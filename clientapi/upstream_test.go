@@ -78,7 +78,7 @@ func signInElsewhere(t *testing.T, change func(cfg *Config, one *upstream.Provid
 		"people": people(),
 		"clients": []map[string]any{{
 			"client_id": "chancery", "client_secret": "secret of chancery", "redirect_uris": []string{own + upstream.CallbackPath("staff")},
-			"post_logout_redirect_uris": []string{own + account.LeftPath},
+			"post_logout_redirect_uris": []string{own + upstream.LeftPath},
 			"backchannel_logout_uri":    ear.URL, "backchannel_logout_session_required": true,
 		}},
 	}

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/account"
+	"chancery/clientapi/upstream"
 )
 
 // TestSSOLeavesBoth signs out here and at the provider, which tells of it by its back channel.
@@ -22,11 +23,11 @@ func TestSSOLeavesBoth(t *testing.T) {
 	ending := s.submit(page, nil)
 	anna.do("GET", v3+"/account/whoami", nil).fails(401, "M_UNKNOWN_TOKEN")
 	asked := mustQuery(t, ending.location)
-	if !strings.HasPrefix(ending.location, e.issuer) || asked.Get("id_token_hint") == "" || asked.Get("post_logout_redirect_uri") != e.url+account.LeftPath {
+	if !strings.HasPrefix(ending.location, e.issuer) || asked.Get("id_token_hint") == "" || asked.Get("post_logout_redirect_uri") != e.url+upstream.LeftPath {
 		t.Fatalf("sent to %s", ending.location)
 	}
 	end := s.submit(s.follow(ending, ""), url.Values{"logout": {"yes"}})
-	if left := s.follow(end, ""); left.at != e.url+account.LeftPath && !strings.HasPrefix(left.at, e.url+account.LeftPath+"?") {
+	if left := s.follow(end, ""); left.at != e.url+upstream.LeftPath && !strings.HasPrefix(left.at, e.url+upstream.LeftPath+"?") {
 		t.Errorf("at the end: got %s", left.at)
 	}
 	// The other browser's session goes on.

@@ -12,10 +12,11 @@ import (
 type UpstreamKind string
 
 const (
-	UpstreamBegun  UpstreamKind = "begun"  // a sign-in that is at the provider now
-	UpstreamDone   UpstreamKind = "done"   // one that came back
-	UpstreamLogin  UpstreamKind = "login"  // the session that a login token belongs to
-	UpstreamLogout UpstreamKind = "logout" // a provider's word that a session ended, not to be heard twice
+	UpstreamBegun   UpstreamKind = "begun"   // a sign-in that is at the provider now
+	UpstreamDone    UpstreamKind = "done"    // one that came back
+	UpstreamLogin   UpstreamKind = "login"   // the session that a login token belongs to
+	UpstreamLeaving UpstreamKind = "leaving" // where a browser goes on that is leaving its provider
+	UpstreamLogout  UpstreamKind = "logout"  // a provider's word that a session ended, not to be heard twice
 )
 
 // UpstreamPass is good once.

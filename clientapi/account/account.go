@@ -82,6 +82,15 @@ type Config struct {
 	TokenLifetime time.Duration `yaml:"token_lifetime"`
 	// IdleTime is how long a session may be unused before it ends. Default 0: for ever.
 	IdleTime time.Duration `yaml:"idle_time"`
+	// NamesFromEmail makes username and display name of the e-mail address with which somebody registers, who then does not
+	// choose: @anna.blanc-example.com and "Anna Blanc [Example]". It needs client.mail. Default false.
+	NamesFromEmail bool `yaml:"names_from_email"`
+	// NameSuffixes are domains of which the label before says whose somebody is, for display names made of e-mail
+	// addresses: with "gouv.fr", somebody at interieur.gouv.fr is [Interieur]. Default none: the label before the last.
+	NameSuffixes []string `yaml:"name_suffixes"`
+	// ImportedPepper is what the server from which accounts were imported put behind each password before it was hashed
+	// (Synapse: password_config.pepper). Default none.
+	ImportedPepper string `yaml:"imported_pepper"`
 	// PasswordHash is the cost of a password's hash.
 	PasswordHash Argon2 `yaml:"password_hash"`
 }

@@ -120,6 +120,11 @@ func (h *Handlers) SignUp(r *rest.Request, who rest.Newcomer) (id.UserID, error)
 	if !slices.ContainsFunc(flows, took) {
 		return "", errRegistrationClosed
 	}
+	if h.cfg.NamesFromEmail && new.address != "" {
+		if who.Name, _, err = h.nameOf(ctx, new.address); err != nil {
+			return "", err
+		}
+	}
 	if who.Name == "" {
 		return "", errMissing.WithMessage("A username is needed")
 	}
@@ -141,7 +146,10 @@ func (h *Handlers) signUp(r *rest.Request, user id.UserID, who rest.Newcomer, ne
 	if err := r.Limits.Take(rest.LimitFailedAddress, r.Address()); err != nil {
 		return "", err
 	}
-	_, err := h.register(r, registerRequest{Username: user.Localpart(), Password: who.Password, InhibitLogin: true}, new)
+	made, err := h.register(r, registerRequest{Username: user.Localpart(), Password: who.Password, InhibitLogin: true}, new)
+	if s, ok := made.(*session); ok {
+		user = s.UserID
+	}
 	if !errors.Is(err, errToken) {
 		r.Limits.Return(rest.LimitFailedAddress, r.Address())
 	}

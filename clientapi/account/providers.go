@@ -15,8 +15,6 @@ const (
 	AcceptPath = "/_chancery/upstream/accept"
 	// LeavePath is the page where somebody signs out here and at the provider.
 	LeavePath = "/_chancery/upstream/logout"
-	// LeftPath is where the provider sends the browser after that.
-	LeftPath = "/_chancery/upstream/loggedout"
 )
 
 // Callback handles GET /_chancery/upstream/{provider}/callback, to which a provider sends the browser back.
@@ -103,7 +101,7 @@ func (h *Handlers) LeavePage(r *rest.Request) (any, error) {
 // end nothing.
 // Spec: OpenID Connect RP-Initiated Logout 1.0, section 2
 func (h *Handlers) Leave(r *rest.Request) (any, error) {
-	to, err := h.upstream.Leave(r.HTTP, LeftPath)
+	to, err := h.upstream.Leave(r.HTTP, "")
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +112,14 @@ func (h *Handlers) Leave(r *rest.Request) (any, error) {
 	return rest.Redirect(to), nil
 }
 
-// LeftPage handles GET /_chancery/upstream/loggedout, where the browser is when both sides have ended.
+// LeftPage handles GET /_chancery/upstream/loggedout, where the browser comes when both sides have ended.
 func (h *Handlers) LeftPage(r *rest.Request) (any, error) {
+	back, err := h.upstream.Left(r.HTTP, r.Query("state"))
+	if err != nil {
+		return nil, err
+	}
+	if back != "" {
+		return rest.Redirect(back), nil
+	}
 	return ssoPage{Kind: "left"}.show(r, http.StatusOK)
 }

@@ -53,6 +53,9 @@ func (h *Handlers) Available(r *rest.Request) (any, error) {
 	if len(flows) == 0 {
 		return nil, errRegistrationClosed
 	}
+	if h.givesNames(flows) { // whose account there is, is nobody's business before the address is proved
+		return map[string]bool{"available": true}, nil
+	}
 	user, err := h.newUser(r.Context(), r.Query("username"))
 	if err == nil {
 		err = h.mayChoose(user.Localpart())
@@ -99,6 +102,9 @@ func (h *Handlers) registerStranger(r *rest.Request, body registerRequest) (any,
 	}
 	if len(flows) == 0 {
 		return nil, errRegistrationClosed
+	}
+	if h.givesNames(flows) {
+		body.Username = ""
 	}
 	if body.Username != "" {
 		user, err := h.newUser(r.Context(), body.Username)
@@ -162,6 +168,12 @@ type newcomer struct {
 
 // register makes the account, its profile and its first session, all in one commit.
 func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer) (any, error) {
+	if h.cfg.NamesFromEmail && who.address != "" {
+		var err error
+		if body.Username, who.displayName, err = h.nameOf(r.Context(), who.address); err != nil {
+			return nil, err
+		}
+	}
 	user, err := h.newUser(r.Context(), body.Username)
 	if err != nil {
 		return nil, err

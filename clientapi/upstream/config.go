@@ -19,6 +19,8 @@ type Config struct {
 	PublicURL string `yaml:"-"`
 	// EmailDomains are the domains whose addresses may register. clientapi fills it in, from client.account.
 	EmailDomains policy.EmailDomains `yaml:"-"`
+	// NameSuffixes are for display names made of e-mail addresses. clientapi fills it in, from client.account.
+	NameSuffixes []string `yaml:"-"`
 	// TermsWanted says that there are documents to accept before an account is made. clientapi fills it in, from client.account.
 	TermsWanted bool `yaml:"-"`
 
@@ -28,9 +30,6 @@ type Config struct {
 	// asked: each is like "https://element.example.org/" (all beneath it), or "io.element.desktop:" (an app's own scheme).
 	// Default none: everybody is asked, with the name of the place.
 	TrustedClients []string `yaml:"trusted_clients"`
-	// NameSuffixes are domains of which the label before says whose somebody is, for display names made of e-mail
-	// addresses ("gouv.fr"). Default none.
-	NameSuffixes []string `yaml:"name_suffixes"`
 	// Providers are the identity providers (OpenID Connect), in the order of their buttons: each with an id, a name, the
 	// issuer, client_id and client_secret, and more where it needs more (docs/operators.md has a table). Default none.
 	Providers []ProviderConfig `yaml:"providers"`

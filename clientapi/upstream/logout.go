@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/http"
 	"net/url"
@@ -130,28 +131,45 @@ func (p *Providers) Current(r *http.Request) (*storage.UpstreamSession, error) {
 	return p.store.Upstream.Newest(r.Context(), cookieOf(r))
 }
 
-// Leave ends this browser's session, all devices that came of it, and gives the URL where the provider ends its own; the
-// provider sends the browser on to back, a path of this server that it has to know. Empty: there is no such URL, and
-// nothing more to do.
+// Leave ends this browser's session, all devices that came of it, and gives the URL where the provider ends its own. From
+// there the browser comes to LeftPath, where Left tells where it goes on: to back, a path of this server. Empty: there is no
+// such URL, and nothing more to do.
 // Spec: OpenID Connect RP-Initiated Logout 1.0, section 2
 func (p *Providers) Leave(r *http.Request, back string) (string, error) {
 	session, err := p.Current(r)
 	if err != nil || session == nil {
 		return "", err
 	}
+	state := rand.Text()
 	err = p.store.Do(r.Context(), func(ctx context.Context) error {
-		_, err := p.store.Upstream.End(ctx, session)
+		if _, err := p.store.Upstream.End(ctx, session); err != nil {
+			return err
+		}
+		_, err := p.store.Upstream.PutPass(ctx, storage.UpstreamPass{
+			Kind: storage.UpstreamLeaving, Secret: state, Browser: cookieOf(r), Content: []byte(back), Expires: p.now().Add(doneAge),
+		})
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
 	logouts.WithLabelValues("leave").Inc()
-	return p.endSession(r.Context(), session, back)
+	return p.endSession(r.Context(), session, state)
+}
+
+// Left is where a browser goes on that a provider has sent to LeftPath with this state; empty where nothing was said, or
+// by another browser.
+func (p *Providers) Left(r *http.Request, state string) (back string, err error) {
+	err = p.store.Do(r.Context(), func(ctx context.Context) error {
+		raw, err := p.store.Upstream.TakePass(ctx, storage.UpstreamLeaving, state, cookieOf(r))
+		back = string(raw)
+		return err
+	})
+	return back, err
 }
 
 // endSession is the URL where a provider ends a session; empty where it offers none, or cannot be reached.
-func (p *Providers) endSession(ctx context.Context, session *storage.UpstreamSession, back string) (string, error) {
+func (p *Providers) endSession(ctx context.Context, session *storage.UpstreamSession, state string) (string, error) {
 	one := p.provider(session.Provider)
 	if one == nil {
 		return "", nil
@@ -171,14 +189,8 @@ func (p *Providers) endSession(ctx context.Context, session *storage.UpstreamSes
 	if session.IDToken != "" {
 		query.Set("id_token_hint", session.IDToken)
 	}
-	query.Set("post_logout_redirect_uri", p.cfg.PublicURL+back)
-	query.Set("state", newVerifier())
+	query.Set("post_logout_redirect_uri", p.cfg.PublicURL+LeftPath)
+	query.Set("state", state)
 	to.RawQuery = query.Encode()
 	return to.String(), nil
-}
-
-// LogoutURL is where a browser goes to end the provider's session from which a device came; empty if there is none, or
-// the provider offers none. It ends nothing here.
-func (p *Providers) LogoutURL(ctx context.Context, session *storage.UpstreamSession, back string) (string, error) {
-	return p.endSession(ctx, session, back)
 }

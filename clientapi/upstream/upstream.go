@@ -95,6 +95,9 @@ func New(cfg Config, deps Deps) (*Providers, error) {
 // CallbackPath is where a provider sends browsers back to.
 func CallbackPath(provider string) string { return "/_chancery/upstream/" + provider + "/callback" }
 
+// LeftPath is where a provider sends browsers that have left it: the one address for it that the provider has to know.
+const LeftPath = "/_chancery/upstream/loggedout"
+
 // Info is what people see of a provider.
 type Info struct {
 	ID    string `json:"id"`

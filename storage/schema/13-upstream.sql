@@ -4,7 +4,7 @@
 -- login token belongs to. Of the secrets only the SHA-256 is kept.
 CREATE TABLE upstream_passes (
     hash    bytea  PRIMARY KEY,
-    -- begun, done, login, logout
+    -- begun, done, login, leaving, logout
     kind    TEXT   NOT NULL,
     -- the SHA-256 of the secret in the cookie of the browser that alone may use it; empty: whoever has the secret
     browser bytea  NOT NULL,
