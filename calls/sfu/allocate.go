@@ -31,7 +31,7 @@ func (d *demand) rate(i int) int {
 
 const (
 	upgradeShare = 0.93 // of the budget may be used to go up: a line that is full to the brim makes layers flutter
-	starving     = 0.6  // below this share of what the least step needs, a track stops even for clients that know no pause
+	starving     = 0.45 // below this share of what the least step needs, a track stops even for clients that know no pause
 )
 
 // allocate shares the budget out over the tracks: first everybody gets the least, the more important ones before the

@@ -63,7 +63,7 @@ func (a *arrivals) BindRemoteStream(info *interceptor.StreamInfo, next intercept
 	return interceptor.RTPReaderFunc(func(b []byte, attr interceptor.Attributes) (int, interceptor.Attributes, error) {
 		n, attr, err := next.Read(b, attr)
 		if err == nil {
-			a.note(s, b[:n])
+			a.note(s, b[:n], time.Now())
 		}
 		return n, attr, err
 	})
@@ -87,12 +87,18 @@ func (a *arrivals) Close() error {
 	return nil
 }
 
-func (a *arrivals) note(s *arriving, b []byte) {
+// stream is what is noted of an SSRC, or nil.
+func (a *arrivals) stream(ssrc uint32) *arriving {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.streams[ssrc]
+}
+
+func (a *arrivals) note(s *arriving, b []byte, now time.Time) {
 	h, ok := packet.ParseHeader(b)
 	if !ok {
 		return
 	}
-	now := time.Now()
 	ext := h.Extension(b, s.transportID)
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -21,6 +21,7 @@ type estimate struct {
 	grown   int64
 	heard   int64 // when the newest feedback came
 	calm    int64 // since when the line has shown no congestion; 0: it does
+	dense   int64 // until then every packet is numbered, though the line is open
 
 	probe probe
 }
@@ -39,6 +40,7 @@ const (
 	ackWindow50 = 50_000
 
 	queueOpen    = 100_000 // waiting that says that an open line is narrow
+	queueSuspect = 40_000  // and that deserves a closer look
 	queueBounded = 60_000
 	queueDrain   = 150_000 // beyond which less is sent until it has drained
 	queueProbe   = 400_000 // what a probe may cause before it counts as congestion
@@ -69,6 +71,21 @@ func (e *estimate) note(seq uint16, size int, at int64, probe bool) {
 	}
 	e.sent[seq%sentPackets] = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
 }
+
+// wants says whether a packet is to be numbered. Each number costs feedback: on an open line that has been calm a part of
+// the packets tells enough, and the first suspicion brings back the rest.
+func (e *estimate) wants(at int64) bool {
+	return e.bounded || at < e.dense || at/sampleSlot%samplePart == 0
+}
+
+// watch lets every packet be numbered for a while.
+func (e *estimate) watch(at int64) { e.dense = max(e.dense, at+watchFor) }
+
+const (
+	sampleSlot = 100_000
+	samplePart = 4
+	watchFor   = 2_000_000
+)
 
 const noDelay = int64(1) << 62
 
@@ -133,6 +150,14 @@ func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
 	}
 	since := min(now-e.heard, 1_000_000)
 	e.heard = now
+	if !e.bounded && (e.queued > queueSuspect || share > lossNarrow) {
+		if now >= e.dense { // what arrived was counted in part
+			e.window, e.oldest, e.bad = [ackWindows]ackWindow{}, 0, 0
+			e.watch(now)
+			return false
+		}
+		e.watch(now)
+	}
 	if e.congested() {
 		e.calm = 0
 		return e.narrow(now)
@@ -154,8 +179,8 @@ func (e *estimate) congested() bool {
 	}
 	if e.probe.running() || e.heard < e.probe.quiet {
 		limit = queueProbe
-		if e.queued > queueBounded || e.loss > lossNarrow {
-			e.probe.failed = true
+		if e.queued > queueOpen || e.loss > lossNarrow {
+			e.probe.failed = true // enough was sent to know: what arrived of it tells
 		}
 	}
 	return e.queued > limit || e.loss > lossNarrow
@@ -230,7 +255,7 @@ type probe struct {
 	rate    int // bits per second, 0: none
 	until   int64
 	quiet   int64 // until then its queue counts for nothing
-	failed  bool
+	failed  bool  // no more padding is sent
 	first   int64 // arrivals on the receiver's clock
 	last    int64
 	bits    int // after the first
@@ -269,13 +294,13 @@ func (p *probe) heard(at int64, bits int) {
 
 // end judges a probe that is over: what it has proved, 0 for nothing. The next comes soon after success.
 func (p *probe) end(now int64, acked int) (proved int) {
-	rate, failed := p.rate, p.failed
+	rate := p.rate
 	p.rate = 0
 	measured := acked
 	if d := p.last - p.first; d > 0 {
 		measured = max(measured, int(int64(p.bits)*1_000_000/d))
 	}
-	if failed || float64(measured) < probeProof*float64(rate) {
+	if float64(measured) < probeProof*float64(rate) {
 		p.backoff = min(max(p.backoff*3/2, probeLeast), probeMost)
 		p.next, p.bold = now+p.backoff, false
 		return 0

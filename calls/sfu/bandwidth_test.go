@@ -122,6 +122,11 @@ func (d *drive) run(length time.Duration, each func(second float64)) {
 }
 
 func (d *drive) packet(size int, probe bool) {
+	if !d.link.estimate.wants(d.now) {
+		d.road.send(0, size, d.now)
+		d.road.pending = d.road.pending[:len(d.road.pending)-1] // nobody tells of it
+		return
+	}
 	d.link.next++
 	d.seq = d.link.next
 	d.link.estimate.note(d.seq, size, d.now, probe)

@@ -71,7 +71,12 @@ func newDownlink(e *Engine, peer Uplink, in *incoming, cfg LinkConfig) *Downlink
 }
 
 // Ready opens the road when the subscriber's transport is connected. Until then media are not forwarded.
-func (l *Downlink) Ready() { l.ready.Store(true) }
+func (l *Downlink) Ready() {
+	l.line.Lock()
+	l.estimate.watch(l.micros(time.Now()))
+	l.line.Unlock()
+	l.ready.Store(true)
+}
 
 // Close ends Run.
 func (l *Downlink) Close() { l.once.Do(func() { close(l.done) }) }
@@ -112,15 +117,17 @@ func (l *Downlink) wake() {
 
 func (l *Downlink) micros(now time.Time) int64 { return now.Sub(l.began).Microseconds() }
 
-// number takes the next transport-wide number for a packet.
-func (l *Downlink) number(payload int, probe bool) uint16 {
+// number takes the next transport-wide number for a packet, if it is to have one.
+func (l *Downlink) number(payload int, probe bool) (seq uint16, ok bool) {
 	at := l.micros(time.Now())
 	l.line.Lock()
-	l.next++
-	seq := l.next
-	l.estimate.note(seq, payload+packetOverhead, at, probe)
+	if ok = probe || l.estimate.wants(at); ok {
+		l.next++
+		seq = l.next
+		l.estimate.note(seq, payload+packetOverhead, at, probe)
+	}
 	l.line.Unlock()
-	return seq
+	return seq, ok
 }
 
 // mayRepair says whether the line has room to send a packet again.
@@ -154,6 +161,9 @@ func (l *Downlink) attach(t *DownTrack) {
 	l.mu.Lock()
 	l.tracks = append(l.tracks, t)
 	l.mu.Unlock()
+	l.line.Lock()
+	l.estimate.watch(l.micros(time.Now()))
+	l.line.Unlock()
 	l.wake()
 }
 

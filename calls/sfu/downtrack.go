@@ -430,7 +430,11 @@ func (d *DownTrack) stamp(b *binding, payload int, probe bool) {
 	if b.numbers == nil {
 		return
 	}
-	binary.BigEndian.PutUint16(d.number[:], d.link.number(payload, probe))
+	seq, ok := d.link.number(payload, probe)
+	if !ok {
+		return
+	}
+	binary.BigEndian.PutUint16(d.number[:], seq)
 	d.header.Extension, d.header.ExtensionProfile, d.header.Extensions = true, rtp.ExtensionProfileOneByte, b.numbers
 }
 

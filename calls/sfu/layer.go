@@ -2,6 +2,7 @@ package sfu
 
 import (
 	"encoding/binary"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,7 +36,9 @@ type Layer struct {
 	levels, loud atomic.Uint32
 	loudest      atomic.Uint32
 
-	// owned by run
+	remote atomic.Pointer[webrtc.TrackRemote] // while its repair stream is not known
+
+	reading sync.Mutex // guards what follows; two meet here only while the layer begins
 	in      Packet
 	unwrap  packet.Unwrapper
 	missing missing
@@ -93,15 +96,34 @@ func newLayer(u *UpTrack, index int, ssrc uint32, codec webrtc.RTPCodecCapabilit
 	return l
 }
 
-// run reads until Pion's receiver stops.
+// run reads what came before the layer was known, and ends with Pion's receiver. What comes later comes by rtpStream.
 func (l *Layer) run(remote *webrtc.TrackRemote) {
+	l.track.in.give(l.ssrc, l, false)
+	l.giveRepairs(remote)
 	buf := make([]byte, receiveMTU)
 	for {
 		n, _, err := remote.Read(buf)
 		if err != nil {
 			return
 		}
+		l.reading.Lock()
 		l.receive(buf[:n], time.Now())
+		l.reading.Unlock()
+	}
+}
+
+// giveRepairs finds the layer's repair stream; of a simulcast layer it is known only when its first packet has come.
+func (l *Layer) giveRepairs(remote *webrtc.TrackRemote) {
+	if ssrc := uint32(remote.RtxSSRC()); ssrc != 0 && l.track.in.give(ssrc, l, true) {
+		return
+	}
+	l.remote.Store(remote)
+}
+
+// lookForRepairs is giveRepairs again, now and then.
+func (l *Layer) lookForRepairs() {
+	if remote := l.remote.Swap(nil); remote != nil {
+		l.giveRepairs(remote)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/interceptor"
@@ -28,7 +29,7 @@ func (e *Engine) NewPeer() (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &incoming{arrivals: newArrivals(), layers: map[uint32]*Layer{}, downs: map[uint32]*DownTrack{}}
+	in := newIncoming()
 	settings := e.settings
 	settings.BufferFactory = in.buffer
 	registry := &interceptor.Registry{}
@@ -40,6 +41,7 @@ func (e *Engine) NewPeer() (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
+	in.excess = func() { _ = pc.Close() } // its participant leaves with it
 	return &Peer{PeerConnection: pc, engine: e, in: in}, nil
 }
 
@@ -57,9 +59,17 @@ func (p *Peer) NewDownlink(cfg LinkConfig) *Downlink {
 type incoming struct {
 	arrivals *arrivals
 
+	excess  func()       // is called for a peer that speaks of too many streams
+	streams atomic.Int32 // how many it has spoken of
+
 	mu     sync.RWMutex // guards the maps; held for a look
 	layers map[uint32]*Layer
 	downs  map[uint32]*DownTrack
+	rtp    map[uint32]*rtpStream
+}
+
+func newIncoming() *incoming {
+	return &incoming{arrivals: newArrivals(), layers: map[uint32]*Layer{}, downs: map[uint32]*DownTrack{}, rtp: map[uint32]*rtpStream{}}
 }
 
 // NewInterceptor gives Pion the only interceptor of this peer.
@@ -111,17 +121,40 @@ func (in *incoming) find(ssrc uint32) (*Layer, *DownTrack) {
 	return in.layers[ssrc], in.downs[ssrc]
 }
 
-// streamBuffer bounds what may wait to be read of one RTP stream.
-const streamBuffer = 256 << 10
+const (
+	streamBuffer = 256 << 10 // may wait to be read of one RTP stream
+	maxStreams   = 4096      // that a peer may ever speak of: a call of hundreds, many times over
+)
 
 // buffer is Pion's: one for each SSRC that RTP or RTCP speaks of.
 func (in *incoming) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteCloser {
+	if in.streams.Add(1) == maxStreams+1 {
+		go in.excess()
+	}
 	if kind == packetio.RTCPBufferPacket {
 		return &rtcpStream{in: in, ssrc: ssrc, closed: make(chan struct{})}
 	}
-	b := packetio.NewBuffer()
-	b.SetLimitSize(streamBuffer)
-	return b
+	s := &rtpStream{Buffer: packetio.NewBuffer(), in: in, ssrc: ssrc}
+	s.SetLimitSize(streamBuffer)
+	in.mu.Lock()
+	in.rtp[ssrc] = s
+	in.mu.Unlock()
+	return s
+}
+
+// give lets the packets of an SSRC go to l at once. It is false while Pion has not heard of the SSRC.
+func (in *incoming) give(ssrc uint32, l *Layer, repair bool) bool {
+	if in == nil {
+		return true
+	}
+	in.mu.RLock()
+	s := in.rtp[ssrc]
+	in.mu.RUnlock()
+	if s == nil || repair && in.arrivals.stream(ssrc) == nil {
+		return false
+	}
+	s.give(l, repair)
+	return true
 }
 
 // rtcpStream takes the compounds that speak of one SSRC. Nobody reads it.

@@ -37,7 +37,7 @@ type UpTrack struct {
 	ctx      context.Context // of the track's life: feedback and layers end with it
 	cancel   context.CancelFunc
 	feedback chan rtcp.Packet
-	layered  chan struct{} // there are several layers to watch
+	layered  chan struct{} // there are layers to watch, or a repair stream to find
 	running  sync.WaitGroup
 	budgets  []*Budget   // that its packets are counted against; set before the first layer
 	silent   atomic.Bool // what comes is not handed on
@@ -90,7 +90,7 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 		}
 	}
 	u.layers[index].Store(l)
-	if remote.RID() != "" {
+	if u.video && (remote.RID() != "" || !remote.HasRTX()) {
 		select {
 		case u.layered <- struct{}{}:
 		default:
@@ -215,6 +215,7 @@ func (u *UpTrack) checkLayers(now int64) (changed bool) {
 		if l == nil {
 			continue
 		}
+		l.lookForRepairs()
 		last := l.lastPacket.Load()
 		alive := last != 0 && (now-last < layerSilent.Milliseconds() || newest-last < layerSilent.Milliseconds())
 		if l.alive.Swap(alive) != alive {

@@ -1,0 +1,169 @@
+package sfu
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/pion/rtcp"
+	"github.com/pion/transport/v4/packetio"
+
+	"chancery/calls/packet"
+)
+
+// A publisher that answers no rule: bad padding, lengths that lie, versions that are none. Nothing is forwarded of it, and
+// what is good goes on.
+func TestBadPacketsAreLeftOut(t *testing.T) {
+	s, v := newStage(t, 1), &stream{seq: 1}
+	s.feed(t, 0, v.frame(true, 0, 2)...)
+	good := len(s.out.packets)
+	now := time.Now()
+	for _, b := range [][]byte{
+		nil, {0x80}, make([]byte, 12),
+		{0xa0, 96, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0},                         // padding of none
+		{0xa0, 96, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 255},                       // more padding than packet
+		{0x8f, 96, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1},                         // fifteen sources, none there
+		{0x90, 96, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0xde, 0xff, 0xff, 1}, // an extension beyond the end
+	} {
+		s.layers[0].receive(b, now)
+	}
+	for range 10_000 {
+		b := make([]byte, rand.IntN(60))
+		for i := range b {
+			b[i] = byte(rand.Uint32())
+		}
+		if len(b) > 3 {
+			b[2], b[3] = 0, 1 // an old number: what happens to be good RTP is a repetition
+		}
+		s.layers[0].receive(b, now)
+	}
+	if got := len(s.out.packets); got != good {
+		t.Errorf("got %d packets of nonsense", got-good)
+	}
+	s.feed(t, 0, v.frame(false, 0, 2)...)
+	if got := len(s.out.packets); got != good+2 {
+		t.Errorf("afterwards: got %d good packets, want 2", got-good)
+	}
+}
+
+// Key frames are asked of a publisher at most so often, however many subscribers ask.
+func TestAStormOfKeyFrameRequests(t *testing.T) {
+	s, v := newStage(t, 2), [2]stream{}
+	for i := range v {
+		s.feed(t, i, v[i].frame(true, 0, 1)...)
+	}
+	for range 5000 {
+		s.down.feedback(&rtcp.PictureLossIndication{MediaSSRC: 7}, 7, nil)
+		s.down.feedback(&rtcp.FullIntraRequest{MediaSSRC: 7, FIR: []rtcp.FIREntry{{SSRC: 7}}}, 7, nil)
+	}
+	for i := range v {
+		if got := s.layers[i].numbers().KeyAsks; got > 2 {
+			t.Errorf("layer %d: got %d requests to the publisher in a moment, want at most 2", i, got)
+		}
+	}
+	if got := s.down.Numbers().KeyAsks; got != 10_000 {
+		t.Errorf("got %d counted, want 10000", got)
+	}
+}
+
+// A subscriber that asks for everything again and again gets each packet a few times, and on a narrow line less.
+func TestAStormOfNacks(t *testing.T) {
+	s, v := newStage(t, 1), &stream{seq: 10}
+	s.feed(t, 0, v.frame(true, 0, 50)...)
+	sent := len(s.out.packets)
+	all := &rtcp.TransportLayerNack{}
+	for i := range 20 {
+		all.Nacks = append(all.Nacks, rtcp.NackPair{PacketID: s.out.packets[0].SequenceNumber + uint16(17*i), LostPackets: 0xffff})
+	}
+	buf := make([]byte, receiveMTU+2)
+	for range 2000 {
+		s.down.feedback(all, 7, buf)
+	}
+	if got := len(s.out.packets) - sent; got < 50 || got > 50*maxRepairs {
+		t.Errorf("got %d repairs of 50 packets, want each at most %d times", got, maxRepairs)
+	}
+	s.link.estimate.bounded, s.link.repairs = true, 100
+	s.down.repaired = nil
+	before := len(s.out.packets)
+	s.down.feedback(all, 7, buf)
+	if got := len(s.out.packets) - before; got*9 > 100 {
+		t.Errorf("on a narrow line: got %d repairs of 9 bytes, want no more than 100 bytes", got)
+	}
+}
+
+// Feedback on packets that were never sent, or long ago, changes nothing.
+func TestFeedbackThatLies(t *testing.T) {
+	s := newStage(t, 1)
+	for range 100_000 {
+		body := make([]byte, 16+rand.IntN(40))
+		for i := range body {
+			body[i] = byte(rand.Uint32())
+		}
+		s.link.transportFeedback(body)
+	}
+	if n := s.link.Numbers(); n.Bounded {
+		t.Errorf("got %+v", n)
+	}
+}
+
+// RTCP for streams that nobody has is dropped, and costs a bounded number of places.
+func TestUnknownStreams(t *testing.T) {
+	closed := make(chan struct{}, 1)
+	in := newIncoming()
+	in.excess = func() { closed <- struct{}{} }
+	raw, err := rtcp.Marshal([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 5}, &rtcp.SenderReport{SSRC: 5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ssrc := range uint32(maxStreams + 1) {
+		b := in.buffer(packetio.RTCPBufferPacket, ssrc)
+		if _, err := b.Write(raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-closed:
+	case <-time.After(5 * time.Second):
+		t.Errorf("a peer that speaks of %d streams was kept", maxStreams+1)
+	}
+}
+
+// FuzzIncomingRTCP gives a peer's RTCP to the one who handles it as it comes.
+func FuzzIncomingRTCP(f *testing.F) {
+	for _, p := range []rtcp.Packet{
+		&rtcp.PictureLossIndication{MediaSSRC: 7}, &rtcp.FullIntraRequest{FIR: []rtcp.FIREntry{{SSRC: 7}}},
+		&rtcp.TransportLayerNack{MediaSSRC: 7, Nacks: []rtcp.NackPair{{PacketID: 1, LostPackets: 3}}},
+		&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 7, FractionLost: 9}}}, &rtcp.SenderReport{SSRC: 7},
+	} {
+		if b, err := p.Marshal(); err == nil {
+			f.Add(b)
+		}
+	}
+	s := newStage(f, 1)
+	in := newIncoming()
+	in.layers[7], in.downs[7] = s.layers[0], s.down
+	stream := in.buffer(packetio.RTCPBufferPacket, 7)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n, err := stream.Write(b); err != nil || n != len(b) {
+			t.Errorf("got %d, %v", n, err)
+		}
+	})
+}
+
+// FuzzReceive gives a publisher's RTP to a layer of each codec.
+func FuzzReceive(f *testing.F) {
+	v := &stream{seq: 1}
+	for _, p := range v.frame(true, 0, 2) {
+		if b, err := p.Marshal(); err == nil {
+			f.Add(b)
+		}
+	}
+	s := newStage(f, 1)
+	s.out.keep = false
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, codec := range []packet.Codec{packet.VP8, packet.VP9, packet.H264, packet.AV1, packet.Audio} {
+			s.layers[0].codec, s.layers[0].counted = codec, 0
+			s.layers[0].receive(b, time.Now())
+		}
+	})
+}
