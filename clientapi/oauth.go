@@ -59,6 +59,7 @@ func (s *Server) oauthRoutes() []rest.Route {
 		{Method: "GET", Path: oauth.LinkPath, Handler: o.LinkPage, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: oauth.LinkPath, Handler: o.Link, MaxBody: small},
 		{Method: "GET", Path: oauth.AccountPath, Handler: o.Account, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: oauth.AccountPath + "/{$}", Handler: o.Account, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: oauth.AccountActionPath, Handler: o.ChangeAccount, MaxBody: small, Timeout: 2 * time.Minute},
 
 		// Meeting places of two devices.

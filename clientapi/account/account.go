@@ -1,7 +1,8 @@
 // Package account is what users do with their account and its devices: register, log in, refresh and log out, change
 // the password or close the account, profile, private notes and tags, devices, OpenID tokens.
 //
-// It owns the rows of accounts, tokens, devices, profiles and account data, and nobody else writes them. To keep:
+// It owns the rows of accounts, tokens, devices, profiles and account data, and nobody else writes them, but for clientapi/oauth, which
+// opens and ends sessions too. To keep:
 //
 //   - a password is hashed outside any transaction, at most as many at once as there are cores, and never for nothing:
 //     the buckets of failed attempts are asked first;

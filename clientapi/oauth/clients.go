@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -60,6 +61,12 @@ func (h *Handlers) registerClient(r *rest.Request) (any, error) {
 	}
 	sum := sha256.Sum256(metadata)
 	c.ID = base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:20])
+	if known, err := h.store.OAuth.Client(r.Context(), c.ID); err != nil || known == nil {
+		// Only new descriptions are counted: a whole office may sign in with the same app.
+		if err := errors.Join(err, r.Limits.Take(rest.LimitRegister, r.Address())); err != nil {
+			return nil, err
+		}
+	}
 	err = h.store.Do(r.Context(), func(ctx context.Context) error { return h.store.OAuth.PutClient(ctx, c.ID, metadata) })
 	return rest.Status{Code: http.StatusCreated, Body: c}, err
 }

@@ -100,6 +100,7 @@ func (h *Handlers) SignIn(r *rest.Request) (any, error) {
 		return h.trouble(p, err)
 	}
 	user, err := h.accounts.SignIn(r, p.Typed, values.Get("password"))
+	count("signin", err)
 	if err != nil {
 		return h.trouble(p, err)
 	}
@@ -278,6 +279,7 @@ func (h *Handlers) SignUp(r *rest.Request) (any, error) {
 	user, err := h.register.SignUp(r, rest.Newcomer{
 		Name: p.Typed, Password: values.Get("password"), Token: p.TokenText, SID: p.SID, Secret: p.Secret, Terms: values.Get("terms") != "",
 	})
+	count("signup", err)
 	if err != nil {
 		return h.trouble(p, err)
 	}

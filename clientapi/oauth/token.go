@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/rest"
@@ -32,6 +33,7 @@ type tokens struct {
 func (h *Handlers) Token(r *rest.Request) (any, error) {
 	r.Header().Set("Pragma", "no-cache")
 	value, err := h.token(r)
+	count("token", err)
 	var f *failure
 	if errors.As(err, &f) && (f.Code == invalidGrant || f.Code == invalidClient) {
 		// Guesses are counted; who is right pays nothing, however many share an address.
@@ -122,8 +124,9 @@ func (h *Handlers) tradeCode(r *rest.Request, c *client, values url.Values) (any
 	}
 	var refused error
 	var given *tokens
+	stolen := false
 	err := h.store.Do(r.Context(), func(ctx context.Context) error {
-		refused, given = nil, nil
+		refused, given, stolen = nil, nil, false
 		known, err := h.store.OAuth.Code(ctx, code)
 		if err != nil {
 			return err
@@ -132,7 +135,7 @@ func (h *Handlers) tradeCode(r *rest.Request, c *client, values url.Values) (any
 		case known == nil || known.ClientID != c.ID:
 			refused = fail(invalidGrant, "This code is not known")
 		case known.Used:
-			refused = fail(invalidGrant, "This code was used already: the session that came of it is over")
+			refused, stolen = fail(invalidGrant, "This code was used already: the session that came of it is over"), true
 			return h.store.Devices.End(ctx, known.UserID, known.DeviceID)
 		case !h.now().Before(known.Expires):
 			refused = fail(invalidGrant, "This code is too old")
@@ -155,6 +158,10 @@ func (h *Handlers) tradeCode(r *rest.Request, c *client, values url.Values) (any
 		pair, given = h.pair(c, known.Scope)
 		return h.open(ctx, r, c, storage.Browser{UserID: known.UserID, Upstream: known.Upstream}, known.DeviceID, pair)
 	})
+	if stolen && err == nil {
+		reused.Inc()
+		zerolog.Ctx(r.Context()).Warn().Str("client_id", c.ID).Str("grant", values.Get("grant_type")).Msg("Something good once came twice: the session is ended")
+	}
 	if err := errors.Join(err, refused); err != nil {
 		return nil, err
 	}
@@ -185,8 +192,9 @@ func (h *Handlers) refresh(r *rest.Request, c *client, values url.Values) (any, 
 	}
 	var refused error
 	var given *tokens
+	stolen := false
 	err := h.store.Do(r.Context(), func(ctx context.Context) error {
-		refused, given = nil, nil
+		refused, given, stolen = nil, nil, false
 		g, err := h.store.Tokens.GivenToRefresh(ctx, old)
 		if err != nil {
 			return err
@@ -196,7 +204,7 @@ func (h *Handlers) refresh(r *rest.Request, c *client, values url.Values) (any, 
 			refused = fail(invalidGrant, "This refresh token is not known")
 			return nil
 		case g.Spent:
-			refused = fail(invalidGrant, "This refresh token was used already: the session is over")
+			refused, stolen = fail(invalidGrant, "This refresh token was used already: the session is over"), true
 			return h.store.Devices.End(ctx, g.UserID, g.DeviceID)
 		case h.cfg.RefreshLifetime > 0 && h.now().Sub(g.Created) > h.cfg.RefreshLifetime:
 			refused = fail(invalidGrant, "This refresh token is too old")
@@ -214,6 +222,10 @@ func (h *Handlers) refresh(r *rest.Request, c *client, values url.Values) (any, 
 		}
 		return err
 	})
+	if stolen && err == nil {
+		reused.Inc()
+		zerolog.Ctx(r.Context()).Warn().Str("client_id", c.ID).Str("grant", values.Get("grant_type")).Msg("Something good once came twice: the session is ended")
+	}
 	if err := errors.Join(err, refused); err != nil {
 		return nil, err
 	}

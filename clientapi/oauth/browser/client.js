@@ -2,10 +2,14 @@
 // Everything OAuth is matrix-js-sdk's.
 
 import { OAuth2, isValidAuthMetadata } from "matrix-js-sdk/lib/oauth/index.js";
+import { createClient } from "matrix-js-sdk/lib/matrix.js";
+import { MSC4108SecureChannel } from "matrix-js-sdk/lib/rendezvous/channels/index.js";
+import { MSC4108SignInWithQR } from "matrix-js-sdk/lib/rendezvous/MSC4108SignInWithQR.js";
 import { MSC4108RendezvousSession } from "matrix-js-sdk/lib/rendezvous/transports/index.js";
+import { initAsync, QrCodeData } from "@matrix-org/matrix-sdk-crypto-wasm";
 
 const redirect = `${location.origin}/callback`;
-let meeting;
+let meeting, qr;
 
 async function discover(base) {
   const metadata = await (await fetch(`${base}/_matrix/client/v1/auth_metadata`)).json();
@@ -64,6 +68,45 @@ window.app = {
     return window.grant;
   },
   linked: () => window.device.waitForDeviceAuthorizationGrant(window.grant),
+
+  // Sign-in by a QR code. show is the device that is in: it opens a meeting place and shows the code, here as its bytes.
+  async show(base, accessToken, userId) {
+    await initAsync("/crypto.wasm");
+    const client = createClient({ baseUrl: base, accessToken, userId });
+    client.getCrypto = () => ({ exportSecretsBundle: async () => ({ cross_signing: { master_key: "a secret" } }) });
+    meeting = new MSC4108RendezvousSession({ client });
+    await meeting.send("");
+    qr = new MSC4108SignInWithQR(new MSC4108SecureChannel(meeting), false, client);
+    await qr.generateCode();
+    return [...qr.code];
+  },
+
+  // approve waits for the new device's wish, and says on which page the person approves it.
+  async approve() {
+    await qr.negotiateProtocols();
+    return (await qr.deviceAuthorizationGrant()).verificationUri;
+  },
+
+  // scan is the new device, which reads the code and asks to be let in.
+  async scan(code, base) {
+    await initAsync("/crypto.wasm");
+    const data = QrCodeData.fromBytes(new Uint8Array(code));
+    meeting = new MSC4108RendezvousSession({ url: data.rendezvousUrl });
+    qr = new MSC4108SignInWithQR(new MSC4108SecureChannel(meeting, data.publicKey), true);
+    await qr.negotiateProtocols();
+    const metadata = await discover(base);
+    const clientId = await register(metadata);
+    sessionStorage.setItem("request", JSON.stringify({ base, clientId }));
+    await qr.deviceAuthorizationGrant({ metadata, clientId, deviceId: crypto.randomUUID().slice(0, 10) });
+  },
+
+  // complete is the new device's end, and share the other's.
+  async complete() {
+    const tokens = await qr.completeLoginOnNewDevice(JSON.parse(sessionStorage.getItem("request")));
+    return { tokens, ...(await qr.shareSecrets()) };
+  },
+  share: () => qr.shareSecrets(),
+  checkCode: () => qr.checkCode,
 
   // Two devices at a meeting place: one opens it, the other comes by its address.
   async meet(base, text) {

@@ -2,7 +2,7 @@
 // Prints what it sees, and ends with status 0 when all of it held.
 
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,7 +16,9 @@ const begun = Date.now();
 const say = (text) => console.log(`${((Date.now() - begun) / 1000).toFixed(1)} s  ${text}`);
 
 const bundle = (await build({ entryPoints: [join(here, "client.js")], bundle: true, format: "esm", write: false, define: { global: "globalThis" }, external: ["*.wasm"] })).outputFiles[0].text;
+const crypto = readFileSync(join(here, "node_modules/@matrix-org/matrix-sdk-crypto-wasm/pkg/matrix_sdk_crypto_wasm_bg.wasm"));
 const site = createServer((request, response) => {
+  if (request.url === "/crypto.wasm") return response.writeHead(200, { "Content-Type": "application/wasm" }).end(crypto);
   if (request.url === "/client.js") return response.writeHead(200, { "Content-Type": "text/javascript" }).end(bundle);
   response.writeHead(200, { "Content-Type": "text/html" }).end('<!DOCTYPE html><link rel="icon" href="data:,"><script type="module" src="/client.js"></script>');
 });
@@ -194,6 +196,26 @@ const scenarios = {
     await page.getByRole("heading", { name: "The device is let in" }).waitFor();
     const tokens = await linked;
     assert.equal((await call(device, "whoami", tokens.access_token)).user_id, "@alice:interior", JSON.stringify(tokens));
+  },
+
+  async "a new device comes in by a QR code"() {
+    const context = await person();
+    const one = await opened(context);
+    await one.goto(await call(one, "begin", house));
+    await signIn(one, "alice", "password of alice");
+    const tokens = await letIn(one);
+    const other = await opened(await person());
+    const code = await call(one, "show", house, tokens.access_token, "@alice:interior");
+    const [page] = await Promise.all([call(one, "approve"), call(other, "scan", code, house)]);
+    assert.equal(await call(one, "checkCode"), await call(other, "checkCode"), "somebody stands between the two devices");
+    const shared = Promise.all([call(one, "share"), call(other, "complete")]);
+    const approval = await context.newPage(); // where the person is signed in
+    await approval.goto(page);
+    await approval.getByRole("button", { name: "Continue" }).click();
+    await approval.getByRole("heading", { name: "The device is let in" }).waitFor();
+    const [, got] = await shared;
+    assert.equal(got.secrets.cross_signing.master_key, "a secret");
+    assert.equal((await call(other, "whoami", got.tokens.access_token)).user_id, "@alice:interior");
   },
 
   async "two devices meet"() {
