@@ -28,6 +28,20 @@ RTCPeerConnection.prototype.setRemoteDescription = function (d) {
   return setRemoteDescription.call(this, { type: d.type, sdp });
 };
 
+// throughTURN lets the media travel through TURN alone, and of what the focus offers only through what begins so: turns: for TLS.
+function throughTURN(beginning) {
+  const narrowed = (config) => ({
+    ...config, iceTransportPolicy: 'relay',
+    iceServers: (config?.iceServers ?? []).map((s) => ({ ...s, urls: [s.urls].flat().filter((u) => u.startsWith(beginning)) })).filter((s) => s.urls.length),
+  });
+  const Native = window.RTCPeerConnection;
+  const { setConfiguration } = Native.prototype;
+  Native.prototype.setConfiguration = function (config) { return setConfiguration.call(this, narrowed(config)); };
+  window.RTCPeerConnection = class extends Native {
+    constructor(config, ...rest) { super(narrowed(config), ...rest); }
+  };
+}
+
 // canvas is a picture that moves, for a second track.
 function canvas(width, height, rate) {
   const canvas = Object.assign(document.createElement('canvas'), { width, height });
@@ -79,9 +93,10 @@ window.call = {
   canvas,
   tone,
   // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with; the
-  // way to the focus (relay, tcp); the codec.
-  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', auto = true, relay, tcp } = {}) {
+  // way to the focus (relay, tcp, turn); the codec.
+  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', auto = true, relay, tcp, turn } = {}) {
     useWay({ relay, tcp });
+    if (turn) throughTURN(turn);
     const options = {
       adaptiveStream: adaptive, dynacast: true, singlePeerConnection: single,
       publishDefaults: { simulcast: true, red: false, videoCodec: codec, backupCodec: false },
@@ -167,6 +182,13 @@ window.call = {
     const stats = await room.engine.pcManager.publisher.getStats();
     const pair = [...stats.values()].find((s) => s.type === 'candidate-pair' && s.nominated && s.state === 'succeeded');
     return stats.get(pair?.localCandidateId)?.protocol;
+  },
+  // the nominated pair's own candidate: its type, and how it reaches TURN
+  candidate: async () => {
+    const stats = await room.engine.pcManager.publisher.getStats();
+    const pair = [...stats.values()].find((s) => s.type === 'candidate-pair' && s.nominated && s.state === 'succeeded');
+    const own = stats.get(pair?.localCandidateId);
+    return own && `${own.candidateType} ${own.relayProtocol ?? own.protocol}`;
   },
   heard: async (identity) => {
     const pub = room.remoteParticipants.get(identity)?.getTrackPublication(Track.Source.Microphone);

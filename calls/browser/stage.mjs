@@ -56,7 +56,8 @@ export async function open() {
     executablePath: process.env.CHROMIUM ?? chrome, headless: true,
     args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
       '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream', '--autoplay-policy=no-user-gesture-required',
-      '--disable-backgrounding-occluded-windows', '--disable-renderer-backgrounding', '--disable-background-timer-throttling'],
+      '--disable-backgrounding-occluded-windows', '--disable-renderer-backgrounding', '--disable-background-timer-throttling',
+      ...(process.env.CHROME_ARGS?.split('\n') ?? [])],
   });
   return {
     stage: (name) => new Stage(browser, home, name),
@@ -91,12 +92,12 @@ class Stage {
     return p;
   }
 
-  // participant opens a page and joins. options.relay is what relay() gave; options.grants go into the token.
-  async participant(name, { grants, relay, url, ...options } = {}) {
+  // participant opens a page and joins. options.relay is what relay() gave; options.grants go into the token, unless there is one.
+  async participant(name, { grants, relay, url, token, ...options } = {}) {
     const p = await this.page(name);
     if (relay) options.relay = { from: relay.from, to: relay.to };
     p.begun = Date.now();
-    p.joined = await p.ask((u, t, o) => window.call.join(u, t, o), relay?.url ?? url ?? this.url, this.token(name, grants), options);
+    p.joined = await p.ask((u, t, o) => window.call.join(u, t, o), relay?.url ?? url ?? this.url, token ?? this.token(name, grants), options);
     return p;
   }
   participants(names, options) {

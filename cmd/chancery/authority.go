@@ -49,8 +49,8 @@ func newAuthority(dir string) (*authority, error) {
 // file is where the authority's own certificate lies.
 func (a *authority) file() string { return filepath.Join(a.dir, "authority.pem") }
 
-// issue writes a certificate for a server name, and its key; it returns the two files.
-func (a *authority) issue(name string) (certFile, keyFile string, err error) {
+// issue writes a certificate for a server name and more of them, and its key; it returns the two files.
+func (a *authority) issue(name string, more ...string) (certFile, keyFile string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", "", err
@@ -58,7 +58,7 @@ func (a *authority) issue(name string) (certFile, keyFile string, err error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: name},
-		DNSNames:     []string{name},
+		DNSNames:     append([]string{name}, more...),
 		NotBefore:    a.certificate.NotBefore,
 		NotAfter:     a.certificate.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
