@@ -113,8 +113,9 @@ func (r *Receiver) Query(ctx context.Context, users map[id.UserID][]id.DeviceID,
 		}
 	}
 	raw, err := ask()
+	answer := partAnswer(raw)
 	for user, doubts := range since {
-		list := whole(user, raw)
+		list := answer.whole(user)
 		if list == nil {
 			r.lists.want(user)
 		} else if err := r.lists.keep(ctx, user, list, doubts); err != nil {
@@ -124,14 +125,23 @@ func (r *Receiver) Query(ctx context.Context, users map[id.UserID][]id.DeviceID,
 	return raw, err
 }
 
-// whole is what the answer to a query of all devices says of a user; nil if it says nothing.
-func whole(user id.UserID, raw json.RawMessage) *deviceList {
-	name := gjson.Escape(string(user))
-	devices := gjson.GetBytes(raw, "device_keys."+name)
+// queryAnswer is an answer to a query of keys, by user.
+type queryAnswer struct {
+	devices, master, selfSigning map[string]gjson.Result
+}
+
+func partAnswer(raw json.RawMessage) queryAnswer {
+	parts := gjson.GetManyBytes(raw, "device_keys", "master_keys", "self_signing_keys")
+	return queryAnswer{parts[0].Map(), parts[1].Map(), parts[2].Map()}
+}
+
+// whole is what the answer says of a user of whom all devices were asked for; nil if it says nothing.
+func (a queryAnswer) whole(user id.UserID) *deviceList {
+	devices := a.devices[string(user)]
 	if !devices.IsObject() {
 		return nil
 	}
-	list := &deviceList{UserID: user, Master: rawOf(raw, "master_keys."+name), SelfSigning: rawOf(raw, "self_signing_keys."+name)}
+	list := &deviceList{UserID: user, Master: object(a.master[string(user)]), SelfSigning: object(a.selfSigning[string(user)])}
 	devices.ForEach(func(device, keys gjson.Result) bool {
 		d := listedDevice{DeviceID: id.DeviceID(device.Str), Name: keys.Get("unsigned.device_display_name").Str}
 		var err error
@@ -143,9 +153,9 @@ func whole(user id.UserID, raw json.RawMessage) *deviceList {
 	return list
 }
 
-func rawOf(raw json.RawMessage, path string) json.RawMessage {
-	if found := gjson.GetBytes(raw, path); found.IsObject() {
-		return json.RawMessage(found.Raw)
+func object(v gjson.Result) json.RawMessage {
+	if v.IsObject() {
+		return json.RawMessage(v.Raw)
 	}
 	return nil
 }

@@ -87,11 +87,11 @@ func TestAnswersBecomeTheCopy(t *testing.T) {
 	// Two asked at once, and the other's answer was newer: it is told, since nobody is told of an update that the copy has.
 	since := r.lists.begin(carol)
 	defer r.lists.end(carol)
-	if err := r.lists.keep(t.Context(), carol, whole(carol, carols("one")), since); err != nil {
+	if err := r.lists.keep(t.Context(), carol, partAnswer(carols("one")).whole(carol), since); err != nil {
 		t.Fatal(err)
 	}
 	want("the same once more", "one", false, false)
-	if err := r.lists.keep(t.Context(), carol, whole(carol, carols("two")), since); err != nil {
+	if err := r.lists.keep(t.Context(), carol, partAnswer(carols("two")).whole(carol), since); err != nil {
 		t.Fatal(err)
 	}
 	want("a newer answer", "two", false, true)
@@ -101,7 +101,7 @@ func FuzzWholeList(f *testing.F) {
 	f.Add([]byte(carols("one")))
 	f.Add([]byte(`{"device_keys":{"@carol:a.example":{"X":null,"":{},"Y":[1]}},"master_keys":[]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if list := whole(carol, raw); list != nil {
+		if list := partAnswer(raw).whole(carol); list != nil {
 			for _, d := range list.Devices {
 				if d.valid(carol) && !json.Valid(d.Keys) && json.Valid(raw) {
 					t.Errorf("%s gave a device with %s", raw, d.Keys)
