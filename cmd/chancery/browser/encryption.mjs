@@ -281,6 +281,10 @@ export class Encryption {
       await device.context.setOffline(false);
       await this.ask(device, "synced");
     }
+    // The library waits five seconds for the keys of devices that came meanwhile, and then sends without them. That is enough, but on a
+    // machine that runs fifteen browsers at once.
+    const others = this.devices().filter((other) => other.ready);
+    await this.ask(device, "trusts", others.map((other) => [other.person.id, other.session.device_id]));
     device.awake = true;
     this.say(`${device.name} is back`);
     this.speak(device);
