@@ -49,24 +49,27 @@ func (p *Participant) openDataChannels(t *transport) error {
 	if err != nil {
 		return err
 	}
-	p.data.mu.Lock()
-	p.data.reliable, p.data.lossy = reliable, lossy
-	p.data.mu.Unlock()
+	reliable.OnOpen(func() { p.openReliable(reliable) })
+	lossy.OnOpen(func() {
+		p.data.mu.Lock()
+		defer p.data.mu.Unlock()
+		p.data.lossy = lossy
+	})
 	return nil
 }
 
 // onDataChannel takes a channel that the client made. With one connection we send on it too.
 func (p *Participant) onDataChannel(_ *transport, c *webrtc.DataChannel) {
-	p.data.mu.Lock()
 	if p.single {
 		switch c.Label() {
 		case reliableLabel:
-			p.data.reliable = c
+			p.openReliable(c)
 		case lossyLabel:
+			p.data.mu.Lock()
 			p.data.lossy = c
+			p.data.mu.Unlock()
 		}
 	}
-	p.data.mu.Unlock()
 	kind, ok := map[string]signal.DataPacket_Kind{reliableLabel: signal.DataPacket_RELIABLE, lossyLabel: signal.DataPacket_LOSSY}[c.Label()]
 	if !ok || !p.info.Permission.CanPublishData {
 		return

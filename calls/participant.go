@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -85,8 +86,9 @@ const (
 	leastRefresh     = 10 * time.Minute
 	pingTimeout      = 15 // seconds, for the client
 	pingInterval     = 5
-	requestsPerSec   = 200 // signalling messages of one client
+	requestsPerSec   = 50 // signalling messages of one client in the long run; each may go to all others
 	requestsAtOnce   = 1000
+	maxCapabilities  = 64
 )
 
 func newParticipant(r *Room, e *entry, single bool) *Participant {
@@ -117,18 +119,14 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		},
 		ClientProtocol: join.GetClientInfo().GetClientProtocol(), Capabilities: join.GetClientInfo().GetCapabilities(),
 	}
-	maps.Copy(p.attributes(), join.GetParticipantAttributes())
-	if join.GetMetadata() != "" && p.info.Permission.CanUpdateMetadata {
-		p.info.Metadata = join.Metadata
+	if len(p.info.Capabilities) > maxCapabilities {
+		p.info.Capabilities = nil
+	}
+	if p.info.Permission.CanUpdateMetadata && withinBounds("", join.GetMetadata(), join.GetParticipantAttributes()) {
+		p.info.Metadata = cmp.Or(join.GetMetadata(), p.info.Metadata)
+		p.info.Attributes = maps.Clone(join.GetParticipantAttributes())
 	}
 	return p
-}
-
-func (p *Participant) attributes() map[string]string {
-	if p.info.Attributes == nil {
-		p.info.Attributes = map[string]string{}
-	}
-	return p.info.Attributes
 }
 
 // snapshot is what the others may know of p now.

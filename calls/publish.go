@@ -33,6 +33,12 @@ func (t *publication) end() {
 	}
 }
 
+// What a track may be called, and told to all.
+const (
+	maxTrackNames    = 4 << 10
+	maxTrackFeatures = 32
+)
+
 var ridOrder = map[string]int{"": 0, "q": 0, "h": 1, "f": 2}
 
 // onAddTrack announces a track: it gets its sid at once, and its media with a later offer.
@@ -40,6 +46,8 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	switch {
 	case !p.info.Permission.CanPublish, len(p.published) >= p.room.focus.config.MaxTracks:
 		return // the client gives up after its ten seconds
+	case len(req.Cid)+len(req.Name)+len(req.Stream) > maxTrackNames, len(req.AudioFeatures) > maxTrackFeatures:
+		return
 	case req.Sid != "":
 		return // a second codec of a track: never asked for, see subscribed_codecs
 	}

@@ -1,6 +1,8 @@
 package calls
 
 import (
+	"cmp"
+	"maps"
 	"time"
 
 	"chancery/calls/signal"
@@ -40,7 +42,7 @@ func (p *Participant) handle(req *signal.Request) {
 	case *signal.Request_UpdateMetadata:
 		p.onUpdateMetadata(m.UpdateMetadata)
 	case *signal.Request_UpdateAudioTrack:
-		if t := p.published[m.UpdateAudioTrack.TrackSid]; t != nil {
+		if t := p.published[m.UpdateAudioTrack.TrackSid]; t != nil && len(m.UpdateAudioTrack.Features) <= maxTrackFeatures {
 			t.info.AudioFeatures = m.UpdateAudioTrack.Features
 			p.changed()
 		}
@@ -57,32 +59,37 @@ const (
 	maxAttributes = 64
 )
 
+// withinBounds says whether a participant may say so much of itself: it goes to all others.
+func withinBounds(name, metadata string, attributes map[string]string) bool {
+	size := len(name) + len(metadata)
+	for k, v := range attributes {
+		size += len(k) + len(v)
+	}
+	return size <= maxMetadata && len(attributes) <= maxAttributes
+}
+
 // onUpdateMetadata changes name, metadata and attributes; an empty attribute deletes. The client waits for the answer.
 func (p *Participant) onUpdateMetadata(m *signal.UpdateMetadata) {
 	reason := signal.RequestResponse_OK
-	size := len(m.Name) + len(m.Metadata)
-	for k, v := range m.Attributes {
-		size += len(k) + len(v)
+	next := maps.Clone(p.info.Attributes)
+	if next == nil {
+		next = map[string]string{}
 	}
+	for k, v := range m.Attributes {
+		if v == "" {
+			delete(next, k)
+		} else {
+			next[k] = v
+		}
+	}
+	name, metadata := cmp.Or(m.Name, p.info.Name), cmp.Or(m.Metadata, p.info.Metadata)
 	switch {
 	case !p.info.Permission.CanUpdateMetadata:
 		reason = signal.RequestResponse_NOT_ALLOWED
-	case size > maxMetadata || len(p.info.Attributes)+len(m.Attributes) > maxAttributes:
+	case !withinBounds(name, metadata, next):
 		reason = signal.RequestResponse_LIMIT_EXCEEDED
 	default:
-		if m.Name != "" {
-			p.info.Name = m.Name
-		}
-		if m.Metadata != "" {
-			p.info.Metadata = m.Metadata
-		}
-		for k, v := range m.Attributes {
-			if v == "" {
-				delete(p.info.Attributes, k)
-			} else {
-				p.attributes()[k] = v
-			}
-		}
+		p.info.Name, p.info.Metadata, p.info.Attributes = name, metadata, next
 		p.changed()
 	}
 	p.send(&signal.Response{Message: &signal.Response_RequestResponse{RequestResponse: &signal.RequestResponse{

@@ -124,11 +124,11 @@ func (p *Participant) connected() {
 }
 
 // resume takes a new socket for a session that lives: the first message says so, the rest brings the client up to date.
-func (p *Participant) resume(c *signal.Conn, claims *Claims) {
+func (p *Participant) resume(c *signal.Conn, e *entry) {
 	if p.ordeal.unheard(c) {
 		return
 	}
-	p.claims = claims
+	p.claims = e.claims
 	p.attach(c)
 	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{
@@ -139,22 +139,46 @@ func (p *Participant) resume(c *signal.Conn, claims *Claims) {
 	}
 	update := &signal.ParticipantUpdate{Participants: append(p.gone.missed(time.Now(), p.peers), p.snapshot().info)}
 	for _, o := range p.peers {
-		update.Participants = append(update.Participants, o.info)
+		if !o.info.Permission.GetHidden() {
+			update.Participants = append(update.Participants, o.info)
+		}
 	}
 	p.send(&signal.Response{Message: &signal.Response_Update{Update: update}})
 	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(len(p.peers)+1, p.publishers())}}})
 	p.sendToken()
+	p.repeat()
 	if !p.graceEnds.IsZero() {
 		p.graceEnds = time.Now().Add(p.room.focus.config.Grace) // a fresh chance for the transport
 	}
 	if p.single {
 		p.offers.asked = false
 		p.askForOffer() // what the lost socket swallowed
-		return
+	} else {
+		p.offers.flying, p.offers.restart = false, true
+		p.rollback()
+		p.sendOffer()
 	}
-	p.offers.flying, p.offers.restart = false, true
-	p.rollback()
-	p.sendOffer()
+	if e.join.GetSyncState() != nil {
+		p.onSyncState(e.join.SyncState)
+	}
+}
+
+// repeat says what holds for the client's own tracks and those that it gets, since the lost socket may have swallowed it:
+// a layer that it was told to send again and did not hear of would stay dark.
+func (p *Participant) repeat() {
+	for _, t := range p.published {
+		if t.live {
+			p.sendQualities(t, t.told)
+		}
+		if t.forced {
+			p.sendMute(t)
+		}
+	}
+	for track, s := range p.subs {
+		if s.paused {
+			p.tellStream(track, true)
+		}
+	}
 }
 
 // rollback forgets an offer of ours that the lost socket swallowed.

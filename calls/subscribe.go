@@ -20,6 +20,7 @@ type subscription struct {
 	wish    sfu.Wish
 	told    bool // the publisher knows
 	refused bool // the client knows that it has no codec for it
+	paused  bool // because of p's line
 }
 
 // peerChanged takes what the room says of another: the client hears of it first, then come its media.
@@ -29,7 +30,7 @@ func (p *Participant) peerChanged(now *peer) {
 	if before != nil && before.info.Version > now.info.Version {
 		return
 	}
-	if before == nil || before.info.Version != now.info.Version {
+	if !now.info.Permission.GetHidden() && (before == nil || before.info.Version != now.info.Version) {
 		p.send(&signal.Response{Message: &signal.Response_Update{Update: &signal.ParticipantUpdate{Participants: []*signal.Participant{now.info}}}})
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
@@ -193,6 +194,7 @@ func (p *Participant) tellStream(track string, paused bool) {
 	if s == nil {
 		return
 	}
+	s.paused = paused
 	state := signal.StreamState_STREAM_ACTIVE
 	if paused {
 		state = signal.StreamState_STREAM_PAUSED

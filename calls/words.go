@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pion/webrtc/v4"
+
 	"chancery/calls/signal"
 )
 
@@ -74,6 +76,20 @@ func (p *Participant) tellAgain(states []*signal.DataChannelReceiveState) {
 	}
 	p.data.mu.Lock()
 	defer p.data.mu.Unlock()
+	p.replay(heard)
+}
+
+// openReliable takes a channel that has opened. What was said since p came in is told first: others speak to whom they
+// see, and cannot see that its channel is not there yet.
+func (p *Participant) openReliable(c *webrtc.DataChannel) {
+	p.data.mu.Lock()
+	defer p.data.mu.Unlock()
+	p.data.reliable = c
+	p.replay(nil)
+}
+
+// replay queues what p has not heard; p.data.mu is held.
+func (p *Participant) replay(heard map[string]uint32) {
 	for _, w := range p.room.words.missed(p, p.came, heard) {
 		queue(p.data.reliable, w.raw, reliableBuffer)
 	}

@@ -94,7 +94,7 @@ window.call = {
   tone,
   // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with; the
   // way to the focus (relay, tcp, turn); the codec.
-  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', auto = true, relay, tcp, turn } = {}) {
+  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', auto = true, pause, relay, tcp, turn } = {}) {
     useWay({ relay, tcp });
     if (turn) throughTURN(turn);
     const options = {
@@ -137,7 +137,7 @@ window.call = {
       watches.delete(p.identity + ':' + track.source);
     });
     const begun = Date.now();
-    await room.connect(url, token, { autoSubscribe: auto });
+    await room.connect(url, token, { autoSubscribe: auto, subscriberAllowPause: pause });
     const connected = Date.now() - begun;
     if (secret) await room.setE2EEEnabled(true);
     if (publish === true) await room.localParticipant.enableCameraAndMicrophone();

@@ -17,6 +17,16 @@ export default {
     await a.saw('disconnected', '2', 3000, since); // DUPLICATE_IDENTITY
     await stage.all([again, b]);
   },
+  async 'a client that asks for TCP comes back with TCP'(stage) {
+    const [a] = await stage.participants(['ann', 'bob'], { publish: ['picture', 'tone'] });
+    await stage.all();
+    const since = Date.now();
+    await a.simulate('force-tcp');
+    await a.saw('reconnected', '', 15000, since);
+    await stage.all();
+    const kind = await a.ask(() => window.call.protocol());
+    if (kind !== 'tcp') throw new Error(`got ${kind}, want tcp`);
+  },
   async 'TCP alone suffices'(stage) {
     const [a, b] = await stage.participants(['ann', 'bob'], { tcp: true });
     await stage.all();

@@ -10,6 +10,37 @@ async function concealed(p, who, ms) {
 }
 
 export const alone = {
+  async 'a bad line is called so, and a good one again'(stage) {
+    const way = await stage.relay();
+    const [, b] = await Promise.all([stage.participant('ann'), stage.participant('bob', { relay: way, publish: ['microphone'] })]);
+    await b.moving('ann');
+    await b.saw('quality excellent', 'bob', 20000);
+    let since = Date.now();
+    await way.change({ up: { loss: 0.4 }, down: { loss: 0.4 } });
+    await b.saw('quality poor', 'bob', 30000, since);
+    const bad = Date.now() - since;
+    since = Date.now();
+    await way.change({ up: {}, down: {} });
+    await b.saw('quality excellent', 'bob', 40000, since);
+    return `poor after ${bad} ms, excellent again after ${Date.now() - since} ms`;
+  },
+  async 'a picture that the line cannot carry stops, and the client is told'(stage) {
+    const way = await stage.relay();
+    await stage.participant('ann', { publish: ['camera', 'tone'] });
+    const b = await stage.participant('bob', { relay: way, publish: false, pause: true });
+    await b.moving('ann');
+    let since = Date.now();
+    await way.change({ down: { kbps: 100 } });
+    await b.saw('stream paused', 'ann', 30000, since);
+    const stopped = Date.now() - since;
+    await pause(4000);
+    const lost = await concealed(b, 'ann', 5000);
+    since = Date.now();
+    await way.change({ down: {} });
+    await b.saw('stream active', 'ann', 30000, since);
+    await b.moving('ann');
+    return `stopped after ${stopped} ms, ${lost.toFixed(1)} % of the sound concealed meanwhile, back after ${Date.now() - since} ms`;
+  },
   async 'five percent of the packets lost each way'(stage) {
     const ways = [await stage.relay(), await stage.relay()];
     const [a, b] = await Promise.all(['ann', 'bob'].map((n, i) => stage.participant(n, { relay: ways[i], publish: ['camera', 'tone'] })));
