@@ -75,8 +75,12 @@ window.bootstrap = async (password) => {
   return [...key.privateKey];
 };
 
+// The library itself holds verifications by weak references only.
+const verifications = [];
+
 // compare runs a verification by emoji from where both have agreed to it, and gives the emoji.
 async function compare(request, start) {
+  verifications.push(request);
   if (start) await request.startVerification("m.sas.v1");
   const verifier = await until(() => request.verifier);
   const emoji = new Promise((done, fail) => {
