@@ -42,6 +42,7 @@ func TestSSOBackchannelLogout(t *testing.T) {
 	anna := e.signIn(s, "anna")
 	second := e.signIn(s, "anna") // the same session at the provider
 	apart := e.signIn(e.surfer(), "anna")
+	late := mustQuery(t, s.submit(s.follow(e.begin(s, "anna"), "").has(200, "app.example"), nil).location).Get("loginToken")
 	end := s.follow(s.get(e.issuer+"/session/end"), "")
 	s.submit(end, url.Values{"logout": {"yes"}})
 	var token string
@@ -56,6 +57,8 @@ func TestSSOBackchannelLogout(t *testing.T) {
 		}
 	}
 	apart.do("GET", v3+"/account/whoami", nil).ok()
+	// A login token of that session opens nothing any more.
+	e.do("", "POST", v3+"/login", map[string]any{"type": "m.login.token", "token": late}).fails(403, "M_FORBIDDEN")
 
 	post := func(values url.Values) *http.Response {
 		t.Helper()

@@ -63,8 +63,8 @@ const (
 		AND NOT EXISTS (SELECT 1 FROM upstream_devices d WHERE d.session = upstream_sessions.session)
 		AND NOT EXISTS (SELECT 1 FROM browser_sessions b WHERE b.upstream = upstream_sessions.session)`
 
-	upstreamAttach = `INSERT INTO upstream_devices (user_id, device_id, session) VALUES ($1, $2, $3)
-		ON CONFLICT (user_id, device_id) DO UPDATE SET session = excluded.session`
+	upstreamAttach = `INSERT INTO upstream_devices (user_id, device_id, session) SELECT user_id, $2, session FROM upstream_sessions
+		WHERE user_id = $1 AND session = $3 ON CONFLICT (user_id, device_id) DO UPDATE SET session = excluded.session`
 	upstreamDevices = "SELECT device_id FROM upstream_devices WHERE session = $1 AND user_id = $2"
 	upstreamDevice  = "SELECT session FROM upstream_devices WHERE user_id = $1 AND device_id = $2"
 )
@@ -140,9 +140,19 @@ func (u *Upstream) BySID(ctx context.Context, provider, sid string) ([]*Upstream
 	return all(ctx, u.s, scanUpstreamSession, upstreamBySID, provider, escape(sid))
 }
 
-// Attach notes, inside Do, that a device came of a session.
-func (u *Upstream) Attach(ctx context.Context, session string, user id.UserID, device id.DeviceID) error {
-	_, err := u.s.exec(ctx, upstreamAttach, user, device, session)
+// Attach notes, inside Do, that a device of the user came of a session; false if the session has ended.
+func (u *Upstream) Attach(ctx context.Context, session string, user id.UserID, device id.DeviceID) (bool, error) {
+	done, err := u.s.exec(ctx, upstreamAttach, user, device, session)
+	if err != nil {
+		return false, err
+	}
+	n, err := done.RowsAffected()
+	return n == 1, err
+}
+
+// Detach forgets, inside Do, from which session a device came: it has come in anew by another way.
+func (u *Upstream) Detach(ctx context.Context, user id.UserID, device id.DeviceID) error {
+	_, err := u.s.exec(ctx, "DELETE FROM upstream_devices WHERE user_id = $1 AND device_id = $2", user, device)
 	return err
 }
 

@@ -209,8 +209,11 @@ func (h *Handlers) openSession(r *rest.Request, user id.UserID, want wanted, els
 	}
 	s, pair := h.newSession(user, want)
 	return s, h.store.Do(r.Context(), func(ctx context.Context) error {
-		if err := h.putSession(ctx, r, s, pair, want); err != nil || elsewhere == "" {
+		if err := h.putSession(ctx, r, s, pair, want); err != nil {
 			return err
+		}
+		if elsewhere == "" {
+			return h.store.Upstream.Detach(ctx, user, s.DeviceID)
 		}
 		return h.upstream.Attach(ctx, elsewhere, user, s.DeviceID)
 	})

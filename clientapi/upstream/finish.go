@@ -138,13 +138,13 @@ func (p *Providers) takeBegun(r *http.Request, one *provider, state string) (beg
 	var about begun
 	var raw []byte
 	err := p.store.Do(r.Context(), func(ctx context.Context) (err error) {
-		raw, err = p.store.Upstream.TakePass(ctx, storage.UpstreamBegun, state, cookieOf(r))
+		raw, err = p.store.Upstream.TakePass(ctx, storage.UpstreamBegun, state, p.cookieOf(r))
 		return err
 	})
 	if err != nil {
 		return about, err
 	}
-	if raw == nil || cookieOf(r) == "" {
+	if raw == nil || p.cookieOf(r) == "" {
 		return about, &Refusal{Reason: ReasonState, Provider: one.cfg.Name}
 	}
 	if err := json.Unmarshal(raw, &about); err != nil {
@@ -193,7 +193,7 @@ func (p *Providers) admit(r *http.Request, one *provider, who *identity, about b
 	if err != nil {
 		return nil, err
 	}
-	browser := cookieOf(r)
+	browser := p.cookieOf(r)
 	d := done{Provider: one.cfg.ID, Session: rand.Text(), Return: about.Return, Data: about.Data}
 	pass := rand.Text()
 	var finished *Finished
@@ -260,7 +260,7 @@ func withPass(path, pass string) string {
 
 // Accept makes the account of a newcomer who has accepted the terms. A *Refusal says why not.
 func (p *Providers) Accept(r *http.Request, pass string) (*Finished, error) {
-	browser, next := cookieOf(r), rand.Text()
+	browser, next := p.cookieOf(r), rand.Text()
 	var finished *Finished
 	err := p.store.Do(r.Context(), func(ctx context.Context) error {
 		raw, err := p.store.Upstream.TakePass(ctx, storage.UpstreamDone, pass, browser)

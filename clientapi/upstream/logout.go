@@ -128,7 +128,7 @@ func (p *Providers) FrameOrigin(name string) string {
 
 // Current is the session that began last in this browser, and lasts; nil if there is none.
 func (p *Providers) Current(r *http.Request) (*storage.UpstreamSession, error) {
-	return p.store.Upstream.Newest(r.Context(), cookieOf(r))
+	return p.store.Upstream.Newest(r.Context(), p.cookieOf(r))
 }
 
 // Leave ends this browser's session, all devices that came of it, and gives the URL where the provider ends its own. From
@@ -146,7 +146,7 @@ func (p *Providers) Leave(r *http.Request, back string) (string, error) {
 			return err
 		}
 		_, err := p.store.Upstream.PutPass(ctx, storage.UpstreamPass{
-			Kind: storage.UpstreamLeaving, Secret: state, Browser: cookieOf(r), Content: []byte(back), Expires: p.now().Add(doneAge),
+			Kind: storage.UpstreamLeaving, Secret: state, Browser: p.cookieOf(r), Content: []byte(back), Expires: p.now().Add(doneAge),
 		})
 		return err
 	})
@@ -161,7 +161,7 @@ func (p *Providers) Leave(r *http.Request, back string) (string, error) {
 // by another browser.
 func (p *Providers) Left(r *http.Request, state string) (back string, err error) {
 	err = p.store.Do(r.Context(), func(ctx context.Context) error {
-		raw, err := p.store.Upstream.TakePass(ctx, storage.UpstreamLeaving, state, cookieOf(r))
+		raw, err := p.store.Upstream.TakePass(ctx, storage.UpstreamLeaving, state, p.cookieOf(r))
 		back = string(raw)
 		return err
 	})

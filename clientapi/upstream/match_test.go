@@ -1,8 +1,12 @@
 package upstream
 
 import (
+	"crypto/rand"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -139,4 +143,30 @@ func FuzzClaims(f *testing.F) {
 			t.Errorf("%d bytes of claims were taken", len(raw))
 		}
 	})
+}
+
+func TestOnlyOurOwnCookieIsBelieved(t *testing.T) {
+	for _, c := range []struct {
+		public, name string
+		want         bool
+	}{
+		{"https://matrix.example", "__Host-chancery_browser", true},
+		{"https://matrix.example", "chancery_browser", false},
+		{"http://127.0.0.1:8008", "chancery_browser", true},
+	} {
+		p, err := New(Config{PublicURL: c.public}, Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest("GET", "/", nil)
+		r.AddCookie(&http.Cookie{Name: c.name, Value: rand.Text()})
+		if got := p.cookieOf(r) != ""; got != c.want {
+			t.Errorf("%s at %s: got %v, want %v", c.name, c.public, got, c.want)
+		}
+		header := http.Header{}
+		p.browser(httptest.NewRequest("GET", "/", nil), header)
+		if got := header.Get("Set-Cookie"); strings.Contains(got, "; Secure") != strings.HasPrefix(c.public, "https:") || !strings.Contains(got, "; HttpOnly") {
+			t.Errorf("%s sets %q", c.public, got)
+		}
+	}
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/storage"
@@ -202,14 +203,14 @@ type SignedIn struct {
 
 // Peek is who holds the pass, which stays good; nil if it is not this browser's, used, or too old.
 func (p *Providers) Peek(r *http.Request, pass string) (*SignedIn, error) {
-	raw, err := p.store.Upstream.Pass(r.Context(), storage.UpstreamDone, pass, cookieOf(r))
+	raw, err := p.store.Upstream.Pass(r.Context(), storage.UpstreamDone, pass, p.cookieOf(r))
 	return signedIn(raw, err)
 }
 
 // Take is Peek, and uses the pass up: it is good once.
 func (p *Providers) Take(r *http.Request, pass string) (who *SignedIn, err error) {
 	err = p.store.Do(r.Context(), func(ctx context.Context) error {
-		raw, err := p.store.Upstream.TakePass(ctx, storage.UpstreamDone, pass, cookieOf(r))
+		raw, err := p.store.Upstream.TakePass(ctx, storage.UpstreamDone, pass, p.cookieOf(r))
 		who, err = signedIn(raw, err)
 		return err
 	})
@@ -227,9 +228,14 @@ func signedIn(raw []byte, err error) (*SignedIn, error) {
 	return &SignedIn{User: d.User, Provider: d.Provider, Session: d.Session, Data: d.Data}, nil
 }
 
-// Attach notes that a device came of a session at a provider, inside Do: it ends with it.
+// Attach notes that a device came of a session at a provider, inside Do: it ends with it. M_FORBIDDEN says that the session
+// has ended meanwhile, and the device is not to be.
 func (p *Providers) Attach(ctx context.Context, session string, user id.UserID, device id.DeviceID) error {
-	return p.store.Upstream.Attach(ctx, session, user, device)
+	lasts, err := p.store.Upstream.Attach(ctx, session, user, device)
+	if err == nil && !lasts {
+		err = mautrix.MForbidden.WithMessage("The session at the identity provider has ended")
+	}
+	return err
 }
 
 // Knows says whether the user can sign in at one of the providers.
