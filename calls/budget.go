@@ -123,8 +123,10 @@ func (r *Room) seat(user id.UserID, v *ruling) error {
 // limit is how many may be in the call at once; 0: any number.
 func (r *Room) limit(v *ruling) int {
 	limit := r.focus.config.MaxParticipants
-	if v.most > 0 && (limit == 0 || v.most < limit) {
-		return v.most
+	for _, most := range []int{v.most, r.kept().most} {
+		if most > 0 && (limit == 0 || most < limit) {
+			limit = most
+		}
 	}
 	return limit
 }

@@ -68,6 +68,15 @@ type Config struct {
 	MaxCallBitrate int64 `yaml:"max_call_bitrate"`
 	// MaxGuestBitrate bounds what the users of one other server send to all calls here together, likewise. Default: 0.
 	MaxGuestBitrate int64 `yaml:"max_guest_bitrate"`
+	// ServiceListen is the address of a listener of its own for the room service (LiveKit's Twirp interface), for an
+	// internal network. Empty: it is served beside the signalling, to bearers of administrators' tokens. Default empty.
+	ServiceListen string `yaml:"service_listen"`
+	// ServiceKey and ServiceSecret sign the tokens for the room service, and webhooks. Empty: key and secret above.
+	// Default empty.
+	ServiceKey    string `yaml:"service_key"`
+	ServiceSecret string `yaml:"service_secret"`
+	// Webhook is an address that is told of each call's life, as LiveKit tells it and signs it. Default: none.
+	Webhook string `yaml:"webhook"`
 	// KeepRecords is how long it is remembered who was in which call, and when; 0: for ever. Default: 2160h, ninety days.
 	KeepRecords time.Duration `yaml:"keep_records"`
 	// Limits bounds how often tokens are asked for, by user and in vain by address. Default: true.
@@ -137,6 +146,10 @@ func (c *Config) Check() error {
 		return errors.New("calls.path is empty: the focus stands beside the client API")
 	case strings.HasSuffix(c.URL, "/"):
 		return fmt.Errorf("calls.url %q must not end with a slash", c.URL)
+	case c.ServiceSecret != "" && (len(c.ServiceSecret) < minSecret || c.ServiceKey == ""):
+		return fmt.Errorf("calls.service_secret needs %d bytes, and calls.service_key beside it", minSecret)
+	case c.Webhook != "" && !strings.HasPrefix(c.Webhook, "https://") && !strings.HasPrefix(c.Webhook, "http://"):
+		return fmt.Errorf("calls.webhook %q is no http address", c.Webhook)
 	case c.Standalone && (c.Key == "" || c.Secret == ""):
 		return errors.New("calls.standalone needs calls.key and calls.secret")
 	case !c.Standalone && c.Secret != "" && len(c.Secret) < minSecret:

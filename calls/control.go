@@ -71,6 +71,7 @@ func (p *Participant) withdraw() {
 			t.up.Silence(true) // until the client has stopped, or for ever
 		}
 		t.end()
+		p.hook("track_unpublished", t)
 		delete(p.published, sid)
 		delete(p.wanted, sid)
 		p.send(&signal.Response{Message: &signal.Response_TrackUnpublished{TrackUnpublished: &signal.TrackUnpublished{TrackSid: sid}}})

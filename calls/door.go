@@ -21,7 +21,9 @@ func (f *Focus) routes() http.Handler {
 		mux.HandleFunc("GET "+base+path, f.serveValidate)
 		mux.HandleFunc("OPTIONS "+base+path, func(w http.ResponseWriter, _ *http.Request) { openToAll(w) })
 	}
-	mux.HandleFunc("POST "+base+"/twirp/livekit.RoomService/{method}", f.serveRoomService)
+	if f.config.ServiceListen == "" {
+		mux.HandleFunc("POST "+base+"/twirp/livekit.RoomService/{method}", f.serveRoomService)
+	}
 	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK")) })
 	if f.service != nil {
 		f.service.routes(mux, base)

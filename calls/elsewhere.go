@@ -141,6 +141,20 @@ func (f *Focus) askHome(ctx context.Context, call string, q bus.FocusRequest) (b
 	return bus.Ask[bus.FocusQuestion, bus.FocusAnswer](ctx, f.homes.bus, bus.FocusDo(home.Process), bus.FocusQuestion{Do: &q})
 }
 
+// beginAtHome is askHome for a call that may begin with the question.
+func (f *Focus) beginAtHome(ctx context.Context, call string, q bus.FocusRequest) (bus.FocusAnswer, error) {
+	if f.homes != nil && call != "" {
+		home, err := f.homes.locate(ctx, call, true, false)
+		if err != nil {
+			return bus.FocusAnswer{}, err
+		}
+		if home != nil {
+			return bus.Ask[bus.FocusQuestion, bus.FocusAnswer](ctx, f.homes.bus, bus.FocusDo(home.Process), bus.FocusQuestion{Do: &q})
+		}
+	}
+	return f.perform(q)
+}
+
 // askFoci puts a question to all focus processes, this one first. Those that do not answer soon are left out.
 func (f *Focus) askFoci(ctx context.Context, q bus.FocusRequest) (answers []bus.FocusAnswer, err error) {
 	own, err := f.perform(q)

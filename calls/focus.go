@@ -51,6 +51,7 @@ type Focus struct {
 	roads   roads
 	guests  guests
 	leaves  *leaves       // likewise
+	hooks   *hooks        // nil where nobody is told
 	ending  chan struct{} // closed when the focus begins to shut
 	// closeAfter is how long after somebody's last session what a crashed client left is closed.
 	closeAfter time.Duration
@@ -88,6 +89,7 @@ func newFocus(ctx context.Context, config Config, admit admission) (*Focus, erro
 	if err := f.openTURN(ports); err != nil {
 		return nil, errors.Join(fmt.Errorf("calls: %w", err), engine.Close())
 	}
+	f.hooks = newHooks(config, f.serviceKeys())
 	f.ctx, f.cancel = context.WithCancel(zerolog.Ctx(ctx).WithContext(context.WithoutCancel(ctx)))
 	return f, nil
 }
@@ -97,6 +99,12 @@ func (f *Focus) Handler() http.Handler { return f.handler }
 
 // Run works until ctx ends, and then sends the participants away to come back to another process, or to this one anew.
 func (f *Focus) Run(ctx context.Context) error {
+	if f.hooks != nil { // until the last session has ended
+		told := make(chan struct{})
+		telling, stop := context.WithCancel(context.WithoutCancel(ctx))
+		go func() { defer close(told); _ = f.hooks.run(telling) }()
+		defer func() { f.hooks.drain(telling, hookTime/5); stop(); <-told }()
+	}
 	if f.config.Standalone {
 		zerolog.Ctx(ctx).Warn().Msg("The call focus runs without a homeserver's rules: every bearer of a signed token is let in")
 	}
@@ -166,8 +174,10 @@ func (f *Focus) room(name string, create bool) (*Room, error) {
 	r := newRoom(f, name)
 	f.rooms[name] = r
 	roomsLive.Inc()
+	f.hooks.tell("room_started", r.described(), nil, nil)
 	f.live.Go(func() {
 		r.run()
+		f.hooks.tell("room_finished", r.described(), nil, nil)
 		roomsLive.Dec()
 		f.mu.Lock()
 		if f.rooms[name] == r {

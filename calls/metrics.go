@@ -50,6 +50,9 @@ var (
 	qualityEvents = promauto.NewCounterVec(prometheus.CounterOpts{
 		Name: "chancery_calls_media_total", Help: "Packets and bytes sent to participants, packets sent again, NACKs and key frame requests of theirs.",
 	}, []string{"class", "what"})
+	hooksTold = promauto.NewCounterVec(prometheus.CounterOpts{
+		Name: "chancery_calls_webhooks_total", Help: "Webhooks of calls, by how they ended.",
+	}, []string{"outcome"})
 	recordsLost = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "chancery_calls_records_lost_total", Help: "Call records that could not be written.",
 	})

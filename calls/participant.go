@@ -223,6 +223,10 @@ func (p *Participant) close() {
 	p.log.Debug().Stringer("reason", p.because.reason).Msg("Participant leaves the call")
 	p.room.leave(p, p.because.reason)
 	p.leaves()
+	if p.info.State == signal.Participant_ACTIVE {
+		p.info.State, p.info.DisconnectReason = signal.Participant_DISCONNECTED, p.because.reason
+		p.hook("participant_left", nil)
+	}
 	p.room.focus.departed(p)
 	if !p.because.silent {
 		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{

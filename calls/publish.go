@@ -171,6 +171,7 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 	t.mid = mid
 	t.info.Mid = mid
 	t.info.MimeType = remote.Codec().MimeType
+	p.hook("track_published", t)
 	t.info.Simulcast = remote.RID() != ""
 	if len(t.info.Codecs) == 0 {
 		t.info.Codecs = []*signal.TrackCodec{{Cid: t.cid, Layers: cloneLayers(t.info.Layers)}}
@@ -258,6 +259,7 @@ func (p *Participant) unpublish() {
 			continue
 		}
 		t.end()
+		p.hook("track_unpublished", t)
 		delete(p.published, sid)
 		delete(p.wanted, sid)
 		changed = true

@@ -21,6 +21,7 @@ type Room struct {
 	sid     string
 	created time.Time
 	budget  *sfu.Budget // of what all publish together
+	keeps   atomic.Pointer[roomKeeps]
 
 	inbox chan func()
 	done  chan struct{}
@@ -214,7 +215,11 @@ func (r *Room) remove(p *Participant, reason signal.DisconnectReason) {
 	r.tell(p, &peer{from: p, info: gone})
 	delete(r.speakers, p.sid)
 	if len(r.members) == 0 {
-		r.emptyAt = time.Now().Add(r.focus.config.EmptyTimeout)
+		wait := r.focus.config.EmptyTimeout
+		if kept := r.kept().departure; kept > 0 {
+			wait = min(kept, longestEmpty)
+		}
+		r.emptyAt = time.Now().Add(wait)
 	}
 }
 
@@ -265,6 +270,16 @@ func (r *Room) describe(participants, publishers int) *signal.Room {
 		MaxParticipants:  uint32(r.focus.config.MaxParticipants),
 		CreationTime:     r.created.Unix(), CreationTimeMs: r.created.UnixMilli(),
 		NumParticipants: uint32(participants), NumPublishers: uint32(publishers),
+	}
+	kept := r.kept()
+	if room.Metadata = kept.metadata; kept.most > 0 {
+		room.MaxParticipants = uint32(kept.most)
+	}
+	if kept.empty > 0 {
+		room.EmptyTimeout = uint32(kept.empty.Seconds())
+	}
+	if kept.departure > 0 {
+		room.DepartureTimeout = uint32(kept.departure.Seconds())
 	}
 	for _, mime := range sfu.MimeTypes() {
 		room.EnabledCodecs = append(room.EnabledCodecs, &signal.Codec{Mime: mime})

@@ -76,13 +76,46 @@ func asTwirp(err error) *twirpError {
 	return &twirpError{http.StatusServiceUnavailable, "unavailable", "try again"}
 }
 
-// roomService answers a request for all the foci of this server.
-func (f *Focus) roomService(ctx context.Context, q bus.FocusRequest) ([]byte, error) {
-	if _, err := f.tokens.verify(q.Token); err != nil {
+// serviceKeys are what tokens for the room service are signed with, and webhooks: its own where there are such.
+func (f *Focus) serviceKeys() tokens {
+	if f.config.ServiceSecret == "" {
+		return f.tokens
+	}
+	return tokens{key: f.config.ServiceKey, secret: []byte(f.config.ServiceSecret), now: f.tokens.now}
+}
+
+// serviceClaims reads a token for the room service. One that lets a Matrix user into a call is none.
+func (f *Focus) serviceClaims(token string) (*Claims, error) {
+	keys := f.serviceKeys()
+	claims, err := keys.verify(token)
+	if err != nil || claims.Matrix != nil {
 		return nil, errTwirpToken
 	}
-	if q.Method == "ListRooms" {
+	return claims, nil
+}
+
+// ServiceHandler serves the room service alone, for a listener of its own.
+func (f *Focus) ServiceHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /twirp/livekit.RoomService/{method}", f.serveRoomService)
+	return recovered(mux)
+}
+
+// roomService answers a request for all the foci of this server.
+func (f *Focus) roomService(ctx context.Context, q bus.FocusRequest) ([]byte, error) {
+	if _, err := f.serviceClaims(q.Token); err != nil {
+		return nil, err
+	}
+	switch q.Method {
+	case "ListRooms":
 		return f.listAllRooms(ctx, q)
+	case "CreateRoom":
+		var req signal.CreateRoomRequest
+		if signal.DecodeBody(q.Body, q.JSON, &req) != nil {
+			return nil, errTwirpMalformed
+		}
+		answer, err := f.beginAtHome(ctx, req.Name, q)
+		return answer.Body, err
 	}
 	var req signal.RoomRequest // the room is the first field of every other request
 	if signal.DecodeBody(q.Body, q.JSON, &req) != nil {
@@ -123,9 +156,9 @@ func (f *Focus) perform(q bus.FocusRequest) (bus.FocusAnswer, error) {
 }
 
 func (f *Focus) performed(q bus.FocusRequest) (signal.Message, error) {
-	claims, err := f.tokens.verify(q.Token)
+	claims, err := f.serviceClaims(q.Token)
 	if err != nil {
-		return nil, errTwirpToken
+		return nil, err
 	}
 	decode := func(into signal.Message) error {
 		if signal.DecodeBody(q.Body, q.JSON, into) != nil {
@@ -146,6 +179,16 @@ func (f *Focus) performed(q bus.FocusRequest) (signal.Message, error) {
 		return f.removeParticipant(claims, decode)
 	case "MutePublishedTrack":
 		return f.mutePublishedTrack(claims, decode)
+	case "CreateRoom":
+		return f.createRoom(claims, decode)
+	case "UpdateRoomMetadata":
+		return f.updateRoomMetadata(claims, decode)
+	case "UpdateParticipant":
+		return f.updateParticipant(claims, decode)
+	case "UpdateSubscriptions":
+		return f.updateSubscriptions(claims, decode)
+	case "SendData":
+		return f.sendData(claims, decode)
 	}
 	return nil, errTwirpMethod
 }

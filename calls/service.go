@@ -131,23 +131,30 @@ func require(fields ...[2]string) error {
 	return nil
 }
 
+// legacyRequest is the body of /sfu/get.
+type legacyRequest struct {
+	Room     id.RoomID   `json:"room"`
+	OpenID   openID      `json:"openid_token"`
+	DeviceID id.DeviceID `json:"device_id"`
+	delay
+}
+
+func (req *legacyRequest) check() error {
+	if err := require([2]string{"room", string(req.Room)}, [2]string{"device_id", string(req.DeviceID)},
+		[2]string{"openid_token.access_token", req.OpenID.AccessToken}, [2]string{"openid_token.matrix_server_name", req.OpenID.ServerName}); err != nil {
+		return err
+	}
+	return req.whole()
+}
+
 // sfuGet handles POST /sfu/get.
 // Spec: MSC4195
 func (s *tokenService) sfuGet(r *http.Request) (any, error) {
-	var req struct {
-		Room     id.RoomID   `json:"room"`
-		OpenID   openID      `json:"openid_token"`
-		DeviceID id.DeviceID `json:"device_id"`
-		delay
-	}
+	var req legacyRequest
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	if err := require([2]string{"room", string(req.Room)}, [2]string{"device_id", string(req.DeviceID)},
-		[2]string{"openid_token.access_token", req.OpenID.AccessToken}, [2]string{"openid_token.matrix_server_name", req.OpenID.ServerName}); err != nil {
-		return nil, err
-	}
-	if err := req.whole(); err != nil {
+	if err := req.check(); err != nil {
 		return nil, err
 	}
 	user, err := s.user(r, req.OpenID)
@@ -171,19 +178,23 @@ type memberRequest struct {
 	delay
 }
 
+func (req *memberRequest) check() error {
+	if err := require([2]string{"room_id", string(req.Room)}, [2]string{"slot_id", req.Slot},
+		[2]string{"member.id", req.Member.ID}, [2]string{"member.claimed_user_id", string(req.Member.User)},
+		[2]string{"member.claimed_device_id", string(req.Member.Device)},
+		[2]string{"openid_token.access_token", req.OpenID.AccessToken}, [2]string{"openid_token.matrix_server_name", req.OpenID.ServerName}); err != nil {
+		return err
+	}
+	return req.whole()
+}
+
 // member reads the body of a newer route, and says for whom it is.
 func (s *tokenService) member(r *http.Request) (*memberRequest, bearer, error) {
 	var req memberRequest
 	if err := decode(r, &req); err != nil {
 		return nil, bearer{}, err
 	}
-	if err := require([2]string{"room_id", string(req.Room)}, [2]string{"slot_id", req.Slot},
-		[2]string{"member.id", req.Member.ID}, [2]string{"member.claimed_user_id", string(req.Member.User)},
-		[2]string{"member.claimed_device_id", string(req.Member.Device)},
-		[2]string{"openid_token.access_token", req.OpenID.AccessToken}, [2]string{"openid_token.matrix_server_name", req.OpenID.ServerName}); err != nil {
-		return nil, bearer{}, err
-	}
-	if err := req.whole(); err != nil {
+	if err := req.check(); err != nil {
 		return nil, bearer{}, err
 	}
 	user, err := s.user(r, req.OpenID)

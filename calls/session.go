@@ -120,6 +120,7 @@ func (p *Participant) connected() {
 	if p.info.State != signal.Participant_ACTIVE {
 		p.info.State = signal.Participant_ACTIVE
 		p.changed()
+		p.hook("participant_joined", nil)
 	}
 }
 

@@ -40,3 +40,9 @@ func EncodeBody(m Message, isJSON bool) ([]byte, error) {
 	}
 	return proto.Marshal(m)
 }
+
+// Encode is a message's form on the wire.
+func Encode(m Message) ([]byte, error) { return proto.Marshal(m) }
+
+// EncodeEvent is the JSON of a webhook: names in the camel's case, and only what is set.
+func EncodeEvent(e *WebhookEvent) ([]byte, error) { return protojson.Marshal(e) }

@@ -10,7 +10,7 @@
 //   - messages leave in the order of Send.
 package signal
 
-//go:generate protoc --go_out=. --go_opt=paths=source_relative signal.proto
+//go:generate protoc --go_out=. --go_opt=paths=source_relative signal.proto service.proto
 
 import (
 	"bytes"

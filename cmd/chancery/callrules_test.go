@@ -279,3 +279,70 @@ func jsonBody(t *testing.T, v any) io.Reader {
 	}
 	return bytes.NewReader(body)
 }
+
+// TestServiceIsNotForParticipants tries a client's token where an administrator's is wanted.
+func TestServiceIsNotForParticipants(t *testing.T) {
+	config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	config.Calls.ServiceListen = loopback("tcp", 0)
+	interior := &testHouse{t: t, config: config, url: config.Client.PublicURL}
+	interior.open()
+	t.Cleanup(interior.close)
+	anna := interior.person("anna")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "private_chat"}))(t, "create room").RoomID
+	_, token := callToken(t, anna, interior, room)
+	for _, c := range []struct {
+		name, address, token string
+		want                 int
+	}{
+		{"on the clients' door", interior.focus(), token, http.StatusNotFound},
+		{"on its own, with a client's token", "http://" + config.Calls.ServiceListen, token, http.StatusUnauthorized},
+		{"on its own, with an access token", "http://" + config.Calls.ServiceListen, anna.AccessToken, http.StatusUnauthorized},
+		{"on its own, without any", "http://" + config.Calls.ServiceListen, "", http.StatusUnauthorized},
+	} {
+		for _, method := range []string{"ListRooms", "DeleteRoom", "RemoveParticipant", "CreateRoom"} {
+			if got := raw(t, "POST", c.address+"/twirp/livekit.RoomService/"+method, c.token, jsonBody(t, map[string]any{"room": "x"})); got.status != c.want {
+				t.Errorf("%s %s: got %d, want %d", method, c.name, got.status, c.want)
+			}
+		}
+	}
+	for _, path := range []string{"/metrics", "/calls/list", "/debug/pprof/"} {
+		if status := statusOf(t, "GET", interior.url+path); status == http.StatusOK {
+			t.Errorf("%s is open on the clients' door", path)
+		}
+	}
+}
+
+// TestMembershipIsAClaim has somebody write of another that they are in the call, and that they are not.
+func TestMembershipIsAClaim(t *testing.T) {
+	interior := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	anna, eve := interior.person("anna"), interior.person("eve")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(eve.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+	socket, token := callToken(t, anna, interior, room)
+	ws := enterCall(t, socket, token)
+	for _, content := range []any{struct{}{}, map[string]any{"application": "m.call", "device_id": "OTHER"}} {
+		if _, err := eve.MakeRequest(t.Context(), "PUT", interior.url+memberPath(room, anna), content, nil); err != nil {
+			t.Fatalf("the room's rules let everybody write this state: %v", err)
+		}
+	}
+	interior.settings(anna, room, map[string]any{"max_participants": 9}) // comes after it in the stream, and is told
+	frame, err := signal.EncodeBody(&signal.Request{Message: &signal.Request_Ping{Ping: 7}}, false)
+	if err == nil {
+		err = ws.WriteMessage(2, frame)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		res := heard(t, ws)
+		if res.GetLeave() != nil {
+			t.Fatalf("a claim of another's ended the session: %v", res)
+		}
+		if res.GetPong() != 0 {
+			break
+		}
+	}
+	if status := statusOf(t, "GET", interior.focus()+"/rtc/validate?"+url.Values{"access_token": {token}}.Encode()); status != http.StatusOK {
+		t.Errorf("the token: got %d, want 200", status)
+	}
+}

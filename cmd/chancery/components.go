@@ -89,6 +89,9 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		}
 		s.run("calls", focus.Run)
 		behind.client = focus.Handler()
+		if config.Calls.ServiceListen != "" {
+			behind.service, behind.serviceListen = focus.ServiceHandler(), config.Calls.ServiceListen
+		}
 		behind.drain = serveDrain(focus)
 		behind.turn, behind.turnName = focus.ServeTURN, config.Calls.TURN.Host
 		behind.webName = hostOf(config.foci()[0])

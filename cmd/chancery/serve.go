@@ -114,6 +114,9 @@ type handlers struct {
 	webName string
 	// drain readies the call focus for its end; nil where this process has none.
 	drain http.HandlerFunc
+	// service is the calls' room service on an address of its own; nil where it has none.
+	service       http.Handler
+	serviceListen string
 	// calls shows and keeps the live calls; nil where there are none.
 	calls *callKeeper
 }
@@ -161,6 +164,7 @@ func (s *stack) openDoors(ctx context.Context, listen Listen, behind handlers) e
 		{"TURN", listen.TURNS, nothing, both},
 		{"secure", listen.Secure, overTLS(behind.both()), both},
 		{"client", listen.Client, behind.both(), nil},
+		{"room service", behind.serviceListen, behind.service, nil},
 	} {
 		if way.address == "" || way.handler == nil {
 			continue

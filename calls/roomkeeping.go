@@ -1,0 +1,192 @@
+package calls
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"chancery/calls/signal"
+)
+
+// What a server's own tools may change of a call: the rest of the room service, which roomservice.go begins.
+
+// createRoom makes a call, or finds it, and takes its bounds.
+func (f *Focus) createRoom(c *Claims, decode decoder) (signal.Message, error) {
+	var req signal.CreateRoomRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	if !c.Video.RoomCreate {
+		return nil, errTwirpDenied
+	}
+	if req.Name == "" || len(req.Name) > maxNameLength || len(req.Metadata) > maxMetadata {
+		return nil, errTwirpMalformed
+	}
+	room, err := f.room(req.Name, true)
+	if err != nil {
+		return nil, err
+	}
+	room.keeps.Store(&roomKeeps{
+		most: int(req.MaxParticipants), metadata: req.Metadata,
+		empty: time.Duration(req.EmptyTimeout) * time.Second, departure: time.Duration(req.DepartureTimeout) * time.Second,
+	})
+	if req.EmptyTimeout > 0 {
+		room.do(func() { room.emptyAt = time.Now().Add(min(time.Duration(req.EmptyTimeout)*time.Second, longestEmpty)) })
+	}
+	return room.describe(0, 0), nil
+}
+
+// roomKeeps is what was asked for one call. It is never changed once stored.
+type roomKeeps struct {
+	most             int
+	metadata         string
+	empty, departure time.Duration
+}
+
+// longestEmpty bounds how long a call may wait for somebody.
+const longestEmpty = time.Hour
+
+func (f *Focus) updateRoomMetadata(c *Claims, decode decoder) (signal.Message, error) {
+	var req signal.UpdateRoomMetadataRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	room, err := f.administered(c, req.Room)
+	if err != nil {
+		return nil, err
+	}
+	if len(req.Metadata) > maxMetadata {
+		return nil, errTwirpMalformed
+	}
+	keeps := *room.kept()
+	keeps.metadata = req.Metadata
+	room.keeps.Store(&keeps)
+	all := room.peers()
+	publishers := 0
+	for _, p := range all {
+		if p.info.IsPublisher {
+			publishers++
+		}
+	}
+	described := room.describe(len(all), publishers)
+	room.do(func() {
+		room.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: described}}})
+	})
+	return described, nil
+}
+
+// kept is what was asked for this call; never nil.
+func (r *Room) kept() *roomKeeps {
+	if k := r.keeps.Load(); k != nil {
+		return k
+	}
+	return &roomKeeps{}
+}
+
+// held finds a participant of an administered call, and has fn done in its goroutine.
+func (f *Focus) held(c *Claims, room, identity string, fn func(p *Participant)) (*Participant, error) {
+	r, err := f.administered(c, room)
+	if err != nil {
+		return nil, err
+	}
+	p := r.find(identity)
+	if p == nil {
+		return nil, errTwirpParticipant
+	}
+	done := make(chan struct{})
+	if !p.do(func() { defer close(done); fn(p) }) {
+		return nil, errTwirpParticipant
+	}
+	select {
+	case <-done:
+		return p, nil
+	case <-p.done:
+		return nil, errTwirpParticipant
+	}
+}
+
+// updateParticipant changes what a participant is called, and what it may do. What its Matrix room forbids stays forbidden.
+func (f *Focus) updateParticipant(c *Claims, decode decoder) (signal.Message, error) {
+	var req signal.UpdateParticipantRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	if !withinBounds(req.Name, req.Metadata, req.Attributes) {
+		return nil, errTwirpMalformed
+	}
+	var info *signal.Participant
+	_, err := f.held(c, req.Room, req.Identity, func(p *Participant) {
+		p.change(&req)
+		info = p.snapshot().info
+	})
+	return info, err
+}
+
+// change does what updateParticipant is asked for.
+func (p *Participant) change(req *signal.UpdateParticipantRequest) {
+	if req.Name != "" {
+		p.info.Name = req.Name
+	}
+	if req.Metadata != "" {
+		p.info.Metadata = req.Metadata
+	}
+	next := maps.Clone(p.info.Attributes) // what was handed to others is not changed
+	if next == nil {
+		next = map[string]string{}
+	}
+	maps.Copy(next, req.Attributes)
+	maps.DeleteFunc(next, func(_, v string) bool { return v == "" })
+	if withinBounds(p.info.Name, p.info.Metadata, next) {
+		p.info.Attributes = next
+	}
+	if q := req.Permission; q != nil {
+		p.granted = &q.CanPublish
+		permission := signal.Clone(p.info.Permission)
+		permission.CanSubscribe, permission.CanPublishData, permission.CanUpdateMetadata = q.CanSubscribe, q.CanPublishData, q.CanUpdateMetadata
+		permission.Hidden = q.Hidden
+		p.info.Permission = permission
+		p.permit()
+		p.resubscribe()
+	}
+	p.changed()
+}
+
+// updateSubscriptions subscribes a participant to tracks, or the reverse.
+func (f *Focus) updateSubscriptions(c *Claims, decode decoder) (signal.Message, error) {
+	var req signal.UpdateSubscriptionsRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	_, err := f.held(c, req.Room, req.Identity, func(p *Participant) {
+		p.onSubscription(&signal.UpdateSubscription{TrackSids: req.TrackSids, Subscribe: req.Subscribe, ParticipantTracks: req.ParticipantTracks})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &signal.Empty{}, nil
+}
+
+// sendData hands a data packet of the server's own to those it names, or to all.
+func (f *Focus) sendData(c *Claims, decode decoder) (signal.Message, error) {
+	var req signal.SendDataRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	room, err := f.administered(c, req.Room)
+	if err != nil {
+		return nil, err
+	}
+	packet, err := signal.Encode(&signal.SentData{Kind: req.Kind, DestinationIdentities: req.DestinationIdentities, User: &signal.SentUserData{
+		Payload: req.Data, Topic: req.Topic, DestinationSids: req.DestinationSids, DestinationIdentities: req.DestinationIdentities, Nonce: req.Nonce,
+	}})
+	if err != nil || len(packet) > maxData {
+		return nil, errTwirpMalformed
+	}
+	all := len(req.DestinationIdentities) == 0 && len(req.DestinationSids) == 0
+	for _, p := range *room.everyone.Load() {
+		if all || slices.Contains(req.DestinationIdentities, p.identity) || slices.Contains(req.DestinationSids, p.sid) {
+			p.data.send(req.Kind, packet)
+		}
+	}
+	return &signal.Empty{}, nil
+}
