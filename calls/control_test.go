@@ -1,0 +1,132 @@
+package calls
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
+)
+
+// media takes the two tracks that come to c, by kind, once each has brought a packet.
+func (c *testClient) tracks() map[webrtc.RTPCodecType]*webrtc.TrackRemote {
+	c.t.Helper()
+	found := map[webrtc.RTPCodecType]*webrtc.TrackRemote{}
+	for len(found) < 2 {
+		select {
+		case remote := <-c.media:
+			found[remote.Kind()] = remote
+			if !c.brings(remote) {
+				c.t.Fatalf("no %v", remote.Kind())
+			}
+		case <-time.After(patience):
+			c.t.Fatalf("no track within %v", patience)
+		}
+	}
+	return found
+}
+
+// brings says whether a packet of the track comes, within the tests' patience.
+func (c *testClient) brings(remote *webrtc.TrackRemote) bool {
+	c.t.Helper()
+	if err := remote.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		c.t.Fatal(err)
+	}
+	_, _, err := remote.ReadRTP()
+	return err == nil
+}
+
+// fallsSilent waits until no packet of the track has come for half a second.
+func (c *testClient) fallsSilent(remote *webrtc.TrackRemote) {
+	c.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if err := remote.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+			c.t.Fatal(err)
+		}
+		if _, _, err := remote.ReadRTP(); err != nil {
+			return
+		}
+	}
+	c.t.Fatalf("%v still comes", remote.Kind())
+}
+
+// TestMutedIsNotHeard mutes a client that goes on sending: its packets end at the focus.
+func TestMutedIsNotHeard(t *testing.T) {
+	focus, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.publish("ann")
+	tracks := bob.tracks()
+	voice, picture := tracks[webrtc.RTPCodecTypeAudio], tracks[webrtc.RTPCodecTypeVideo]
+	room, err := focus.room("room", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := room.find("ann")
+	obey := func(v ruling) { p.do(func() { p.obey(v) }) }
+
+	// The room mutes the voice.
+	muted := unbound
+	muted.mute = true
+	obey(muted)
+	sid := ann.wait("the word", func(res *signal.Response) bool { return res.GetMute().GetMuted() }).GetMute().Sid
+	bob.fallsSilent(voice)
+	if !bob.brings(picture) {
+		t.Error("the picture went with the voice")
+	}
+	// The client may not lift it.
+	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: false}}})
+	ann.wait("the word again", func(res *signal.Response) bool { return res.GetMute().GetMuted() && res.GetMute().Sid == sid })
+	bob.fallsSilent(voice)
+	// The room lifts it, and the client unmutes.
+	obey(unbound)
+	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: false}}})
+	if !bob.brings(voice) {
+		t.Error("no voice after the mute")
+	}
+
+	// An administrator mutes once: until the client unmutes itself.
+	p.do(func() { p.muteByAdmin(sid) })
+	bob.fallsSilent(voice)
+	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: false}}})
+	if !bob.brings(voice) {
+		t.Error("no voice after the client unmuted itself")
+	}
+
+	// The call becomes view-only: nothing comes, whatever the client sends.
+	no := false
+	p.do(func() { p.granted = &no; p.permit() })
+	ann.wait("the end of its tracks", func(res *signal.Response) bool { return res.GetTrackUnpublished() != nil })
+	bob.fallsSilent(voice)
+	bob.fallsSilent(picture)
+}
+
+// TestCallKeepsItsBudget lets two send more than their call may bring: pictures stop, voices do not.
+func TestCallKeepsItsBudget(t *testing.T) {
+	focus, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.publish("ann")
+	tracks := bob.tracks()
+	room, err := focus.room("room", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := room.find("ann")
+	narrow := unbound
+	narrow.bitrate = 8 * 800 // bytes a second: the voice alone brings about twenty packets of these
+	p.do(func() { p.obey(narrow) })
+	deadline := time.Now().Add(patience)
+	for room.budget.Refused() == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was refused")
+		}
+		if !bob.brings(tracks[webrtc.RTPCodecTypeAudio]) {
+			t.Fatal("the voice stopped")
+		}
+	}
+	wide := unbound
+	p.do(func() { p.obey(wide) })
+	if !bob.brings(tracks[webrtc.RTPCodecTypeVideo]) {
+		t.Error("no picture once the budget was lifted")
+	}
+}
