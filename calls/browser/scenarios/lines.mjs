@@ -51,6 +51,7 @@ export const alone = {
     const before = await frozen(b, 'ann');
     const lost = await Promise.all([concealed(a, 'bob', 10000), concealed(b, 'ann', 10000)]);
     const text = lost.map((l) => l.toFixed(1)).join(' and ');
+    atMost('percent of the sound concealed', Math.max(...lost), 3);
     return `${text} % of the sound concealed, ${((await frozen(b, 'ann')) - before).toFixed(1)} s frozen in 10 s`;
   },
   async 'a downlink of 250 kbit/s, and the limit lifted'(stage) {
@@ -71,6 +72,8 @@ export const alone = {
     await way.change({ down: {} });
     const open = Date.now();
     await b.sees(720, 'ann', 60000);
-    return `${rate.toFixed(1)} frames/s of ${height} lines, ${lost.toFixed(1)} % of the sound concealed; the high layer back after ${Date.now() - open} ms`;
+    const back = atMost('milliseconds until the high layer is back', Date.now() - open, 15000);
+    atLeast('frames per second', rate, 2);
+    return `${rate.toFixed(1)} frames/s of ${height} lines, ${lost.toFixed(1)} % of the sound concealed; the high layer back after ${back} ms`;
   },
 };
