@@ -79,6 +79,10 @@ func (r *Room) tellSpeakers() {
 		}
 	}
 	if len(changed) > 0 {
+		for _, m := range r.members {
+			to := m.from
+			to.post(func() { to.prefer(changed) })
+		}
 		r.say(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: changed}}})
 	}
 }

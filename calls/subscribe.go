@@ -19,6 +19,7 @@ type subscription struct {
 	sender  *webrtc.RTPSender // nil until it has a media section
 	wish    sfu.Wish
 	told    bool // the publisher knows
+	screen  bool // it shows a screen
 	refused bool // the client knows that it has no codec for it
 	paused  bool // because of p's line
 }
@@ -108,7 +109,14 @@ func (p *Participant) resubscribe() {
 func (p *Participant) subscribe(from *peer, track string, up *sfu.UpTrack) {
 	// livekit-client finds the participant by the part of the stream's name before the bar
 	down := sfu.NewDownTrack(up, p.link, track, from.info.Sid+"|"+track)
-	p.subs[track] = &subscription{track: track, from: from.from, up: up, down: down, wish: sfu.Best}
+	s := &subscription{track: track, from: from.from, up: up, down: down, wish: sfu.Best}
+	for _, t := range from.info.Tracks {
+		s.screen = s.screen || t.Sid == track && t.Source == signal.TrackSource_SCREEN_SHARE
+	}
+	if s.screen {
+		down.SetPriority(screenPriority)
+	}
+	p.subs[track] = s
 }
 
 func (p *Participant) unsubscribe(track string, s *subscription) {
@@ -202,4 +210,26 @@ func (p *Participant) tellStream(track string, paused bool) {
 	p.send(&signal.Response{Message: &signal.Response_StreamStateUpdate{StreamStateUpdate: &signal.StreamStateUpdate{
 		StreamStates: []*signal.StreamStateInfo{{ParticipantSid: s.from.sid, TrackSid: track, State: state}},
 	}}})
+}
+
+// Who comes first where a line does not carry everything.
+const (
+	speakerPriority = 1
+	screenPriority  = 2
+)
+
+// prefer lets those who speak come before the others on p's line.
+func (p *Participant) prefer(speakers []*signal.Speaker) {
+	for _, speaker := range speakers {
+		for _, s := range p.subs {
+			if s.from.sid != speaker.Sid || s.screen {
+				continue
+			}
+			priority := 0
+			if speaker.Active {
+				priority = speakerPriority
+			}
+			s.down.SetPriority(priority)
+		}
+	}
 }

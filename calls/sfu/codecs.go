@@ -6,6 +6,8 @@ import (
 
 	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/packet"
 )
 
 const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
@@ -84,7 +86,7 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 // match picks from what a subscriber agreed to the codec that is being sent, and the payload type of its repair stream.
 func match(codec webrtc.RTPCodecCapability, agreed []webrtc.RTPCodecParameters) (chosen webrtc.RTPCodecParameters, rtx webrtc.PayloadType, ok bool) {
 	for _, c := range agreed {
-		if !strings.EqualFold(c.MimeType, codec.MimeType) {
+		if !strings.EqualFold(c.MimeType, codec.MimeType) || !sameForm(codec, c.SDPFmtpLine) {
 			continue
 		}
 		exact := c.SDPFmtpLine == codec.SDPFmtpLine
@@ -102,4 +104,31 @@ func match(codec webrtc.RTPCodecCapability, agreed []webrtc.RTPCodecParameters) 
 		}
 	}
 	return chosen, rtx, ok
+}
+
+// sameForm says whether a decoder for fmtp reads what codec's encoder writes: the profile must be the same, for H264 the
+// packetization too (RFC 6184, section 8.2.2). Levels may differ.
+func sameForm(codec webrtc.RTPCodecCapability, fmtp string) bool {
+	switch packet.CodecOf(codec.MimeType) {
+	case packet.H264:
+		profile := func(line string) string {
+			id := strings.ToLower(parameter(line, "profile-level-id", "42e01f"))
+			return id[:min(2, len(id))]
+		}
+		return parameter(codec.SDPFmtpLine, "packetization-mode", "0") == parameter(fmtp, "packetization-mode", "0") &&
+			profile(codec.SDPFmtpLine) == profile(fmtp)
+	case packet.VP9:
+		return parameter(codec.SDPFmtpLine, "profile-id", "0") == parameter(fmtp, "profile-id", "0")
+	}
+	return true
+}
+
+// parameter is the value of one parameter of a format line.
+func parameter(fmtp, name, absent string) string {
+	for part := range strings.SplitSeq(fmtp, ";") {
+		if key, value, ok := strings.Cut(strings.TrimSpace(part), "="); ok && strings.EqualFold(key, name) {
+			return value
+		}
+	}
+	return absent
 }
