@@ -78,12 +78,18 @@ func (e *estimate) wants(at int64) bool {
 	return e.bounded || at < e.dense || at/sampleSlot%samplePart == 0
 }
 
-// watch lets every packet be numbered for a while.
-func (e *estimate) watch(at int64) { e.dense = max(e.dense, at+watchFor) }
+// watch lets every packet be numbered for a while. It is true if that is news: what arrived before was counted in part.
+func (e *estimate) watch(at int64) (news bool) {
+	if news = !e.bounded && at >= e.dense; news {
+		e.window, e.oldest, e.bad = [ackWindows]ackWindow{}, 0, 0
+	}
+	e.dense = max(e.dense, at+watchFor)
+	return news
+}
 
 const (
-	sampleSlot = 100_000
-	samplePart = 4
+	sampleSlot = 50_000
+	samplePart = 20
 	watchFor   = 2_000_000
 )
 
@@ -150,13 +156,8 @@ func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
 	}
 	since := min(now-e.heard, 1_000_000)
 	e.heard = now
-	if !e.bounded && (e.queued > queueSuspect || share > lossNarrow) {
-		if now >= e.dense { // what arrived was counted in part
-			e.window, e.oldest, e.bad = [ackWindows]ackWindow{}, 0, 0
-			e.watch(now)
-			return false
-		}
-		e.watch(now)
+	if !e.bounded && (e.queued > queueSuspect || share > lossNarrow) && e.watch(now) {
+		return false
 	}
 	if e.congested() {
 		e.calm = 0
@@ -215,7 +216,7 @@ const leastRate = 30_000
 // grow goes up slowly while nothing speaks against it, but not far beyond what arrives.
 func (e *estimate) grow(since int64) {
 	to := float64(e.bps) * (1 + growPerSec*float64(since)/1e6)
-	if most := 1.5*float64(e.acked) + 10_000; to > most {
+	if most := 1.25*float64(e.acked) + 10_000; to > most {
 		return
 	}
 	e.bps = int(to)
@@ -261,26 +262,24 @@ type probe struct {
 	bits    int // after the first
 	next    int64
 	backoff int64
-	bold    bool    // the last one proved something: try twice the rate
 	debt    float64 // bytes of padding that are due
 	paid    int64   // when it was last counted
 }
 
 const (
-	probeTime    = 150_000
-	probeWait    = 400_000 // for the feedback of its last packets
-	probeSoon    = 100_000
-	probeLeast   = 1_000_000
-	probeMost    = 3_000_000
-	probeProof   = 0.85 // of the rate must arrive
-	probeOvershy = 1.15
+	probeTime  = 150_000
+	probeWait  = 400_000 // for the feedback of its last packets
+	probeSoon  = 100_000
+	probeLeast = 1_000_000
+	probeMost  = 3_000_000
+	probeProof = 0.85 // of the rate must arrive
 )
 
 func (p *probe) running() bool { return p.rate > 0 }
 
 // start begins a probe that brings the line's load to rate.
 func (p *probe) start(now int64, rate int) {
-	*p = probe{rate: rate, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, bold: p.bold, paid: now}
+	*p = probe{rate: rate, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, paid: now}
 }
 
 func (p *probe) heard(at int64, bits int) {
@@ -302,9 +301,9 @@ func (p *probe) end(now int64, acked int) (proved int) {
 	}
 	if float64(measured) < probeProof*float64(rate) {
 		p.backoff = min(max(p.backoff*3/2, probeLeast), probeMost)
-		p.next, p.bold = now+p.backoff, false
+		p.next = now + p.backoff
 		return 0
 	}
-	p.backoff, p.next, p.bold = 0, now+probeSoon, true
+	p.backoff, p.next = 0, now+probeSoon
 	return min(measured, rate)
 }

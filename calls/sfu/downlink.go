@@ -72,9 +72,7 @@ func newDownlink(e *Engine, peer Uplink, in *incoming, cfg LinkConfig) *Downlink
 
 // Ready opens the road when the subscriber's transport is connected. Until then media are not forwarded.
 func (l *Downlink) Ready() {
-	l.line.Lock()
-	l.estimate.watch(l.micros(time.Now()))
-	l.line.Unlock()
+	l.suspect()
 	l.ready.Store(true)
 }
 
@@ -130,6 +128,14 @@ func (l *Downlink) number(payload int, probe bool) (seq uint16, ok bool) {
 	return seq, ok
 }
 
+// suspect has the line looked at closely for a while.
+func (l *Downlink) suspect() {
+	at := l.micros(time.Now())
+	l.line.Lock()
+	l.estimate.watch(at)
+	l.line.Unlock()
+}
+
 // mayRepair says whether the line has room to send a packet again.
 func (l *Downlink) mayRepair(payload int) bool {
 	l.line.Lock()
@@ -161,9 +167,7 @@ func (l *Downlink) attach(t *DownTrack) {
 	l.mu.Lock()
 	l.tracks = append(l.tracks, t)
 	l.mu.Unlock()
-	l.line.Lock()
-	l.estimate.watch(l.micros(time.Now()))
-	l.line.Unlock()
+	l.suspect()
 	l.wake()
 }
 
@@ -330,15 +334,9 @@ func (l *Downlink) probe(now int64, at time.Time, budget, audio int) time.Durati
 			l.wake()
 		}
 	}
-	goal := int(float64(load+more) * probeOvershy)
-	if more == 0 {
-		goal = int(float64(load) * (plenty + 0.1))
-		more = goal - budget
-	}
-	if e.probe.bold {
-		goal = max(goal, min(2*budget, l.allRate(audio)))
-	}
-	start := !e.probe.running() && e.calm != 0 && now >= e.probe.next && now >= e.calm+probeLeast/2 && goal > budget && more > 0 && e.heard != 0
+	// Twice what is believed at most: more would fill a narrow line's queue, and the next probe comes soon after success.
+	goal := min(l.allRate(audio), 2*budget)
+	start := !e.probe.running() && e.calm != 0 && now >= e.probe.next && now >= e.calm+probeLeast/2 && goal > budget && goal > load && e.heard != 0
 	if start {
 		e.probe.start(now, goal)
 	}

@@ -22,6 +22,7 @@ func (d *DownTrack) feedback(p rtcp.Packet, ssrc uint32, scratch []byte) {
 		}
 	case *rtcp.TransportLayerNack:
 		d.counts.nacks.Add(uint64(len(p.Nacks)))
+		d.link.suspect()
 		for _, pair := range p.Nacks {
 			d.repair(pair.PacketID, uint16(pair.LostPackets), scratch)
 		}
