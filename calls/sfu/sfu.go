@@ -4,10 +4,10 @@
 // It owns Pion's engine and its ports, the packets and the RTCP. Who may hear whom, and what was agreed
 // in which offer, is decided in calls.
 //
-// What holds on the packet path (Layer.receive, DownTrack.Push, socket):
+// What holds on the packet path (rtpStream, Layer.receive, DownTrack.Push, socket):
 //   - no allocation of ours, no log, no bus, no database; no lock is held across a system call, and none is shared by two
 //     subscribers but the one under which a packet is put into the socket's batch;
-//   - one goroutine per layer reads a packet and forwards it to all; what it wrote leaves in one system call;
+//   - the goroutine that deciphers a publisher's packet forwards it to all; what it wrote leaves in one system call;
 //   - nobody waits for a subscriber: UDP does not block, and TCP has a buffer that drops what is too much;
 //   - what the slow side tells the hot side is one atomic word.
 package sfu
