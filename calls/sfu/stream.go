@@ -17,34 +17,39 @@ type rtpStream struct {
 	in   *incoming
 	ssrc uint32
 
-	owner  atomic.Pointer[Layer]
-	repair bool // set before owner: it brings lost packets of the layer again (RFC 4588)
+	owner atomic.Pointer[owner]
+}
+
+// owner is whose packets they are.
+type owner struct {
+	layer  *Layer
+	repair bool // it brings lost packets of the layer again (RFC 4588)
 	noted  *arriving
 }
 
 // give lets the stream's packets go to l.
 func (s *rtpStream) give(l *Layer, repair bool) {
-	s.repair, s.noted = repair, s.in.arrivals.stream(s.ssrc)
-	s.owner.Store(l)
+	s.owner.Store(&owner{layer: l, repair: repair, noted: s.in.arrivals.stream(s.ssrc)})
 }
 
 // Write takes a packet. Its bytes are the caller's, who has no more use for what is in them.
 func (s *rtpStream) Write(b []byte) (int, error) {
-	l := s.owner.Load()
-	if l == nil {
+	o := s.owner.Load()
+	if o == nil {
 		return s.Buffer.Write(b)
 	}
 	now := time.Now()
-	if s.noted != nil {
-		s.in.arrivals.note(s.noted, b, now)
+	if o.noted != nil {
+		s.in.arrivals.note(o.noted, b, now)
 	}
 	whole := len(b)
-	if s.repair {
+	if o.repair {
 		var ok bool
 		if b, ok = original(b); !ok {
 			return whole, nil
 		}
 	}
+	l := o.layer
 	l.reading.Lock()
 	l.receive(b, now)
 	l.reading.Unlock()
