@@ -22,7 +22,8 @@ import (
 // The tests of this file are named for the rules on accounts, tokens, user-interactive authentication and keys of which no other test
 // is. Where each rule is tried:
 //
-//	A1   TestA1A2GuessesAreCountedAtEveryDoor, TestA1A2GuessesAreCountedByAddress; TestFailedLoginsAreCounted; rest.TestAnswers (Retry-After)
+//	A1   TestA1A2GuessesAreCountedAtEveryDoor, TestA1A2GuessesAreCountedByAddress; TestFailedLoginsAreCounted, TestSignInIsLimited (the pages); rest.TestAnswers
+//	     (Retry-After)
 //	A2   the same two; TestRegisterWithToken
 //	A3   TestA3NobodyLearnsWhichNamesExist; account.TestA3UnknownUsersCostAHashToo (time); TestResetTellsNobodyWhoseAddressItIs
 //	A4   TestA4A5LongPasswords
@@ -32,16 +33,17 @@ import (
 //	A8   TestA8TokensAreKeptAsHashes; storage.TestA8TokensAreStoredAsHashes
 //	A9   TestRegisterBySharedSecret, TestA9OldNoncesAreNone
 //	A10  TestA10DeviceIDsAtLogin
-//	A11  TestA11EndedSessionsLeaveNothing; storage.TestAnEndedDeviceLeavesNothing; syncing.TestEndedDeviceStopsWaiting;
+//	A11  TestA11EndedSessionsLeaveNothing, TestAccountPages, TestOAuthRevocationAndIntrospection; storage.TestAnEndedDeviceLeavesNothing; syncing.TestEndedDeviceStopsWaiting;
 //	     cmd/chancery TestCallsEndWithMembership
-//	A12  TestA12ConfirmationsAreForOneThing; TestA12ConfirmationsGrowOld
-//	A13  TestA13ClosedAccountsComeInByNoDoor, TestA13SSOLetsInNobodyWhoIsOut
+//	A12  TestA12ConfirmationsAreForOneThing; TestA12ConfirmationsGrowOld; TestResetOnThePage
+//	A13  TestA13ClosedAccountsComeInByNoDoor, TestA13SSOLetsInNobodyWhoIsOut, TestLockedOutOfThePages
 //	A14  TestA14NoPasswordIsKeptBetweenStages
 //	A15  TestRefreshTokens, TestOAuthCodeFlow; storage.TestRefresh
 //	A16  TestA16OthersPrivateThings
 //	A17  TestA17TheServersOwnAccountData
 //	A18  appservice.TestRights; rest.TestAnswers
-//	A19  TestLoginToken, TestA19LoginTokensGrowOld, TestSSOSignsIn, TestSSORefuses, TestTrusted (upstream)
+//	A19  TestLoginToken, TestA19LoginTokensGrowOld, TestSSOSignsIn, TestSSORefuses, TestTrusted (upstream),
+//	     TestOAuthRequestsRefused, TestOAuthCodeIsGoodOnce; oauth.TestClientsAreJudged, oauth.TestAfterSignInNobodyLeavesTheHouse
 //	A20  TestA20OpenIDTokensOpenNothing; storage.TestPassesAreForOnePurpose
 //	A21  TestA21StrangersSeeNobody; syncing.TestPresence
 //	A22  TestA22FloodsAreForWhoMakesThem; rest.TestLimits

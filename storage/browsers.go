@@ -26,6 +26,7 @@ type Browsers struct{ s *Store }
 const (
 	browserByHash = `SELECT b.user_id, b.upstream, b.proved, b.seen, b.address, b.agent FROM browser_sessions b JOIN accounts a ON a.user_id = b.user_id
 		WHERE b.hash = $1 AND NOT a.deactivated AND NOT a.locked`
+	browserOf  = "SELECT user_id, upstream, proved, seen, address, agent FROM browser_sessions WHERE user_id = $1 ORDER BY seen LIMIT 10000"
 	browserPut = `INSERT INTO browser_sessions (hash, user_id, upstream, proved, seen, address, agent) VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (hash) DO UPDATE SET user_id = excluded.user_id, upstream = excluded.upstream, proved = excluded.proved, seen = excluded.seen,
 		address = excluded.address, agent = excluded.agent`
@@ -42,13 +43,20 @@ const (
 
 // ByCookie is who is signed in with this cookie; nil if nobody is, or the account is closed or locked.
 func (b *Browsers) ByCookie(ctx context.Context, cookie string) (*Browser, error) {
-	return one(ctx, b.s, func(row dbutil.Scannable) (*Browser, error) {
-		var v Browser
-		var proved, seen int64
-		err := row.Scan(&v.UserID, &v.Upstream, &proved, &seen, &v.Address, &v.Agent)
-		v.Proved, v.Seen = time.UnixMilli(proved), time.UnixMilli(seen)
-		return &v, err
-	}, browserByHash, hashToken(cookie))
+	return one(ctx, b.s, scanBrowser, browserByHash, hashToken(cookie))
+}
+
+func scanBrowser(row dbutil.Scannable) (*Browser, error) {
+	var v Browser
+	var proved, seen int64
+	err := row.Scan(&v.UserID, &v.Upstream, &proved, &seen, &v.Address, &v.Agent)
+	v.Proved, v.Seen = time.UnixMilli(proved), time.UnixMilli(seen)
+	return &v, err
+}
+
+// Of are the browsers in which the user is signed in, that which was seen longest ago first.
+func (b *Browsers) Of(ctx context.Context, user id.UserID) ([]*Browser, error) {
+	return all(ctx, b.s, scanBrowser, browserOf, user)
 }
 
 // Put signs a user in, inside Do, who has just shown who they are: Proved and Seen are now.

@@ -105,6 +105,10 @@ func TestBrowsersAndApprovals(t *testing.T) {
 				t.Errorf("%s: signed in still", what)
 			}
 		}
+		put("one")
+		if list, err := s.Browsers.Of(t.Context(), "@alice:x"); err != nil || len(list) != 1 || list[0].Address != "a" || list[0].Agent != "g" {
+			t.Errorf("alice's browsers: got %+v, %v", list, err)
+		}
 		take := func() (good bool) {
 			do(t, s, func(ctx context.Context) (err error) {
 				good, err = s.Browsers.TakeApproval(ctx, "@alice:x", "reset")

@@ -108,8 +108,18 @@ func (x *export) account(ctx context.Context, a *storage.Account) error {
 	addresses, err2 := x.store.ThreePIDs.Of(ctx, x.user)
 	devices, err3 := x.store.Devices.All(ctx, x.user)
 	pushers, err4 := x.store.Pushers.Of(ctx, x.user)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	signedIn, err5 := x.store.Browsers.Of(ctx, x.user)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return err
+	}
+	type browser struct {
+		Seen    int64  `json:"last_seen_ts"`
+		Address string `json:"last_seen_ip"`
+		Agent   string `json:"last_seen_user_agent"`
+	}
+	browsers := make([]browser, len(signedIn))
+	for i, b := range signedIn {
+		browsers[i] = browser{b.Seen.UnixMilli(), b.Address, b.Agent}
 	}
 	threepids := make([]threePID, len(addresses))
 	for i, t := range addresses {
@@ -130,7 +140,7 @@ func (x *export) account(ctx context.Context, a *storage.Account) error {
 	return x.write("account.json", map[string]any{
 		"user_id": x.user, "created_ts": a.Created.UnixMilli(), "admin": a.Admin, "locked": a.Locked, "suspended": a.Suspended,
 		"deactivated": a.Deactivated, "exported_ts": x.now.UnixMilli(), "profile": profile, "threepids": threepids,
-		"devices": shownDevices, "pushers": shownPushers,
+		"devices": shownDevices, "browsers": browsers, "pushers": shownPushers,
 	})
 }
 
