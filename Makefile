@@ -23,7 +23,7 @@ PAGE    := cmd/chancery/demo
 PAGE_IN := $(wildcard $(PAGE)/*.js $(PAGE)/*.css $(PAGE)/*.html $(PAGE)/package-lock.json) .ci/page
 
 .DEFAULT_GOAL := help
-.PHONY: help build page demo prepare test test-go test-agree test-counts test-oracle vet fuzz soak encryption bench sample clean
+.PHONY: help build page demo prepare test test-go test-agree test-counts test-oracle vet fuzz soak soak-talk soak-calls encryption bench sample clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,8 +76,13 @@ test-oracle: ## PDUs and authorisation rules beside a second implementation, whi
 fuzz: ## every fuzz target side by side, FUZZ_TIME each (10m)
 	.ci/fuzz $(FUZZ_TIME)
 
-soak: ## the long test: two servers are killed, stopped and restarted under load for SOAK_TIME; the last line is the verdict
+soak: soak-talk soak-calls ## the long tests, one after the other
+
+soak-talk: ## two servers are killed, stopped and restarted under load for SOAK_TIME; the last line is the verdict
 	CHANCERY_SOAK=$(SOAK_TIME) $(GO) test -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestSoak$$' ./cmd/chancery
+
+soak-calls: prepare ## eighteen clients and two browsers come and go in a call for SOAK_TIME, and the focus is killed; the last line is the verdict
+	.ci/postgres env CHANCERY_SOAK_CALLS=$(SOAK_TIME) $(GO) test -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestSoakCalls$$' ./cmd/chancery
 
 encryption: prepare ## five people with three devices each talk encrypted while devices come and go and servers crash: everything has to be read
 	.ci/postgres env CHANCERY_ENCRYPTION=$(ENCRYPTION_MESSAGES) $(GO) test -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestBrowserEncryption$$' ./cmd/chancery

@@ -196,6 +196,7 @@ type process struct {
 	t      *testing.T
 	part   string
 	file   string
+	client string // the address of its client listener, if it has one
 	health string
 	cmd    *exec.Cmd
 	log    bytes.Buffer
@@ -218,7 +219,7 @@ func newProcess(t *testing.T, config Config, part string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, part: part, file: filepath.Join(t.TempDir(), "chancery.yaml"), health: "http://" + config.Listen.Admin + "/health"}
+	p := &process{t: t, part: part, file: filepath.Join(t.TempDir(), "chancery.yaml"), client: config.Listen.Client, health: "http://" + config.Listen.Admin + "/health"}
 	if err := os.WriteFile(p.file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}

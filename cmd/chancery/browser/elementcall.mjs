@@ -56,9 +56,9 @@ class Person {
     this.desk.say(`${this.name} is in the call`);
   }
 
-  // leave hangs up, and waits until the call asks its host to be closed.
+  // leave has the host hang up, and waits until the call asks to be closed.
   async leave() {
-    await this.frame.click('[data-testid="incall_leave"]');
+    await this.page.evaluate(() => hangUp());
     await this.page.waitForFunction(() => said.includes("io.element.close"));
     await this.page.evaluate(() => closeCall());
   }
@@ -81,15 +81,16 @@ class Person {
     }
   }
 
-  // seesSomebody waits until a tile moves, if somebody else is in the call who sends pictures.
-  async seesSomebody() {
+  // seesSomebody waits until a tile moves, unless nobody else is in the call, or the end comes first.
+  async seesSomebody(end) {
     const deadline = Date.now() + this.desk.patience;
-    for (let before = []; ;) {
-      const now = await this.frame.evaluate(() => probe.remotes());
+    for (let before = []; Date.now() < end; ) {
+      const [now, members] = await this.frame.evaluate(() => [probe.remotes(), probe.members()]);
       if (now.some((tile) => before.some((was) => was.name === tile.name && tile.shown > was.shown))) return;
+      if (members.every((member) => member === this.id)) return;
       if (Date.now() > deadline) {
         await this.desk.picture(this.page, this.name);
-        throw new Error(`${this.name} sees nobody move; tiles: ${JSON.stringify(now)}; members: ${await this.frame.evaluate(() => probe.members())}`);
+        throw new Error(`${this.name} sees nobody move; tiles: ${JSON.stringify(now)}; members: ${members}`);
       }
       before = now;
       await this.page.waitForTimeout(500);
@@ -222,9 +223,9 @@ export async function elementSoak(desk) {
       while (Date.now() < end - 20_000) {
         await person.call(facts.room);
         joins++;
-        await person.seesSomebody();
+        await person.seesSomebody(end);
         await pause(10_000 + Math.random() * 60_000);
-        await person.seesSomebody(); // still, or again
+        await person.seesSomebody(end); // still, or again
         await person.leave();
         await pause(Math.random() * 10_000);
       }

@@ -188,6 +188,7 @@ window.openCall = (roomId, path) => {
   ];
   for (const [source, name, hear] of listening) source.on(name, hear);
 
+  window.hangUp = () => api.transport.send("im.vector.hangup", {});
   // closeCall takes the frame away.
   window.closeCall = () => {
     for (const [source, name, hear] of listening) source.off(name, hear);
