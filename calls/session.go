@@ -22,7 +22,7 @@ func (p *Participant) begin(c *signal.Conn) error {
 		return err
 	}
 	p.link = p.sub.pc.NewDownlink(sfu.LinkConfig{
-		MayPause: p.join.GetConnectionSettings().GetSubscriberAllowPause(),
+		MayPause: mayPause(p.join.GetConnectionSettings()),
 		Paused:   func(track string, paused bool) { p.post(func() { p.tellStream(track, paused) }) },
 	})
 	var others []*peer

@@ -233,3 +233,12 @@ func (p *Participant) prefer(speakers []*signal.Speaker) {
 		}
 	}
 }
+
+// mayPause says whether a picture may stop for a client whose line is too narrow. livekit-client leaves it open unless it
+// is told; one that adapts its streams shows what has stopped, and then the voices come first. (livekit-client 2.23.0)
+func mayPause(s *signal.ConnectionSettings) bool {
+	if s != nil && s.SubscriberAllowPause != nil {
+		return *s.SubscriberAllowPause
+	}
+	return s.GetAdaptiveStream()
+}

@@ -29,14 +29,11 @@ func (d *demand) rate(i int) int {
 	return d.steps[i].bps
 }
 
-const (
-	upgradeShare = 0.93 // of the budget may be used to go up: a line that is full to the brim makes layers flutter
-	starving     = 0.45 // below this share of what the least step needs, a track stops even for clients that know no pause
-)
+const upgradeShare = 0.93 // of the budget may be used to go up: a line that is full to the brim makes layers flutter
 
 // allocate shares the budget out over the tracks: first everybody gets the least, the more important ones before the
 // others; then those of one importance rise by one step in turn, the more important ones first. Where the budget does not
-// even do for the least step, the track pauses.
+// even do for the least step, the track pauses; a client that knows no pause gets its least step all the same.
 func allocate(budget int, tracks []*demand, mayPause bool) {
 	for _, d := range tracks {
 		d.got = -1
@@ -56,7 +53,7 @@ func allocate(budget int, tracks []*demand, mayPause bool) {
 				share *= upgradeShare
 			}
 			need := float64(d.steps[0].bps)
-			if need <= share || !mayPause && share >= need*starving {
+			if need <= share || !mayPause {
 				d.got = 0
 				left -= d.steps[0].bps
 			}

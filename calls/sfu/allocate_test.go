@@ -31,7 +31,7 @@ func TestAllocate(t *testing.T) {
 		{"to rise needs some room", 400, true, []*demand{track(0, 0, 100, 400)}, []int{0}},
 		{"paused comes back with some room", 100, true, []*demand{track(0, -1, 100)}, []int{-1}},
 		{"a client that knows no pause gets what does not fit", 60, false, []*demand{track(0, 0, 100)}, []int{0}},
-		{"but not where nothing is left", 30, false, []*demand{track(0, 0, 100)}, []int{-1}},
+		{"and does not rise by it", 60, false, []*demand{track(0, 1, 100, 120)}, []int{0}},
 		{"less than nothing", -50, true, []*demand{track(0, 0, 100)}, []int{-1}},
 	} {
 		allocate(c.budget, c.tracks, c.mayPause)
