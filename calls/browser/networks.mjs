@@ -31,18 +31,6 @@ const scenarios = {
     const slowest = atMost('the last was back, in ms', Math.max(...back) - begun, 5000);
     return `back ${back.map((at) => at - begun).join(' and ')} ms after the kill, slowest ${slowest}; everybody saw and heard everybody after ${media} ms`;
   },
-  // The process is drained: its calls move.
-  async homeDrained(stage) {
-    const people = await Promise.all(Object.entries(facts.tokens).map(([n, token]) => stage.participant(n, { token, url: facts.url })));
-    await meet(people);
-    const begun = Date.now();
-    await fetch(facts.controls + '/drain', { method: 'POST' });
-    const back = await Promise.all(people.map((p) => p.saw('reconnected', '', 20000, begun)));
-    await meet(people);
-    const node = await Promise.all(people.map((p) => p.ask(() => window.room.engine.latestJoinResponse.serverInfo.nodeId)));
-    if (new Set(node).size !== 1) throw new Error(`they are on ${node}`);
-    return `moved ${back.map((at) => at - begun).join(' and ')} ms after the drain began`;
-  },
 };
 
 // meet: everybody sees and hears everybody else. Identities are the tokens' subjects.

@@ -38,6 +38,12 @@ func NewFoci(all []Media) *Foci {
 	return f
 }
 
+// Reaches says whether an address is one of the foci's, as clients are told it.
+func (f *Foci) Reaches(told netip.AddrPort) bool {
+	_, ok := f.at[plain(told)]
+	return ok
+}
+
 func (f *Foci) has(ip netip.Addr) bool {
 	for told := range f.at {
 		if told.Addr() == ip {

@@ -1,0 +1,180 @@
+package calls
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/nats-io/nats-server/v2/server"
+
+	"chancery/calls/signal"
+	"chancery/storage"
+	"chancery/storage/bus"
+)
+
+// newTestFoci starts two focus processes' worth of foci on one database and one NATS; tokens alone let people in.
+func newTestFoci(t *testing.T) (foci [2]*Focus, bases [2]string) {
+	t.Helper()
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ns.Start()
+	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+	if !ns.ReadyForConnections(patience) {
+		t.Fatal("NATS did not start")
+	}
+	messages, err := bus.Open(t.Context(), bus.Config{URL: ns.ClientURL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(messages.Close)
+	store, err := storage.Open(t.Context(), storage.Config{Database: filepath.Join(t.TempDir(), "test.db")}, messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for n := range foci {
+		var handler http.Handler
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+		config := testConfig()
+		config.Standalone, config.Path, config.RelayAddress = false, "/calls", srv.URL
+		f, err := New(t.Context(), config, "interior.test", store, messages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.admit = openHouse{}
+		handler = f.Handler()
+		ctx, done := t.Context(), make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := f.Run(ctx); err != nil {
+				fmt.Fprintln(os.Stderr, "focus:", err)
+			}
+		}()
+		t.Cleanup(func() {
+			srv.Close()
+			select {
+			case <-done:
+			case <-time.After(patience):
+				t.Error("the focus did not end")
+			}
+		})
+		foci[n], bases[n] = f, "ws"+strings.TrimPrefix(srv.URL, "http")+"/calls"
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { // until they know each other
+		foci[0].homes.mu.Lock()
+		known := len(foci[0].homes.neighbours)
+		foci[0].homes.mu.Unlock()
+		if known == 1 {
+			return foci, bases
+		}
+		if time.Now().After(end) {
+			t.Fatal("the foci do not know each other")
+		}
+	}
+}
+
+// TestMediaGoToTheHome: the signalling comes to one focus, the call lives on another, and the media meet there.
+func TestMediaGoToTheHome(t *testing.T) {
+	foci, bases := newTestFoci(t)
+	if err := foci[0].Drain(time.Hour, false); err != nil {
+		t.Fatal(err)
+	}
+	ann, bob := join(t, bases[0], "room", "ann"), join(t, bases[1], "room", "bob")
+	if len(foci[0].liveRooms()) != 0 || len(foci[1].liveRooms()) != 1 {
+		t.Errorf("%d and %d calls, want them on the one that is not drained", len(foci[0].liveRooms()), len(foci[1].liveRooms()))
+	}
+	ann.publish("ann")
+	bob.hears("ann")
+	cat := join(t, bases[0], "room", "cat")
+	cat.hears("ann")
+}
+
+// TestAFocusTakenForDeadGivesUp: it learns of its burial, sends everybody away to join anew, and goes on under a new name.
+func TestAFocusTakenForDeadGivesUp(t *testing.T) {
+	foci, bases := newTestFoci(t)
+	ann := join(t, bases[0], "room", "ann")
+	if len(foci[0].liveRooms()) != 1 {
+		t.Fatal("the call is not on the focus that was reached, though both carry nothing")
+	}
+	old := foci[0].homes.name()
+	if buried, err := foci[1].homes.rows.Bury(t.Context(), old, -1); !buried || err != nil {
+		t.Fatalf("bury: got %v, %v", buried, err)
+	}
+	leave := ann.wait("leave", func(res *signal.Response) bool { return res.GetLeave() != nil }).GetLeave()
+	if leave.Action != signal.Leave_RECONNECT {
+		t.Errorf("got %v, want to be told to reconnect", leave)
+	}
+	if now := foci[0].homes.name(); now == old {
+		t.Errorf("the focus still calls itself %s", now)
+	}
+	again := join(t, bases[1], "room", "ann")
+	if again.joined.Room.Sid == ann.joined.Room.Sid {
+		t.Error("the call is the old one")
+	}
+}
+
+// TestRequestsDoNotGoRound: what is relayed to another focus than this one is refused, and no wish of a client makes it relay.
+func TestRequestsDoNotGoRound(t *testing.T) {
+	foci, bases := newTestFoci(t)
+	join(t, bases[1], "room", "ann")
+	address := "http" + strings.TrimPrefix(bases[0], "ws") + "/rtc/validate?access_token=" + testTokenOf(t, foci[0], "room", "bob")
+	for _, c := range []struct {
+		name, header string
+		status       int
+	}{
+		{"to nobody", "", http.StatusOK},
+		{"to another", foci[1].homes.name(), http.StatusMisdirectedRequest},
+		{"to this one, which is not the call's home", foci[0].homes.name(), http.StatusServiceUnavailable},
+		{"to somebody unknown", "FO_X", http.StatusMisdirectedRequest},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.header != "" {
+			req.Header.Set(relayedTo, c.header)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.status {
+			t.Errorf("%s: got %d, want %d", c.name, resp.StatusCode, c.status)
+		}
+	}
+}
+
+func testTokenOf(t *testing.T, f *Focus, room, identity string) string {
+	t.Helper()
+	token, err := f.tokens.sign(Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: identity}, Video: Grant{Room: room, RoomJoin: true}}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// TestTURNReachesTheOtherFoci: whoever comes to one process's TURN reaches the media of a call on another.
+func TestTURNReachesTheOtherFoci(t *testing.T) {
+	foci, _ := newTestFoci(t)
+	for n, f := range foci {
+		other := foci[1-n].engine.UDP()[0]
+		for end := time.Now().Add(patience); !f.reach.Load().Reaches(other); time.Sleep(10 * time.Millisecond) { // until the news are there
+			if time.Now().After(end) {
+				t.Fatalf("focus %d does not reach %v", n, other)
+			}
+		}
+	}
+}
