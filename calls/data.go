@@ -21,17 +21,18 @@ type dataPort struct {
 }
 
 const (
-	reliableLabel  = "_reliable"
-	lossyLabel     = "_lossy"
-	maxData        = 64 << 10
-	maxLossy       = 16 << 10 // clients keep to 15 kB, and the envelope
-	packetCost     = 256      // bytes that a packet counts beside its own
-	dataPerSecond  = 1 << 20  // bytes that one client may send
-	dataBurst      = 4 << 20
-	fanPerSecond   = 16 << 20 // bytes that may go out for one client's packets
-	fanBurst       = 64 << 20
-	lossyBuffer    = 64 << 10 // beyond it a lossy packet is dropped
-	reliableBuffer = 4 << 20  // beyond it the receiver has fallen behind, and is told again at its next resume
+	reliableLabel   = "_reliable"
+	lossyLabel      = "_lossy"
+	maxData         = 64 << 10
+	maxLossy        = 16 << 10 // clients keep to 15 kB, and the envelope
+	maxDestinations = 1000     // named in one packet: each is looked for among all
+	packetCost      = 256      // bytes that a packet counts beside its own
+	dataPerSecond   = 1 << 20  // bytes that one client may send
+	dataBurst       = 4 << 20
+	fanPerSecond    = 16 << 20 // bytes that may go out for one client's packets
+	fanBurst        = 64 << 20
+	lossyBuffer     = 64 << 10 // beyond it a lossy packet is dropped
+	reliableBuffer  = 4 << 20  // beyond it the receiver has fallen behind, and is told again at its next resume
 )
 
 func newDataPort() dataPort {
@@ -95,6 +96,9 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 	if u := packet.User; u != nil {
 		names, sids = append(names, u.DestinationIdentities...), u.DestinationSids
 		u.ParticipantSid, u.ParticipantIdentity = p.sid, p.identity
+	}
+	if len(names)+len(sids) > maxDestinations {
+		return
 	}
 	out, err := signal.EncodeData(packet)
 	if err != nil {

@@ -87,9 +87,16 @@ func TestDataPacketsAreBounded(t *testing.T) {
 	_, base := newTestFocus(t)
 	ann, bob := joinData(t, base, "ann"), joinData(t, base, "bob")
 	ann.send(ann.lossy, 0, maxLossy+1)
+	crowd, err := signal.EncodeData(&signal.DataPacket{Sequence: 1, DestinationIdentities: append(make([]string, maxDestinations), "bob")})
+	if err == nil {
+		err = ann.reliable.Send(crowd)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	ann.send(ann.reliable, 1, 40<<10)
 	first := bob.next("packet")
-	if first.Sequence != 1 || first.ParticipantIdentity != "ann" || first.ParticipantSid != ann.joined.Participant.Sid {
+	if first.Sequence != 1 || len(first.DestinationIdentities) != 0 || first.ParticipantIdentity != "ann" || first.ParticipantSid != ann.joined.Participant.Sid {
 		t.Errorf("got packet %d of %s, want 1 of ann, signed by the focus", first.Sequence, first.ParticipantIdentity)
 	}
 	ann.send(ann.lossy, 7, 1000)
