@@ -178,6 +178,9 @@ func (l *leaves) witness(ctx context.Context, now time.Time) {
 	present := map[[2]string]bool{}
 	for _, r := range l.focus.liveRooms() {
 		for _, p := range *r.everyone.Load() {
+			if p.ended() { // the room has yet to hear of it
+				continue
+			}
 			present[[2]string{r.name, p.identity}] = true
 			present[[2]string{r.name, string(p.user) + " " + string(p.device)}] = true
 		}
@@ -202,6 +205,16 @@ func (l *leaves) witness(ctx context.Context, now time.Time) {
 	l.saw = now
 	if err := l.house.store.CallLeaves.Saw(ctx, now.UnixMilli(), saw); err != nil && ctx.Err() == nil {
 		zerolog.Ctx(ctx).Warn().Err(err).Msg("Not written who is in calls")
+	}
+}
+
+// ended says whether p's session is over, though its room may still hold it.
+func (p *Participant) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
 	}
 }
 

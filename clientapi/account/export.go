@@ -25,6 +25,7 @@ import (
 const (
 	exportEvents = 500
 	exportFiles  = 200
+	exportCalls  = 1000
 )
 
 // ErrNoAccount is what Export says of a user who never was.
@@ -55,7 +56,7 @@ func (h *Handlers) ExportUser(r *rest.Request) (any, error) {
 }
 
 // Export writes all that this server holds of a user into a zip archive: account, profile, addresses, devices, private
-// notes, rooms, receipts, pushers, public keys, what the user said, and uploaded files. Not in it are hashes of passwords
+// notes, rooms, calls, receipts, pushers, public keys, what the user said, and uploaded files. Not in it are hashes of passwords
 // and tokens, and what others said. name is a localpart or a whole user ID of this server.
 func (h *Handlers) Export(ctx context.Context, name string, w io.Writer) error {
 	user, ok := h.userID(name)
@@ -70,7 +71,7 @@ func (h *Handlers) Export(ctx context.Context, name string, w io.Writer) error {
 		return ErrNoAccount
 	}
 	x := &export{Handlers: h, user: user, zip: zip.NewWriter(w), now: h.now()}
-	for _, part := range []func(context.Context, *storage.Account) error{x.account, x.notes, x.rooms, x.keys, x.files} {
+	for _, part := range []func(context.Context, *storage.Account) error{x.account, x.notes, x.rooms, x.calls, x.keys, x.files} {
 		if err := part(ctx, account); err != nil {
 			return fmt.Errorf("export %s: %w", user, err)
 		}
@@ -230,6 +231,20 @@ func (x *export) said(ctx context.Context, name string, room id.RoomID) (string,
 				return "", err
 			}
 			after = e.PageOf()
+		}
+	}
+}
+
+// calls writes in which calls the user was, and when.
+func (x *export) calls(ctx context.Context, _ *storage.Account) error {
+	list := []*storage.CallRecord{}
+	for {
+		page, err := x.store.CallRecords.Find(ctx, storage.CallSearch{UserID: x.user, To: x.now.UnixMilli(), Limit: exportCalls, Offset: len(list)})
+		if err != nil {
+			return err
+		}
+		if list = append(list, page...); len(page) < exportCalls {
+			return x.write("calls.json", list)
 		}
 	}
 }

@@ -31,13 +31,13 @@ func (h *Handlers) liveCalls(ctx context.Context, room id.RoomID) (calls []bus.L
 	return calls, more, err
 }
 
-// Calls handles GET /_synapse/admin/v1/calls: the calls that are open, who is in them, and how their lines are.
+// Calls handles GET /_chancery/admin/v1/calls: the calls that are open, who is in them, and how their lines are.
 func (h *Handlers) Calls(r *rest.Request) (any, error) {
 	calls, more, err := h.liveCalls(r.Context(), "")
 	return map[string]any{"calls": calls, "total": len(calls), "more": more}, err
 }
 
-// CallRecords handles GET /_synapse/admin/v1/calls/records: who was in which call, the latest first. room_id, user_id and
+// CallRecords handles GET /_chancery/admin/v1/calls/records: who was in which call, the latest first. room_id, user_id and
 // from_ts and to_ts (ms since 1970) narrow it down; from and limit page it.
 func (h *Handlers) CallRecords(r *rest.Request) (any, error) {
 	_, offset, limit, err := page(r)
@@ -67,7 +67,7 @@ func (h *Handlers) CallRecords(r *rest.Request) (any, error) {
 	return answer, nil
 }
 
-// Call handles GET /_synapse/admin/v1/rooms/{roomId}/call: the room's calls, and what is ordered for them here.
+// Call handles GET /_chancery/admin/v1/rooms/{roomId}/call: the room's calls, and what is ordered for them here.
 func (h *Handlers) Call(r *rest.Request) (any, error) {
 	room, err := h.room(r)
 	if err != nil {
@@ -85,7 +85,7 @@ func (h *Handlers) Call(r *rest.Request) (any, error) {
 	return map[string]any{"room_id": room.ID, "orders": orders, "calls": calls}, err
 }
 
-// OrderCall handles PUT /_synapse/admin/v1/rooms/{roomId}/call: what holds for the room's calls on this server, beside what the
+// OrderCall handles PUT /_chancery/admin/v1/rooms/{roomId}/call: what holds for the room's calls on this server, beside what the
 // room itself says: locked, view_only, max_participants, max_bitrate, publish_level, muted, no_video and removed.
 func (h *Handlers) OrderCall(r *rest.Request) (any, error) {
 	room, err := h.room(r)
@@ -119,7 +119,7 @@ func (h *Handlers) OrderCalls(ctx context.Context, room id.RoomID, settings poli
 	return err
 }
 
-// CommandCall handles POST /_synapse/admin/v1/rooms/{roomId}/call/{command}: mute or remove somebody (user_id, and perhaps
+// CommandCall handles POST /_chancery/admin/v1/rooms/{roomId}/call/{command}: mute or remove somebody (user_id, and perhaps
 // device_id and track_sid), or end the call.
 func (h *Handlers) CommandCall(r *rest.Request) (any, error) {
 	room, err := h.room(r)

@@ -31,13 +31,13 @@ func TestOperatorsKeepCalls(t *testing.T) {
 	ws := enterCall(t, socket, token)
 
 	var live struct{ Calls []bus.LiveCall }
-	do(t, root, "GET", "/_synapse/admin/v1/calls", nil, &live)
+	do(t, root, "GET", "/_chancery/admin/v1/calls", nil, &live)
 	if len(live.Calls) != 1 || live.Calls[0].RoomID != room || len(live.Calls[0].Participants) != 1 || live.Calls[0].Participants[0].UserID != ben.UserID ||
 		live.Calls[0].Class != "pair" || live.Calls[0].Participants[0].Rule != "member, may publish" {
 		t.Fatalf("got %+v, want ben's call", live.Calls)
 	}
-	roomPath := "/_synapse/admin/v1/rooms/" + url.PathEscape(string(room)) + "/call"
-	for path, method := range map[string]string{"/_synapse/admin/v1/calls": "GET", "/_synapse/admin/v1/calls/records": "GET", roomPath: "PUT", roomPath + "/end": "POST"} {
+	roomPath := "/_chancery/admin/v1/rooms/" + url.PathEscape(string(room)) + "/call"
+	for path, method := range map[string]string{"/_chancery/admin/v1/calls": "GET", "/_chancery/admin/v1/calls/records": "GET", roomPath: "PUT", roomPath + "/end": "POST"} {
 		if got := raw(t, method, interior.url+path, anna.AccessToken, jsonBody(t, struct{}{})); got.status != http.StatusForbidden {
 			t.Errorf("%s %s by who is no administrator: got %d, want 403", method, path, got.status)
 		}
@@ -87,7 +87,7 @@ func TestOperatorsKeepCalls(t *testing.T) {
 	// What is remembered of it.
 	var records struct{ Records []storage.CallRecord }
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		do(t, root, "GET", "/_synapse/admin/v1/calls/records?room_id="+url.QueryEscape(string(room)), nil, &records)
+		do(t, root, "GET", "/_chancery/admin/v1/calls/records?room_id="+url.QueryEscape(string(room)), nil, &records)
 		if len(records.Records) == 1 && records.Records[0].Ended != 0 {
 			break
 		}
