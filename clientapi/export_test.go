@@ -3,12 +3,15 @@ package clientapi
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/tidwall/gjson"
+
+	"chancery/storage"
 )
 
 func TestExport(t *testing.T) {
@@ -16,6 +19,12 @@ func TestExport(t *testing.T) {
 	alice, bob := s.register("alice"), s.register("bob")
 	root := s.administrator("root")
 	alice.addAddress(box, "alice@example.org")
+	if err := s.store.Do(t.Context(), func(ctx context.Context) error {
+		_, err := s.store.ExternalIDs.Link(ctx, alice.ID, storage.ExternalID{Provider: "staff", ExternalID: "4711"})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 	alice.do("PUT", v3+"/profile/"+string(alice.ID)+"/displayname", map[string]string{"displayname": "Alice"}).ok()
 	alice.do("PUT", v3+"/user/"+string(alice.ID)+"/account_data/org.example", map[string]int{"n": 7}).ok()
 	alice.do("POST", v3+"/keys/upload", map[string]any{"device_keys": deviceKeys(alice)}).ok()
@@ -62,6 +71,7 @@ func TestExport(t *testing.T) {
 	}
 	for _, c := range []struct{ file, path, want string }{
 		{"account.json", "user_id", "@alice:interior"}, {"account.json", "profile.displayname", "Alice"},
+		{"account.json", "external_ids.0.external_id", "4711"},
 		{"account.json", "threepids.0.address", "alice@example.org"}, {"account.json", "devices.0.device_id", alice.Device},
 		{"account_data.json", `#(type=="org.example").content.n`, "7"}, {"rooms.json", "0.room_id", room}, {"rooms.json", "0.membership", "join"},
 		{"keys.json", "device_keys." + escape(alice.Device) + ".user_id", "@alice:interior"},

@@ -159,6 +159,7 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 	for _, q := range []string{
 		"DELETE FROM profiles WHERE user_id = $1",
 		"DELETE FROM passes WHERE user_id = $1",
+		"DELETE FROM upstream_sessions WHERE user_id = $1",
 		"DELETE FROM confirmations WHERE user_id = $1",
 		"DELETE FROM cross_signing_keys WHERE user_id = $1",
 		"DELETE FROM key_signatures WHERE user_id = $1 OR signer_id = $1",

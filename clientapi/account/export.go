@@ -110,7 +110,8 @@ func (x *export) account(ctx context.Context, a *storage.Account) error {
 	devices, err3 := x.store.Devices.All(ctx, x.user)
 	pushers, err4 := x.store.Pushers.Of(ctx, x.user)
 	signedIn, err5 := x.store.Browsers.Of(ctx, x.user)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	elsewhere, err6 := x.store.ExternalIDs.Of(ctx, x.user)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return err
 	}
 	type browser struct {
@@ -121,6 +122,14 @@ func (x *export) account(ctx context.Context, a *storage.Account) error {
 	browsers := make([]browser, len(signedIn))
 	for i, b := range signedIn {
 		browsers[i] = browser{b.Seen.UnixMilli(), b.Address, b.Agent}
+	}
+	type externalID struct {
+		Provider string `json:"auth_provider"`
+		ID       string `json:"external_id"`
+	}
+	externalIDs := make([]externalID, len(elsewhere))
+	for i, e := range elsewhere {
+		externalIDs[i] = externalID{e.Provider, e.ExternalID}
 	}
 	threepids := make([]threePID, len(addresses))
 	for i, t := range addresses {
@@ -141,7 +150,7 @@ func (x *export) account(ctx context.Context, a *storage.Account) error {
 	return x.write("account.json", map[string]any{
 		"user_id": x.user, "created_ts": a.Created.UnixMilli(), "admin": a.Admin, "locked": a.Locked, "suspended": a.Suspended,
 		"deactivated": a.Deactivated, "exported_ts": x.now.UnixMilli(), "profile": profile, "threepids": threepids,
-		"devices": shownDevices, "browsers": browsers, "pushers": shownPushers,
+		"devices": shownDevices, "browsers": browsers, "pushers": shownPushers, "external_ids": externalIDs,
 	})
 }
 
