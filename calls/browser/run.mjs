@@ -1,5 +1,5 @@
 // Drives the pages: node run.mjs [PART-OF-A-NAME...] ; the focus is named by FOCUS_URL, FOCUS_KEY and FOCUS_SECRET, what
-// stands beside it by STAGE_URL. Scenarios are in scenarios/, a file for a subject. They run side by side in LANES (2);
+// stands beside it by STAGE_URL. Scenarios are in scenarios/, a file for a subject. They run side by side in LANES (3);
 // those that measure a picture's quality need the processor, and run alone after the others.
 // Prints a line of JSON for each: {name, ok, note, ms}.
 import { readdirSync } from 'node:fs';
@@ -39,7 +39,7 @@ async function play({ name, act }) {
 async function lane(list) {
   for (let next; (next = list.shift()); ) await play(next);
 }
-await Promise.all(Array.from({ length: Number(process.env.LANES ?? 2) }, () => lane(together)));
+await Promise.all(Array.from({ length: Number(process.env.LANES ?? 3) }, () => lane(together)));
 await lane(alone);
 await house.close();
 process.exit(failed ? 1 : 0);

@@ -9,7 +9,7 @@ async function concealed(p, who, ms) {
   return 100 * (after.concealedSamples - before.concealedSamples) / (after.totalSamplesReceived - before.totalSamplesReceived);
 }
 
-export const alone = {
+export default {
   async 'a bad line is called so, and a good one again'(stage) {
     const way = await stage.relay();
     const [, b] = await Promise.all([stage.participant('ann'), stage.participant('bob', { relay: way, publish: ['microphone'] })]);
@@ -24,6 +24,9 @@ export const alone = {
     await b.saw('quality excellent', 'bob', 40000, since);
     return `poor after ${bad} ms, excellent again after ${Date.now() - since} ms`;
   },
+};
+
+export const alone = {
   async 'a picture that the line cannot carry stops, and the client is told'(stage) {
     const way = await stage.relay();
     await stage.participant('ann', { publish: ['camera', 'tone'] });

@@ -89,6 +89,17 @@ export default {
     await a.simulate('server-leave');
     await a.saw('disconnected', '', 5000, since);
   },
+  async 'twelve seconds without UDP'(stage) {
+    const way = await stage.relay();
+    const [a] = await Promise.all([stage.participant('ann', { relay: way }), stage.participant('bob')]);
+    await stage.all();
+    await way.change({ up: { loss: 1 }, down: { loss: 1 } });
+    await pause(12000);
+    const open = Date.now();
+    await way.change({ up: {}, down: {} });
+    await stage.all(stage.people, 30000);
+    return `media back after ${Date.now() - open} ms; ann noticed: ${await a.ask(() => window.call.events.filter((e) => e.what.startsWith('reconn')).length)}`;
+  },
 };
 
 export const alone = {
@@ -117,16 +128,5 @@ export const alone = {
     await Promise.all(stage.people.map((p) => p.saw('reconnected', '', 30000, cut)));
     await stage.all();
     return `media back ${Date.now() - up} ms after the new focus answered`;
-  },
-  async 'twelve seconds without UDP'(stage) {
-    const way = await stage.relay();
-    const [a] = await Promise.all([stage.participant('ann', { relay: way }), stage.participant('bob')]);
-    await stage.all();
-    await way.change({ up: { loss: 1 }, down: { loss: 1 } });
-    await pause(12000);
-    const open = Date.now();
-    await way.change({ up: {}, down: {} });
-    await stage.all(stage.people, 30000);
-    return `media back after ${Date.now() - open} ms; ann noticed: ${await a.ask(() => window.call.events.filter((e) => e.what.startsWith('reconn')).length)}`;
   },
 };
