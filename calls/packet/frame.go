@@ -69,8 +69,8 @@ func Describe(codec Codec, h *Header, payload []byte) Meta {
 		m.Key = h264Key(payload)
 		m.Start = m.Key
 	case AV1:
-		m.Start = payload[0]&0x80 == 0 // Z: continues an OBU of the packet before
-		m.Key = payload[0]&0x08 != 0   // N: first packet of a coded video sequence
+		m.Start = payload[0]&0x80 == 0          // Z: continues an OBU of the packet before
+		m.Key = m.Start && payload[0]&0x08 != 0 // N: first packet of a coded video sequence
 	}
 	return m
 }

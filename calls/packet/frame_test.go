@@ -38,5 +38,5 @@ func FuzzH264(f *testing.F) {
 }
 
 func FuzzAV1(f *testing.F) {
-	fuzzFrames(f, AV1, []byte{0x18, 1}, []byte{0x90, 1})
+	fuzzFrames(f, AV1, []byte{0x18, 1}, []byte{0x90, 1}, []byte{0xcd})
 }
