@@ -188,7 +188,8 @@ window.openCall = (roomId, path) => {
   ];
   for (const [source, name, hear] of listening) source.on(name, hear);
 
-  window.hangUp = () => api.transport.send("im.vector.hangup", {});
+  // hangUp has the call leave; it may close before it has answered.
+  window.hangUp = () => void api.transport.send("im.vector.hangup", {}).catch(lost);
   // closeCall takes the frame away.
   window.closeCall = () => {
     for (const [source, name, hear] of listening) source.off(name, hear);
