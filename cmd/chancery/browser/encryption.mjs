@@ -90,6 +90,7 @@ export class Encryption {
 
   async openWindow(device) {
     device.page = await device.context.newPage();
+    device.windows = (device.windows ?? 0) + 1;
     device.page.on("pageerror", (error) => this.say(`${device.name}: ${error.message}`));
     await device.page.goto(device.person.house + "/_test/");
     await device.page.waitForFunction(() => globalThis.signOut);
@@ -117,7 +118,7 @@ export class Encryption {
   async keepLines(device) {
     if (!this.facts.lines || !device.page || device.page.isClosed()) return;
     const lines = await device.page.evaluate(() => globalThis.lines?.() ?? []).catch(() => []);
-    writeFileSync(join(this.facts.lines, device.name.replaceAll(" ", "-") + ".log"), lines.join("\n"));
+    writeFileSync(join(this.facts.lines, `${device.name.replaceAll(" ", "-")}-${device.windows}.log`), lines.join("\n"));
   }
 
   async firstDevice(person) {
@@ -257,6 +258,7 @@ export class Encryption {
     device.awake = false;
     await device.speaking;
     await this.countLate(device);
+    await this.keepLines(device);
     await device.page.close();
     this.slept.closed++;
     this.say(`${device.name} is closed`);
