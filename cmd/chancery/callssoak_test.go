@@ -78,6 +78,7 @@ type callSoak struct {
 	calling sync.WaitGroup
 
 	joins, vanished, returns atomic.Int64
+	ended                    atomic.Bool
 	lost                     atomic.Int64 // sockets, without a word and without a kill
 	killed                   atomic.Int64 // when, in Unix milliseconds
 	slowest                  atomic.Int64 // return after the kill, in milliseconds
@@ -235,7 +236,7 @@ func (s *callSoak) comeIn(seat *callSeat, picture bool) *caller {
 		}
 		return nil
 	}
-	if c.others > 0 && !c.hears(callHeardWithin) && !s.aroundKill() {
+	if c.others > 0 && !c.hears(callHeardWithin) && !s.aroundKill() && !s.ended.Load() { // in the end all leave
 		s.fault("%s came in to %d others and heard none of them", seat.who.UserID, c.others)
 	}
 	return c
@@ -429,6 +430,7 @@ func (s *callSoak) watch(over context.Context, length time.Duration) (samples []
 	for {
 		select {
 		case <-over.Done():
+			s.ended.Store(true)
 			return samples
 		case <-middle.C:
 			home := s.busiest()
