@@ -148,6 +148,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(len(p.peers)+1, p.publishers())}}})
 	p.sendToken()
 	p.repeat()
+	p.room.do(func() { p.room.tellPresent(p) })
 	if !p.graceEnds.IsZero() {
 		p.graceEnds = time.Now().Add(p.room.focus.config.Grace) // a fresh chance for the transport
 	}

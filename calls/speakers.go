@@ -53,6 +53,21 @@ func (r *Room) pretend(p *Participant, until time.Time) {
 	r.speakers[p.sid].until = until
 }
 
+// tellPresent tells p who speaks just now: after that it hears of changes only.
+func (r *Room) tellPresent(p *Participant) {
+	var now []*signal.Speaker
+	for sid, s := range r.speakers {
+		if s.active && sid != p.sid {
+			now = append(now, &signal.Speaker{Sid: sid, Level: s.told, Active: true})
+		}
+	}
+	if len(now) > 0 {
+		p.post(func() {
+			p.send(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: now}}})
+		})
+	}
+}
+
 // tellSpeakers hears every microphone once and tells what has changed.
 func (r *Room) tellSpeakers() {
 	var changed []*signal.Speaker
