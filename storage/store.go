@@ -321,16 +321,31 @@ func openSQLite(cfg Config) (db, reader *dbutil.Database, err error) {
 
 func openPostgres(cfg Config) (db, reader *dbutil.Database, err error) {
 	_ = stdlib.GetDefaultDriver() // registers "pgx"
-	if db, err = dbutil.NewWithDialect(cfg.Database, "pgx"); err != nil {
+	dsn := withStatements(cfg.Database)
+	if db, err = dbutil.NewWithDialect(dsn, "pgx"); err != nil {
 		return nil, nil, err
 	}
 	db.RawDB.SetMaxOpenConns(2)
 	db.RawDB.SetMaxIdleConns(2)
-	if reader, err = dbutil.NewWithDialect(cfg.Database, "pgx"); err != nil {
+	if reader, err = dbutil.NewWithDialect(dsn, "pgx"); err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}
 	pool(reader.RawDB, cfg.Readers, 32)
 	return db, reader, nil
+}
+
+// withStatements bounds how many prepared statements a connection keeps, if the operator does not: pgx sets room for 512 aside.
+func withStatements(dsn string) string {
+	const name, number = "statement_cache_capacity", "192"
+	switch {
+	case strings.Contains(dsn, name):
+		return dsn
+	case !strings.Contains(dsn, "://"):
+		return dsn + " " + name + "=" + number
+	case strings.Contains(dsn, "?"):
+		return dsn + "&" + name + "=" + number
+	}
+	return dsn + "?" + name + "=" + number
 }
 
 func pool(db *sql.DB, n, otherwise int) {

@@ -299,7 +299,7 @@ func (s *Syncing) rulesOf(ctx context.Context, u *user) (*rules.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	set = rules.Default(u.id)
+	set = rules.Unchanged(u.id)
 	if stored != nil && !stored.Deleted {
 		if own, err := rules.Parse(u.id, stored.Content); err == nil {
 			set = own

@@ -17,6 +17,8 @@ type sentMembers struct {
 	seed       maphash.Seed
 	n          int // members noted in the young half
 	young, old map[connection]map[id.RoomID]*sentRoom
+	// alike are lists of members by their sum: those who wait in one room were mostly sent the same.
+	alike map[uint64][]uint64
 }
 
 // sentRoom is what a connection was sent of one room's members.
@@ -24,6 +26,8 @@ type sentRoom struct {
 	// known were sent by answers up to settled, which the client has seen; ascending.
 	known   []uint64
 	settled storage.Position
+	// self is with which answer the connection's own user was sent, who is not among the others; 0 for none.
+	self storage.Position
 	// last were sent by the answers since, of which the client may ask again.
 	last []sentBatch
 }
@@ -45,7 +49,7 @@ type connection struct {
 const maxSent = 1_000_000
 
 func newSentMembers() *sentMembers {
-	return &sentMembers{seed: maphash.MakeSeed(), young: map[connection]map[id.RoomID]*sentRoom{}}
+	return &sentMembers{seed: maphash.MakeSeed(), young: map[connection]map[id.RoomID]*sentRoom{}, alike: map[uint64][]uint64{}}
 }
 
 // reset forgets what a connection was sent: it begins anew.
@@ -73,17 +77,23 @@ func (m *sentMembers) unsent(c connection, room id.RoomID, users []id.UserID, si
 		sent = &sentRoom{}
 		rooms[room] = sent
 	}
-	sent.settle(since)
+	sent.settle(m, since)
 	var fresh []id.UserID
 	var members []uint64
 	for _, user := range users {
+		if user == c.user {
+			if sent.self == 0 || sent.self > since {
+				fresh, sent.self = append(fresh, user), to
+			}
+			continue
+		}
 		member := maphash.String(m.seed, string(user))
 		if _, known := slices.BinarySearch(sent.known, member); !known {
 			fresh, members = append(fresh, user), append(members, member)
 		}
 	}
 	if len(members) > 0 {
-		sent.note(to, members)
+		sent.note(m, to, members)
 		m.n += len(members)
 	}
 	if m.n > maxSent {
@@ -93,33 +103,52 @@ func (m *sentMembers) unsent(c connection, room id.RoomID, users []id.UserID, si
 }
 
 // note takes in what the answer that reaches to holds; more than once if it is made of parts, or asked for again.
-func (r *sentRoom) note(to storage.Position, members []uint64) {
+func (r *sentRoom) note(m *sentMembers, to storage.Position, members []uint64) {
 	r.last = slices.DeleteFunc(r.last, func(b sentBatch) bool {
 		if b.at == to {
 			members = append(members, b.members...)
 		}
 		return b.at >= to
 	})
+	r.last = append(r.last, sentBatch{to, m.share(members)})
+}
+
+// maxAlike bounds how many lists are held to be shared.
+const maxAlike = 1024
+
+// share sorts the members, and gives the list that others have of the same ones. It is never changed from then on.
+func (m *sentMembers) share(members []uint64) []uint64 {
 	slices.Sort(members)
-	r.last = append(r.last, sentBatch{to, slices.Clip(slices.Compact(members))})
+	members = slices.Clip(slices.Compact(members))
+	sum := uint64(len(members))
+	for _, member := range members {
+		sum = sum*31 + member
+	}
+	if other := m.alike[sum]; slices.Equal(other, members) {
+		return other
+	}
+	if len(m.alike) >= maxAlike {
+		clear(m.alike)
+	}
+	m.alike[sum] = members
+	return members
 }
 
 // settle takes what was sent up to since as known. A client that goes back behind what was settled may have seen none of it.
-func (r *sentRoom) settle(since storage.Position) {
+func (r *sentRoom) settle(m *sentMembers, since storage.Position) {
 	if since < r.settled {
-		r.known, r.last, r.settled = nil, nil, 0
+		*r = sentRoom{}
 	}
 	n := 0
+	var seen []uint64
 	for n < len(r.last) && r.last[n].at <= since {
-		r.known = append(r.known, r.last[n].members...)
+		seen = append(seen, r.last[n].members...)
 		n++
 	}
 	if n == 0 {
 		return
 	}
-	slices.Sort(r.known)
-	r.known = slices.Clip(slices.Compact(r.known))
-	r.settled = since
+	r.known, r.settled = m.share(append(seen, r.known...)), since
 	if r.last = r.last[n:]; len(r.last) == 0 {
 		r.last = nil
 	}

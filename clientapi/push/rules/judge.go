@@ -203,8 +203,12 @@ func (c *Condition) compile() {
 // Judge says what the set makes of the event. A user's own events never notify them: that is the caller's to know.
 func (s *Set) Judge(e *Event, p Person) Verdict {
 	e.prepare()
+	byKind := s.rules
+	if byKind == nil {
+		byKind = Default(s.User).rules
+	}
 	for _, kind := range Kinds {
-		for _, r := range s.rules[kind] {
+		for _, r := range byKind[kind] {
 			if r.Enabled && r.matches(e, p) {
 				return r.verdict
 			}

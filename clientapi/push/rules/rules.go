@@ -120,6 +120,16 @@ func Default(user id.UserID) *Set {
 	return s
 }
 
+// Unchanged is the same set for judging alone. It holds nothing but its owner: thousands are at hand, and few events are judged for
+// one person and not for a class.
+func Unchanged(user id.UserID) *Set {
+	class := standardClass.Load()
+	if class == nil {
+		class = &Default(user).class
+	}
+	return &Set{User: user, class: *class}
+}
+
 // Parse reads a stored set. Defaults keep what the user changed of them (whether they are enabled, their actions), and no
 // more; those that are missing are added.
 func Parse(user id.UserID, content []byte) (*Set, error) {
