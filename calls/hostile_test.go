@@ -54,7 +54,9 @@ func TestFloodsEndTheirSenderOnly(t *testing.T) {
 			ann.pub.Close()
 		}},
 		{"text", func(ann *testClient) {
+			ann.saying.Lock()
 			_ = ann.ws.WriteMessage(websocket.TextMessage, []byte("{}"))
+			ann.saying.Unlock()
 			ann.sub.Close()
 			ann.pub.Close()
 		}},

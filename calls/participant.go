@@ -251,6 +251,23 @@ func (p *Participant) close() {
 			t.up.Wait()
 		}
 	}
+	p.forget()
+}
+
+// forget lets go of everybody else. A media section that nobody has used again keeps the track that was in it, and with it p: it must
+// not keep all who came after p as well.
+func (p *Participant) forget() {
+	clear(p.peers)
+	clear(p.subs)
+	clear(p.published)
+	p.offers.removed = nil
+	for {
+		select {
+		case <-p.inbox:
+		default:
+			return
+		}
+	}
 }
 
 func (p *Participant) send(res *signal.Response) {

@@ -213,10 +213,18 @@ func (h *Handlers) sweep(ctx context.Context) error {
 			h.store.Tokens.Sweep(ctx, now.Add(-spentAge)),
 			h.store.Confirmations.Sweep(ctx, now.Add(-staleConfirmation)),
 			h.store.Validations.Sweep(ctx, now.Add(-linkAge-validationAge)),
-			h.upstream.Sweep(ctx),
+			h.sweepUpstream(ctx),
 			h.endIdle(ctx, now),
 		)
 	})
+}
+
+// sweepUpstream forgets what is over of sign-ins at identity providers, if there are any.
+func (h *Handlers) sweepUpstream(ctx context.Context) error {
+	if h.upstream == nil {
+		return nil
+	}
+	return h.upstream.Sweep(ctx)
 }
 
 // newToken makes a secret of 160 random bits; the letters before it help whoever finds one in a place where it does
