@@ -78,8 +78,8 @@ func badLinks(t *testing.T, bad weather, cut time.Duration) {
 	one, two, three := houses[names[0]], houses[names[1]], houses[names[2]]
 	alice, bob, carol := one.account("alice"), two.account("bob"), three.account("carol")
 	room := one.room(id.RoomV11, alice, "public")
-	two.join(room, bob, one)
-	three.join(room, carol, one)
+	two.joinStubbornly(room, bob, one)
+	three.joinStubbornly(room, carol, one)
 	for _, h := range []*house{one, two, three} {
 		h.waitLong("all three", func() bool {
 			return h.membership(room, bob) == "join" && h.membership(room, carol) == "join" && h.membership(room, alice) == "join"
@@ -228,4 +228,16 @@ func (h *house) toDevice(user id.UserID) []storage.ToDeviceMessage {
 		h.Fatal(err)
 	}
 	return messages
+}
+
+// joinStubbornly tries as often as somebody would whose line is bad: a connection may break in any attempt.
+func (h *house) joinStubbornly(room id.RoomID, user id.UserID, through *house) {
+	h.Helper()
+	var err error
+	for range 5 {
+		if err = h.tryJoin(room, user, through); err == nil {
+			return
+		}
+	}
+	h.Fatalf("%s joins, at the fifth attempt: %v", user, err)
 }
