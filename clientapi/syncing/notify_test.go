@@ -346,3 +346,24 @@ func TestRingsAreBoundedTogether(t *testing.T) {
 		same(t, "messages in "+string(room), len(in(r, "join", room).Get("timeline.events").Array()), 5)
 	}
 }
+
+// TestNewsWhileAUserIsRead: what is said while a user's rooms are read, by the first request after a restart, is in no room of theirs
+// in the memory. Who knew everything up to then is told it all the same.
+func TestNewsWhileAUserIsRead(t *testing.T) {
+	h := newHouse(t)
+	room := h.create(alice, "public")
+	h.member(room, bob, bob, "join")
+	since := next(h.answerTo(bob, ""))
+	h.again()
+	u := newUser(bob, storage.Position(h.sync.applied.Load()))
+	u.seen = time.Now()
+	h.sync.mu.Lock()
+	h.sync.users[bob] = u
+	h.sync.mu.Unlock()
+	h.say(room, alice, "meanwhile")
+	if err := h.sync.reach(t.Context(), h.store.Head()); err != nil {
+		t.Fatal(err)
+	}
+	h.sync.load(t.Context(), u)
+	same(t, "what Bob is told", bodies(in(h.answerTo(bob, since), "join", room)), []string{"meanwhile"})
+}

@@ -17,7 +17,7 @@ import (
 // user is one of ours who syncs at this process. The watcher writes it, with mu held.
 type user struct {
 	id id.UserID
-	// from: everything after this position is noted below.
+	// from: everything after this position is noted below, once it is loaded.
 	from   storage.Position
 	ready  chan struct{} // closed when loaded, or failed
 	loaded bool
@@ -178,7 +178,8 @@ func (s *Syncing) load(ctx context.Context, u *user) {
 	if u.ignored == nil && ignored != nil {
 		u.ignored = ignoredUsers(ignored.Content)
 	}
-	u.loaded = true
+	// What came while the rows were read was noted in no room of this user.
+	u.from, u.loaded = storage.Position(s.applied.Load()), true
 }
 
 // maxAccount bounds the account data held at hand for a user.
