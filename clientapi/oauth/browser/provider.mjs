@@ -7,7 +7,7 @@ export async function openProvider(port, house) {
     clients: [{
       client_id: "chancery", client_secret: "the secret of the house",
       redirect_uris: [`${house}/_chancery/upstream/ministry/callback`],
-      post_logout_redirect_uris: [`${house}/account/login`],
+      post_logout_redirect_uris: [`${house}/_chancery/upstream/loggedout`],
       backchannel_logout_uri: `${house}/_chancery/upstream/ministry/backchannel`, backchannel_logout_session_required: true,
     }],
     claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"] },
