@@ -54,11 +54,15 @@ vet: ## go vet and gofmt
 test: prepare vet build ## everything: Go tests with the race detector on both databases, and the browsers
 	.ci/postgres $(MAKE) --no-print-directory test-go
 
-# Browsers encode video in software and turn it down when the processor is busy: they come last, one at a time.
+# Browsers encode video in software and turn it down when the processor is busy: they come last, one at a time. What fails among them is
+# tried once more, and said; what fails twice has failed.
 test-go: ## the Go tests on the databases that are there, then the browsers
 	$(GO) test -race -tags $(TAGS) -timeout $(TEST_TIMEOUT) -skip '^TestBrowser|^TestThreeServersAgree$$' ./...
 	$(MAKE) --no-print-directory test-agree test-counts test-oracle
-	$(GO) test -tags $(TAGS) -timeout $(TEST_TIMEOUT) -p 1 -count 1 -run '^TestBrowser' $(BROWSERS)
+	@for package in $(BROWSERS); do \
+		try="$(GO) test -tags $(TAGS) -timeout $(TEST_TIMEOUT) -count 1 -run ^TestBrowser $$package"; echo "$$try"; \
+		$$try || { echo "the browsers' tests of $$package failed, and are tried once more"; $$try; }; \
+	done
 
 test-agree: ## three room servers in random partitions: the same state in the end; and not if state resolution is broken
 	$(GO) test -tags $(TAGS) -count 1 -v -run '^TestThreeServersAgree$$' ./roomserver | grep -v '^=== '
