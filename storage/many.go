@@ -119,16 +119,12 @@ type Before struct {
 
 // BackwardsEach gives of each room the newest events before a page, newest first, as [Events.Backwards] does.
 func (t *Events) BackwardsEach(ctx context.Context, asked []Before, limit int) (map[id.RoomID][]*Event, error) {
-	var parts []string
-	var args []any
-	for _, b := range asked {
-		n := len(args)
-		parts = append(parts, fmt.Sprintf("SELECT * FROM (SELECT "+eventColumns+` FROM events
-			WHERE room_id = $%d AND place IS NOT NULL AND (place < $%d OR (place = $%d AND number < $%d))
-			ORDER BY place DESC, number DESC LIMIT %d) AS room%d`, n+1, n+2, n+2, n+3, limit, len(parts)))
-		args = append(args, b.Room, b.Page.Place, b.Page.Number)
+	rows := make([][]any, len(asked))
+	for i, b := range asked {
+		rows[i] = []any{b.Room, b.Page.Place, b.Page.Number}
 	}
-	events, err := union(ctx, t.s, scanEvent, parts, args)
+	events, err := each(ctx, t.s, scanEvent, rows, []string{"text", "bigint", "bigint"}, eventColumns, fmt.Sprintf("SELECT "+eventColumns+` FROM events
+		WHERE room_id = {0} AND place IS NOT NULL AND (place < {1} OR (place = {1} AND number < {2})) ORDER BY place DESC, number DESC LIMIT %d`, limit))
 	found := make(map[id.RoomID][]*Event, len(asked))
 	for _, e := range events {
 		found[e.RoomID] = append(found[e.RoomID], e)
@@ -138,11 +134,8 @@ func (t *Events) BackwardsEach(ctx context.Context, asked []Before, limit int) (
 
 // Threaded gives those of the rooms in which there is an event in a thread.
 func (t *Events) Threaded(ctx context.Context, rooms []id.RoomID) (map[id.RoomID]bool, error) {
-	var parts []string
-	for i := range rooms {
-		parts = append(parts, fmt.Sprintf("SELECT * FROM (SELECT room_id FROM events WHERE room_id = $%d AND place IS NOT NULL AND rel_type = 'm.thread' LIMIT 1) AS room%d", i+1, i))
-	}
-	found, err := union(ctx, t.s, column[id.RoomID], parts, anys(rooms))
+	found, err := each(ctx, t.s, column[id.RoomID], single(rooms), []string{"text"}, "room_id",
+		"SELECT room_id FROM events WHERE room_id = {0} AND place IS NOT NULL AND rel_type = 'm.thread' LIMIT 1")
 	threaded := make(map[id.RoomID]bool, len(found))
 	for _, room := range found {
 		threaded[room] = true
@@ -183,18 +176,15 @@ func (t *Memberships) Crowds(ctx context.Context, rooms []id.RoomID, heroes int)
 			crowds[c.room].Invited = c.n
 		}
 	}
-	var parts []string
-	for i := range rooms {
-		parts = append(parts, fmt.Sprintf("SELECT * FROM (SELECT room_id, user_id FROM memberships WHERE room_id = $%d AND membership IN ('join', 'invite') ORDER BY event LIMIT %d) AS room%d", i+1, heroes, i))
-	}
 	type hero struct {
 		room id.RoomID
 		user id.UserID
 	}
-	first, err := union(ctx, t.s, func(row dbutil.Scannable) (h hero, err error) {
+	first, err := each(ctx, t.s, func(row dbutil.Scannable) (h hero, err error) {
 		err = row.Scan(&h.room, &h.user)
 		return h, err
-	}, parts, anys(rooms))
+	}, single(rooms), []string{"text"}, "room_id, user_id",
+		fmt.Sprintf("SELECT room_id, user_id FROM memberships WHERE room_id = {0} AND membership IN ('join', 'invite') ORDER BY event LIMIT %d", heroes))
 	for _, h := range first {
 		crowds[h.room].Heroes = append(crowds[h.room].Heroes, h.user)
 	}
@@ -207,9 +197,45 @@ func (t *Memberships) Crowds(ctx context.Context, rooms []id.RoomID, heroes int)
 	return crowds, err
 }
 
-func union[T any](ctx context.Context, s *Store, scan func(dbutil.Scannable) (T, error), parts []string, args []any) ([]T, error) {
-	if len(parts) == 0 {
+// each asks one question for each row of values, which stand in it as {0}, {1} and so on, all at once. kinds are the values' types,
+// columns what is selected. PostgreSQL plans the question once; SQLite, which has no LATERAL, is quick to plan each.
+func each[T any](ctx context.Context, s *Store, scan func(dbutil.Scannable) (T, error), rows [][]any, kinds []string, columns, question string) ([]T, error) {
+	if len(rows) == 0 {
 		return nil, nil
 	}
-	return all(ctx, s, scan, strings.Join(parts, " UNION ALL "), args...)
+	var args []any
+	parts := make([]string, len(rows))
+	lateral := make([]string, 0, 2*len(kinds))
+	for i := range kinds {
+		lateral = append(lateral, fmt.Sprintf("{%d}", i), fmt.Sprintf("asked.v%d", i))
+	}
+	for n, row := range rows {
+		names := make([]string, len(row))
+		values := make([]string, 0, 2*len(row))
+		for i := range row {
+			names[i] = fmt.Sprintf("$%d::%s", len(args)+i+1, kinds[i])
+			values = append(values, fmt.Sprintf("{%d}", i), fmt.Sprintf("$%d", len(args)+i+1))
+		}
+		args = append(args, row...)
+		if parts[n] = "(" + strings.Join(names, ", ") + ")"; !s.Postgres() {
+			parts[n] = fmt.Sprintf("SELECT * FROM (%s) AS part%d", strings.NewReplacer(values...).Replace(question), n)
+		}
+	}
+	if !s.Postgres() {
+		return all(ctx, s, scan, strings.Join(parts, " UNION ALL "), args...)
+	}
+	names := make([]string, len(kinds))
+	for i := range kinds {
+		names[i] = fmt.Sprintf("v%d", i)
+	}
+	return all(ctx, s, scan, "SELECT "+columns+" FROM (VALUES "+strings.Join(parts, ", ")+") AS asked("+strings.Join(names, ", ")+
+		") CROSS JOIN LATERAL ("+strings.NewReplacer(lateral...).Replace(question)+") AS found", args...)
+}
+
+func single[K any](keys []K) [][]any {
+	rows := make([][]any, len(keys))
+	for i, key := range keys {
+		rows[i] = []any{key}
+	}
+	return rows
 }
