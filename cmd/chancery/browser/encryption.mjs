@@ -154,7 +154,12 @@ export class Encryption {
       await this.ask(device, "recover", person.key);
     }
     const history = this.sent.filter(Boolean);
-    const { total } = await this.ask(device, "restore");
+    // Clients fill the backup some seconds after they got a key.
+    let { total } = await this.ask(device, "restore");
+    for (let tries = 0; history.length > 0 && total === 0 && tries < 30; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      ({ total } = await this.ask(device, "restore"));
+    }
     if (history.length > 0 && total === 0) this.fault(`${device.name}: the backup is empty after ${history.length} messages`);
     await this.readable(device, history, true, "of the history");
     device.ready = true;
