@@ -21,7 +21,7 @@ const scenarios = {
   },
   // The process on which the call lives is killed: its clients are back on another, and nobody asks for a token.
   async homeKilled(stage) {
-    const people = await Promise.all(Object.entries(facts.tokens).map(([n, token]) => stage.participant(n, { token, url: facts.url })));
+    const people = await Promise.all(Object.entries(facts.tokens).map(([n, token]) => stage.participant(n, { token, url: facts.url, publish: ['picture', 'tone'] })));
     await meet(people);
     const begun = Date.now();
     await fetch(facts.controls + '/kill', { method: 'POST' });
