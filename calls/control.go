@@ -2,7 +2,6 @@ package calls
 
 import (
 	"context"
-
 	"time"
 
 	"github.com/rs/zerolog"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"path"
@@ -262,15 +261,4 @@ func writeError(w http.ResponseWriter, refusal mautrix.RespError) int {
 	}
 	body["errcode"], body["error"] = refusal.ErrCode, refusal.Err
 	return writeJSON(w, refusal.StatusCode, body)
-}
-
-// ask puts a question to a room over the bus, with a deadline that suits a waiting server.
-func (f *Federation) askRoom(ctx context.Context, room id.RoomID, q bus.RoomQuestion) (bus.RoomAnswer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
-	defer cancel()
-	answer, err := bus.Ask[bus.RoomQuestion, bus.RoomAnswer](ctx, f.bus, bus.RoomDo(room), q)
-	if err != nil {
-		return answer, fmt.Errorf("ask room %s: %w", room, err)
-	}
-	return answer, nil
 }

@@ -26,10 +26,6 @@ var (
 	joinRulesKey = pdu.Key{Type: event.StateJoinRules.Type}
 )
 
-func memberKey(user id.UserID) pdu.Key {
-	return pdu.Key{Type: event.StateMember.Type, StateKey: string(user)}
-}
-
 // propose makes an event of what a local user wishes, and writes it.
 func (r *room) propose(ctx context.Context, p bus.Proposal) (bus.Outcome, error) {
 	txn := transaction{p.Sender, p.Device, p.Path, p.TransactionID}

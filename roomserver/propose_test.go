@@ -349,3 +349,7 @@ func TestAliases(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func memberKey(user id.UserID) pdu.Key {
+	return pdu.Key{Type: event.StateMember.Type, StateKey: string(user)}
+}

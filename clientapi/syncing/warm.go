@@ -23,7 +23,7 @@ func (a *answer) warm(ctx context.Context, plans []*roomPlan) error {
 			rooms = append(rooms, p)
 		}
 	}
-	if len(rooms) < 2 || a.q.since != nil {
+	if len(rooms) < 2 {
 		return nil
 	}
 	for _, step := range []func(context.Context, []*roomPlan) error{a.warmStates, a.warmSummaries, a.warmRings, a.warmVisible, a.warmThreads, a.warmEvents} {

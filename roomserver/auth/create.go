@@ -88,14 +88,4 @@ func createOf(r *rules, create gomatrixserverlib.PDU) *creation {
 	})
 }
 
-// Creators lists who made a room: one user, or in version 12 the sender of the create event and its
-// additional creators, who all have infinite power. The slice is not to be written.
-func Creators(version id.RoomVersion, create gomatrixserverlib.PDU) []id.UserID {
-	r, ok := versions[version]
-	if !ok || create == nil {
-		return nil
-	}
-	return createOf(r, create).creators
-}
-
 func (c *creation) has(user id.UserID) bool { return slices.Contains(c.creators, user) }
