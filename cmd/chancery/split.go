@@ -113,7 +113,7 @@ func (s *splitter) part(raw net.Conn) {
 		return
 	}
 	first := make([]byte, 1)
-	if err := raw.SetReadDeadline(time.Now().Add(partPatience)); err != nil {
+	if err := raw.SetReadDeadline(time.Now().Add(partPatience)); err != nil || ctx.Err() != nil { // the door may have closed just before
 		_ = raw.Close()
 		return
 	}
