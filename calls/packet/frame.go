@@ -44,6 +44,9 @@ type Meta struct {
 	Key       bool // first packet of a key frame
 	Empty     bool // padding only, not worth forwarding
 	VP8       VP8Descriptor
+
+	Newest   uint16 // of a RED payload: where its newest block begins, 0 if it is none
+	Restored bool   // taken from a copy in a later packet: who gets the copies needs it not
 }
 
 // Describe reads what the codec shows of a payload in clear.

@@ -10,11 +10,20 @@ import (
 	"chancery/calls/packet"
 )
 
+// MimeTypeRED is Opus with copies of earlier packets (RFC 2198).
+const MimeTypeRED = "audio/red"
+
 const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
 
 var videoFeedback = []webrtc.RTCPFeedback{
 	{Type: "transport-cc"}, {Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"},
 }
+
+// The payload types of audio where the focus offers, as browsers number them.
+const (
+	OpusPayload = 111
+	REDPayload  = 63
+)
 
 // videoCodecs are what we forward, with the payload types that browsers use.
 var videoCodecs = []struct {
@@ -32,17 +41,22 @@ var videoCodecs = []struct {
 
 // MimeTypes lists the codecs that may be published.
 func MimeTypes() []string {
-	return []string{webrtc.MimeTypeOpus, webrtc.MimeTypeVP8, webrtc.MimeTypeVP9, webrtc.MimeTypeH264, webrtc.MimeTypeAV1}
+	return []string{webrtc.MimeTypeOpus, MimeTypeRED, webrtc.MimeTypeVP8, webrtc.MimeTypeVP9, webrtc.MimeTypeH264, webrtc.MimeTypeAV1}
 }
 
 func mediaEngine() (*webrtc.MediaEngine, error) {
 	m := &webrtc.MediaEngine{}
+	// Neither names parameters of its own: so each form of a client's is an exact match, and none of the two is left out for
+	// the other's sake. What they shall be is written into the descriptions, section by section: see calls/audio.go.
 	opus := webrtc.RTPCodecCapability{
-		MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2, SDPFmtpLine: "minptime=10;useinbandfec=1;usedtx=1",
+		MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2,
 		RTCPFeedback: []webrtc.RTCPFeedback{{Type: "transport-cc"}, {Type: "nack"}},
 	}
-	if err := m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: opus, PayloadType: 111}, webrtc.RTPCodecTypeAudio); err != nil {
-		return nil, err
+	red := webrtc.RTPCodecCapability{MimeType: MimeTypeRED, ClockRate: 48000, Channels: 2}
+	for payload, capability := range map[webrtc.PayloadType]webrtc.RTPCodecCapability{OpusPayload: opus, REDPayload: red} {
+		if err := m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: capability, PayloadType: payload}, webrtc.RTPCodecTypeAudio); err != nil {
+			return nil, err
+		}
 	}
 	for _, c := range videoCodecs {
 		media := webrtc.RTPCodecCapability{MimeType: c.mime, ClockRate: 90000, SDPFmtpLine: c.fmtp, RTCPFeedback: videoFeedback}

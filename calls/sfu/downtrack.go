@@ -30,6 +30,7 @@ type DownTrack struct {
 
 	sentReport  atomic.Pointer[sentReport]
 	unsupported atomic.Bool
+	red         atomic.Uint32 // payload type of RED, 0: the subscriber has not agreed to it
 
 	wishing  sync.Mutex // guards wish and its turning into target
 	wish     Wish
@@ -248,6 +249,9 @@ func (d *DownTrack) forward(b *binding, p *Packet, target int32) {
 		d.current.Store(paused)
 		return
 	}
+	if meta.Restored && d.red.Load() != 0 {
+		return
+	}
 	if int32(l.Index) != d.current.Load() && !d.switchTo(l, p.Seq, meta) {
 		return
 	}
@@ -360,8 +364,12 @@ func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out 
 	if codec == packet.VP8 {
 		meta.VP8.Apply(span.VP8, payload)
 	}
+	kind := b.payload
+	if meta.Newest != 0 {
+		kind, payload = d.folded(b, meta, payload)
+	}
 	d.header = rtp.Header{
-		Version: 2, Marker: meta.Marker, PayloadType: b.payload, SSRC: b.ssrc,
+		Version: 2, Marker: meta.Marker, PayloadType: kind, SSRC: b.ssrc,
 		SequenceNumber: uint16(out), Timestamp: meta.Timestamp + span.Timestamp,
 	}
 	d.stamp(b, len(payload), false)

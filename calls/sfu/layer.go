@@ -42,6 +42,7 @@ type Layer struct {
 	in      Packet
 	unwrap  packet.Unwrapper
 	missing missing
+	fold    fold
 	second  int64           // the second that is being counted
 	counted int             // its bytes
 	byTID   [allTID + 1]int // and those of each temporal layer
@@ -138,14 +139,19 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	p.Payload = b[h.Payload:h.End]
 	p.Seq = l.unwrap.Unwrap(h.Sequence)
 	p.Meta = packet.Describe(l.codec, &h, p.Payload)
+	l.fold.read(h.PayloadType, p, l.track.unfolds)
 	silent := l.track.silent.Load()
 	if silent {
 		p.Meta.Empty, p.Payload = true, nil // every subscriber leaves it out, and counts on
+	}
+	if p.Meta.Newest != 0 && !silent {
+		l.restore(p, ms)
 	}
 	if !l.cache.Put(p.Seq, p.Meta, p.Payload) {
 		return
 	}
 	l.lastPacket.Store(ms)
+	l.fold.note(p)
 	l.newest.Store(l.unwrap.Highest())
 	l.count(p, now)
 	if v := &p.Meta.VP8; v.HasTemporal() {
@@ -157,6 +163,11 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	if l.repairable && l.missing.note(p.Seq, ms) {
 		l.askAgain(ms)
 	}
+	l.push(p)
+}
+
+// push gives a packet to all who want it.
+func (l *Layer) push(p *Packet) {
 	sinks := *l.track.sinks.Load()
 	if len(sinks) == 0 {
 		return

@@ -41,6 +41,7 @@ type UpTrack struct {
 	running  sync.WaitGroup
 	budgets  []*Budget   // that its packets are counted against; set before the first layer
 	silent   atomic.Bool // what comes is not handed on
+	unfolds  bool        // RED may be taken apart; set before the first layer
 
 	layers [MaxLayers]atomic.Pointer[Layer]
 	sinks  atomic.Pointer[[]Sink]
@@ -62,6 +63,10 @@ func newUpTrack(e *Engine, up Uplink, in *incoming, video bool, sizes [MaxLayers
 // Charge has the track's packets counted against these budgets. It is called before the first AddLayer.
 func (u *UpTrack) Charge(budgets ...*Budget) { u.budgets = budgets }
 
+// Unfold lets the track's RED be taken apart for those who cannot read it: nobody may look into what is encrypted. Without
+// it a redundant packet is not forwarded. It is called before the first AddLayer.
+func (u *UpTrack) Unfold() { u.unfolds = true }
+
 // Silence drops what the publisher sends, whatever its client shows; subscribers get numbers without a gap.
 func (u *UpTrack) Silence(on bool) { u.silent.Store(on) }
 
@@ -81,10 +86,12 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 	if u.ctx.Err() != nil || index < 0 || index >= MaxLayers {
 		return
 	}
-	codec := remote.Codec()
+	agreed := receiver.GetParameters()
+	codec, fold := withoutRED(remote.Codec(), agreed.Codecs)
 	u.codec.Store(&codec)
 	l := newLayer(u, index, uint32(remote.SSRC()), codec.RTPCodecCapability)
-	for _, ext := range receiver.GetParameters().HeaderExtensions {
+	l.fold.payloads = fold
+	for _, ext := range agreed.HeaderExtensions {
 		if ext.URI == audioLevelURI {
 			l.levelID = uint8(ext.ID)
 		}

@@ -1,0 +1,96 @@
+package sfu
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/packet"
+)
+
+// fold is how a layer of Opus comes in RED (RFC 2198). It belongs to the goroutine that reads the layer.
+type fold struct {
+	payloads redPayloads
+	blocks   packet.RED
+	last     uint32 // timestamp of the highest packet
+	restored Packet
+}
+
+// redPayloads are the publisher's payload types. The zero value stands for a stream without RED.
+type redPayloads struct{ red, opus uint8 }
+
+// withoutRED gives the codec that lies in RED, if the first packet came so, and both payload types, if RED was agreed upon.
+func withoutRED(codec webrtc.RTPCodecParameters, agreed []webrtc.RTPCodecParameters) (webrtc.RTPCodecParameters, redPayloads) {
+	for _, red := range agreed {
+		if !strings.EqualFold(red.MimeType, MimeTypeRED) {
+			continue
+		}
+		inner, _, _ := strings.Cut(red.SDPFmtpLine, "/")
+		for _, c := range agreed {
+			if !strings.EqualFold(c.MimeType, webrtc.MimeTypeOpus) || inner != "" && inner != strconv.Itoa(int(c.PayloadType)) {
+				continue
+			}
+			if strings.EqualFold(codec.MimeType, MimeTypeRED) {
+				codec = c
+			}
+			return codec, redPayloads{red: uint8(red.PayloadType), opus: uint8(c.PayloadType)}
+		}
+	}
+	return codec, redPayloads{}
+}
+
+// read notes where the newest block of a redundant packet lies. One that cannot be read, or may not be, is worth nothing.
+func (f *fold) read(payload uint8, p *Packet, allowed bool) {
+	if f.payloads.red == 0 || payload != f.payloads.red || p.Meta.Empty {
+		return
+	}
+	if !allowed || !packet.ParseRED(p.Payload, &f.blocks) || f.blocks.Payload != f.payloads.opus || f.blocks.Newest == len(p.Payload) {
+		p.Meta.Empty = true
+		return
+	}
+	p.Meta.Newest = uint16(f.blocks.Newest)
+}
+
+func (f *fold) note(p *Packet) {
+	if p.Seq >= p.Layer.newest.Load() {
+		f.last = p.Meta.Timestamp
+	}
+}
+
+// restore gives the packets that were lost before p and are copied in it to those who get no copies. The block before the
+// newest is that of the packet before p, and so on; one whose time does not fit in between is none of them.
+func (l *Layer) restore(p *Packet, ms int64) {
+	f, high := &l.fold, l.newest.Load()
+	if high == 0 || p.Seq <= high+1 || p.Seq-high > packet.MaxREDBlocks+1 {
+		return
+	}
+	last := f.last
+	for i := range f.blocks.N {
+		b := &f.blocks.Older[i]
+		r := &f.restored
+		*r = Packet{Layer: l, Seq: p.Seq - int64(f.blocks.N-i), Payload: p.Payload[b.Start:b.End]}
+		r.Meta = packet.Meta{Timestamp: p.Meta.Timestamp - uint32(b.Back), Start: true, Restored: true}
+		fits := int32(r.Meta.Timestamp-last) > 0 && int32(p.Meta.Timestamp-r.Meta.Timestamp) > 0
+		if r.Seq <= high || !fits || b.Payload != f.payloads.opus || b.Start == b.End || !l.cache.Put(r.Seq, r.Meta, r.Payload) {
+			continue
+		}
+		last = r.Meta.Timestamp
+		l.counts.packets.Add(1)
+		l.missing.note(r.Seq, ms)
+		l.push(r)
+	}
+}
+
+// TakeRED says under which payload type the subscriber takes RED on this track; 0: it does not.
+func (d *DownTrack) TakeRED(payload uint8) { d.red.Store(uint32(payload)) }
+
+// folded gives a redundant payload as the subscriber takes it: whole, or the newest block alone.
+func (d *DownTrack) folded(b *binding, meta *packet.Meta, payload []byte) (kind uint8, out []byte) {
+	red := uint8(d.red.Load())
+	if red == 0 {
+		return b.payload, payload[meta.Newest:]
+	}
+	packet.SetREDPayload(payload, b.payload)
+	return red, payload
+}
