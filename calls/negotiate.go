@@ -148,8 +148,9 @@ func (p *Participant) answer(offer string, id uint32, all sections) error {
 		return fmt.Errorf("set answer: %w", err)
 	}
 	p.offers.freed = nil
+	p.takeForms(p.pub, all)
 	p.send(&signal.Response{Message: &signal.Response_Answer{Answer: &signal.SessionDescription{
-		Type: "answer", Sdp: p.told(withAudioNack(answer.SDP)), Id: id, MidToTrackId: p.trackByMid(p.pub),
+		Type: "answer", Sdp: p.told(withAudioForms(answer.SDP, p.audioForms(p.pub))), Id: id, MidToTrackId: p.trackByMid(p.pub),
 	}}})
 	if p.single {
 		p.refuseUnsupported()
@@ -270,7 +271,7 @@ func (p *Participant) offer() error {
 	p.offers.flying, p.offers.again, p.offers.restart = true, false, false
 	p.offers.id++
 	p.send(&signal.Response{Message: &signal.Response_Offer{Offer: &signal.SessionDescription{
-		Type: "offer", Sdp: p.told(offer.SDP), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
+		Type: "offer", Sdp: p.told(withAudioForms(offer.SDP, p.audioForms(p.sub))), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
 	}}})
 	return nil
 }
@@ -295,6 +296,10 @@ func (p *Participant) onAnswer(m *signal.SessionDescription) {
 		return
 	}
 	answer, err := withoutCandidates(m.GetSdp())
+	var all sections
+	if err == nil {
+		all, err = parseSections(answer)
+	}
 	if err == nil {
 		err = p.sub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer})
 	}
@@ -306,6 +311,7 @@ func (p *Participant) onAnswer(m *signal.SessionDescription) {
 	p.offers.flying = false
 	p.offers.freed = nil
 	p.sub.count = 0
+	p.takeForms(p.sub, all)
 	p.refuseUnsupported()
 	if p.offers.again {
 		p.sendOffer()

@@ -152,6 +152,9 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 	if t.up == nil {
 		t.up = p.pub.pc.NewUpTrack(remote.Kind() == webrtc.RTPCodecTypeVideo, t.sizes())
 		t.up.Charge(p.budgets...)
+		if redAllowed(t.info) {
+			t.up.Unfold()
+		}
 		t.quiet()
 	}
 	index, known := ridOrder[remote.RID()]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pion/sdp/v3"
@@ -19,7 +20,7 @@ const (
 
 var errSDPBound = errors.New("calls: session description out of bounds")
 
-// section is one media section of a client's offer.
+// section is one media section of a client's description.
 type section struct {
 	mid   string
 	kind  webrtc.RTPCodecType
@@ -27,6 +28,7 @@ type section struct {
 	takes bool
 	cid   string   // the track's own name, from a=msid
 	rids  []string // smallest first, as the client orders them
+	red   uint8    // payload type of RED, 0: none
 }
 
 // sections are the media sections of the newest offer, by mid.
@@ -55,14 +57,14 @@ func withoutCandidates(description string) (string, error) {
 	return kept.String(), nil
 }
 
-// parseSections reads what negotiation needs of an offer.
+// parseSections reads what negotiation needs of an offer or an answer.
 func parseSections(offer string) (sections, error) {
 	if len(offer) > maxSDP {
 		return nil, fmt.Errorf("%w: %d bytes", errSDPBound, len(offer))
 	}
 	var desc sdp.SessionDescription
 	if err := desc.UnmarshalString(offer); err != nil {
-		return nil, fmt.Errorf("calls: parse offer: %w", err)
+		return nil, fmt.Errorf("calls: parse description: %w", err)
 	}
 	if len(desc.MediaDescriptions) > maxSections {
 		return nil, fmt.Errorf("%w: %d sections", errSDPBound, len(desc.MediaDescriptions))
@@ -98,6 +100,12 @@ func (s *section) attribute(a sdp.Attribute) {
 		s.sends = false
 	case sdp.AttrKeyInactive:
 		s.sends, s.takes = false, false
+	case "rtpmap":
+		if payload, codec, ok := strings.Cut(a.Value, " "); ok && hasFoldedPrefix(codec, "red/48000/2") {
+			if n, err := strconv.ParseUint(payload, 10, 7); err == nil {
+				s.red = uint8(n)
+			}
+		}
 	case "rid":
 		if rid, way, ok := strings.Cut(a.Value, " "); ok && strings.HasPrefix(way, "send") {
 			s.rids = append(s.rids, rid)

@@ -20,6 +20,8 @@ type subscription struct {
 	wish    sfu.Wish
 	told    bool // the publisher knows
 	screen  bool // it shows a screen
+	red     bool // it may be sent with copies of earlier packets
+	stereo  bool
 	refused bool // the client knows that it has no codec for it
 	paused  bool // because of p's line
 }
@@ -111,7 +113,9 @@ func (p *Participant) subscribe(from *peer, track string, up *sfu.UpTrack) {
 	down := sfu.NewDownTrack(up, p.link, track, from.info.Sid+"|"+track)
 	s := &subscription{track: track, from: from.from, up: up, down: down, wish: sfu.Best}
 	for _, t := range from.info.Tracks {
-		s.screen = s.screen || t.Sid == track && t.Source == signal.TrackSource_SCREEN_SHARE
+		if t.Sid == track {
+			s.screen, s.red, s.stereo = t.Source == signal.TrackSource_SCREEN_SHARE, redAllowed(t), isStereo(t)
+		}
 	}
 	if s.screen {
 		down.SetPriority(screenPriority)
