@@ -41,8 +41,8 @@ func (p *Participant) audioForms(t *transport) map[string]audioForm {
 	forms := map[string]audioForm{}
 	if t == p.pub {
 		for _, track := range p.published {
-			if track.mid != "" && track.info.Type == signal.TrackType_AUDIO {
-				forms[track.mid] = track.form()
+			if e := track.encodings[0]; e.mid != "" && track.info.Type == signal.TrackType_AUDIO {
+				forms[e.mid] = track.form()
 			}
 		}
 	}

@@ -66,8 +66,8 @@ func (r *Room) bound(v *ruling) {
 // withdraw ends all that p publishes.
 func (p *Participant) withdraw() {
 	for sid, t := range p.published {
-		if t.up != nil {
-			t.up.Silence(true) // until the client has stopped, or for ever
+		for up := range t.ups() {
+			up.Silence(true) // until the client has stopped, or for ever
 		}
 		t.end()
 		p.hook("track_unpublished", t)
@@ -98,8 +98,8 @@ func (p *Participant) force(t *publication) (changed bool) {
 
 // quiet drops the packets of a track that is not muted by its client alone.
 func (t *publication) quiet() {
-	if t.up != nil {
-		t.up.Silence(t.forced || t.hushed)
+	for up := range t.ups() {
+		up.Silence(t.forced || t.hushed)
 	}
 }
 

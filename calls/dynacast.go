@@ -1,18 +1,21 @@
 package calls
 
 import (
+	"strings"
 	"time"
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
 )
 
-// dynacastPause is how long a layer that nobody wants goes on before the publisher is told to stop it.
-type dynacastPause struct {
-	since time.Time // when the wish fell below what the client was told; zero: it has not
-}
-
+// dynacastWait is how long a layer that nobody wants goes on before the publisher is told to stop it.
 const dynacastWait = 5 * time.Second
+
+// want is what one subscriber would have of a track.
+type want struct {
+	mime  string // in which codec
+	layer int    // up to which layer
+}
 
 // tellWanted tells the publisher which layer this subscriber wants: -1 for none.
 func (p *Participant) tellWanted(s *subscription, layer int) {
@@ -21,36 +24,44 @@ func (p *Participant) tellWanted(s *subscription, layer int) {
 	}
 	first := !s.told
 	s.told = true
-	from, track, me := s.from, s.track, p.sid
-	from.post(func() { from.noteWanted(track, me, layer, first) })
+	from, track, me, w := s.from, s.track, p.sid, want{mime: s.codec(), layer: layer}
+	from.post(func() { from.noteWanted(track, me, w, first) })
 }
 
 // noteWanted takes a subscriber's wish for one of p's tracks. Upwards the client is told at once.
-func (p *Participant) noteWanted(track, subscriber string, layer int, first bool) {
+func (p *Participant) noteWanted(track, subscriber string, w want, first bool) {
 	t := p.published[track]
 	if t == nil {
 		return
 	}
 	if p.wanted[track] == nil {
-		p.wanted[track] = map[string]int{}
+		p.wanted[track] = map[string]want{}
 	}
 	if first && len(p.wanted[track]) == 0 {
 		p.send(&signal.Response{Message: &signal.Response_TrackSubscribed{TrackSubscribed: &signal.TrackSubscribed{TrackSid: track}}})
 	}
-	if layer < 0 {
+	if w.layer < 0 {
 		delete(p.wanted[track], subscriber)
 	} else {
-		p.wanted[track][subscriber] = layer
+		p.wanted[track][subscriber] = w
 	}
-	if most := p.mostWanted(track); most > t.told {
-		p.sendQualities(t, most)
+	more := false
+	for _, e := range t.encodings {
+		if most := p.mostWanted(track, e); most > e.told {
+			e.told, e.lower, more = most, time.Time{}, true
+		}
+	}
+	if more {
+		p.sendQualities(t)
 	}
 }
 
-func (p *Participant) mostWanted(track string) int {
+func (p *Participant) mostWanted(track string, e *encoding) int {
 	most := -1
-	for _, layer := range p.wanted[track] {
-		most = max(most, layer)
+	for _, w := range p.wanted[track] {
+		if strings.EqualFold(w.mime, e.codec.MimeType) {
+			most = max(most, w.layer)
+		}
 	}
 	return most
 }
@@ -58,40 +69,49 @@ func (p *Participant) mostWanted(track string) int {
 // tellDynacast turns down what nobody has wanted for a while.
 func (p *Participant) tellDynacast(now time.Time) {
 	for sid, t := range p.published {
-		if t.up == nil || !t.up.Video() {
-			continue
+		less := false
+		for _, e := range t.encodings {
+			if e.up == nil || !e.up.Video() {
+				continue
+			}
+			most := p.mostWanted(sid, e)
+			switch {
+			case most >= e.told:
+				e.lower = time.Time{}
+			case e.lower.IsZero():
+				e.lower = now
+			case now.Sub(e.lower) >= dynacastWait:
+				e.told, e.lower, less = most, time.Time{}, true
+			}
 		}
-		most := p.mostWanted(sid)
-		switch {
-		case most >= t.told:
-			t.lower.since = time.Time{}
-		case t.lower.since.IsZero():
-			t.lower.since = now
-		case now.Sub(t.lower.since) >= dynacastWait:
-			p.sendQualities(t, most)
+		if less {
+			p.sendQualities(t)
 		}
 	}
 }
 
-// sendQualities tells the client to send the layers up to most.
-func (p *Participant) sendQualities(t *publication, most int) {
-	t.told = most
-	t.lower.since = time.Time{}
-	if t.up == nil || !t.up.Video() {
+// sendQualities tells the client which layers to send in which codec. A codec of which it sends nothing yet it begins with then.
+func (p *Participant) sendQualities(t *publication) {
+	if !t.live || t.info.Type != signal.TrackType_VIDEO {
 		return
 	}
-	top := max(1, min(len(t.info.Layers), sfu.MaxLayers)) - 1
-	var qualities []*signal.SubscribedQuality
+	update := &signal.SubscribedQualityUpdate{TrackSid: t.info.Sid, SubscribedQualities: t.encodings[0].qualities()}
+	for _, e := range t.encodings {
+		codec := "vp8"
+		if mime := e.codec.MimeType; len(mime) > len("video/") {
+			codec = strings.ToLower(mime[len("video/"):])
+		}
+		update.SubscribedCodecs = append(update.SubscribedCodecs, &signal.SubscribedCodec{Codec: codec, Qualities: e.qualities()})
+	}
+	p.send(&signal.Response{Message: &signal.Response_SubscribedQualityUpdate{SubscribedQualityUpdate: update}})
+}
+
+// qualities are the layers that the client was told to send.
+func (e *encoding) qualities() (all []*signal.SubscribedQuality) {
+	top := max(1, min(len(e.codec.Layers), sfu.MaxLayers)) - 1
 	for q := range sfu.MaxLayers {
 		// two layers are low and medium to the client; what lies above follows the highest
-		qualities = append(qualities, &signal.SubscribedQuality{Quality: signal.VideoQuality(q), Enabled: most >= 0 && min(q, top) <= most})
+		all = append(all, &signal.SubscribedQuality{Quality: signal.VideoQuality(q), Enabled: e.told >= 0 && min(q, top) <= e.told})
 	}
-	codec := "vp8"
-	if mime := t.info.MimeType; len(mime) > len("video/") {
-		codec = mime[len("video/"):]
-	}
-	p.send(&signal.Response{Message: &signal.Response_SubscribedQualityUpdate{SubscribedQualityUpdate: &signal.SubscribedQualityUpdate{
-		TrackSid: t.info.Sid, SubscribedQualities: qualities,
-		SubscribedCodecs: []*signal.SubscribedCodec{{Codec: codec, Qualities: qualities}},
-	}}})
+	return all
 }

@@ -76,11 +76,18 @@ func (t *publication) measured() bus.LiveTrack {
 	track := bus.LiveTrack{
 		SID: t.info.Sid, Kind: kindOf(t.info), Codec: t.info.MimeType, Muted: t.info.Muted, Encrypted: t.info.Encryption != 0,
 	}
-	if t.up == nil {
-		return track
+	for _, e := range t.encodings {
+		if e.up != nil {
+			e.measured(&track)
+		}
 	}
-	track.Silenced = t.up.Silent()
-	numbers := t.up.Numbers()
+	return track
+}
+
+// measured adds how the encoding is doing.
+func (e *encoding) measured(track *bus.LiveTrack) {
+	track.Silenced = e.up.Silent()
+	numbers, sizes := e.up.Numbers(), e.sizes()
 	for i, l := range numbers.Layers {
 		if l.SSRC == 0 {
 			continue
@@ -90,14 +97,11 @@ func (t *publication) measured() bus.LiveTrack {
 		track.KeyAsks += l.KeyAsks
 		track.Jitter = millis(l.Jitter)
 		if numbers.Video {
-			layer := bus.LiveLayer{Bitrate: l.Bitrate, Alive: l.Alive && l.Bitrate > 0}
-			if i < len(t.info.Layers) {
-				layer.Width, layer.Height = t.info.Layers[i].Width, t.info.Layers[i].Height
-			}
-			track.Layers = append(track.Layers, layer)
+			track.Layers = append(track.Layers, bus.LiveLayer{
+				Bitrate: l.Bitrate, Alive: l.Alive && l.Bitrate > 0, Width: sizes[i].Width, Height: sizes[i].Height,
+			})
 		}
 	}
-	return track
 }
 
 // class names a call by how many are in it.

@@ -153,7 +153,7 @@ func (p *Participant) answer(offer string, id uint32, all sections) error {
 		Type: "answer", Sdp: p.told(withAudioForms(answer.SDP, p.audioForms(p.pub))), Id: id, MidToTrackId: p.trackByMid(p.pub),
 	}}})
 	if p.single {
-		p.refuseUnsupported()
+		p.findUnsupported()
 		p.askForOffer() // what found no section
 	}
 	return nil
@@ -312,7 +312,7 @@ func (p *Participant) onAnswer(m *signal.SessionDescription) {
 	p.offers.freed = nil
 	p.sub.count = 0
 	p.takeForms(p.sub, all)
-	p.refuseUnsupported()
+	p.findUnsupported()
 	if p.offers.again {
 		p.sendOffer()
 		return

@@ -63,8 +63,8 @@ type Participant struct {
 	link      *sfu.Downlink
 	sections  sections
 	offers    offers
-	wanted    map[string]map[string]int // by own track sid: which layer each subscriber wants
-	graceEnds time.Time                 // when to give up a lost transport; zero: it stands
+	wanted    map[string]map[string]want // by own track sid: what each subscriber wants
+	graceEnds time.Time                  // when to give up a lost transport; zero: it stands
 	pulse     pulse
 	line      lineQuality
 	gone      departed
@@ -99,7 +99,7 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		claims: claims, join: join, ruling: e.ruling,
 		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
-		wishes: map[string]bool{}, wanted: map[string]map[string]int{},
+		wishes: map[string]bool{}, wanted: map[string]map[string]want{},
 		allow: &signal.SubscriptionPermission{AllParticipants: true},
 		data:  newDataPort(), came: now,
 	}
@@ -131,11 +131,11 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 
 // snapshot is what the others may know of p now.
 func (p *Participant) snapshot() *peer {
-	s := &peer{from: p, info: signal.Clone(p.info), ups: map[string]*sfu.UpTrack{}, allow: p.allow}
+	s := &peer{from: p, info: signal.Clone(p.info), ups: map[string][]source{}, allow: p.allow}
 	s.info.Tracks = nil
 	for sid, t := range p.published {
-		if t.up != nil {
-			s.ups[sid] = t.up
+		if all := t.sources(); len(all) > 0 {
+			s.ups[sid] = all
 		}
 		if t.live {
 			s.info.Tracks = append(s.info.Tracks, signal.Clone(t.info))
@@ -247,8 +247,8 @@ func (p *Participant) close() {
 		p.sub.close()
 	}
 	for _, t := range p.published {
-		if t.up != nil {
-			t.up.Wait()
+		for up := range t.ups() {
+			up.Wait()
 		}
 	}
 	p.forget()

@@ -13,43 +13,60 @@ import (
 
 // publication is one track that the participant publishes, or has announced.
 type publication struct {
-	info *signal.Track
-	cid  string // the client's own name, by which its media section is known
-	mid  string // its media section, once there was an offer with it
-	up   *sfu.UpTrack
-	live bool      // media have come: the others know of it
-	at   time.Time // when it was announced
-	told int       // highest layer that the client was told to send, -1: none, see dynacast.go
+	info      *signal.Track
+	cid       string      // the client's own name
+	encodings []*encoding // the first is the one that the track was announced with; see encodings.go
+	live      bool        // media have come: the others know of it
+	at        time.Time   // when it was announced
 
 	forced bool // the room keeps it muted
 	hushed bool // it was muted once, until the client unmutes it
-
-	lower dynacastPause
-}
-
-func (t *publication) end() {
-	if t.up != nil {
-		t.up.Close()
-	}
 }
 
 // What a track may be called, and told to all.
 const (
 	maxTrackNames    = 4 << 10
 	maxTrackFeatures = 32
+	maxTrackCodecs   = 4
 )
+
+// namesOf is how long all is that the request calls things.
+func namesOf(req *signal.AddTrack) int {
+	sum := len(req.Cid) + len(req.Name) + len(req.Stream) + len(req.Sid)
+	for _, c := range req.SimulcastCodecs {
+		sum += len(c.Cid) + len(c.Codec)
+	}
+	return sum
+}
+
+// refuseTrack says why an announced track is not taken. What the client said comes back in its bounds only.
+func (p *Participant) refuseTrack(req *signal.AddTrack, reason signal.RequestResponse_Reason, why string) {
+	echo := &signal.AddTrack{Type: req.Type, Source: req.Source}
+	if namesOf(req) <= maxTrackNames {
+		echo.Cid, echo.Sid = req.Cid, req.Sid
+	}
+	p.send(&signal.Response{Message: &signal.Response_RequestResponse{RequestResponse: &signal.RequestResponse{
+		Reason: reason, Message: why, Request: &signal.RequestResponse_AddTrack{AddTrack: echo},
+	}}})
+}
 
 var ridOrder = map[string]int{"": 0, "q": 0, "h": 1, "f": 2}
 
 // onAddTrack announces a track: it gets its sid at once, and its media with a later offer.
 func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	switch {
-	case !p.info.Permission.CanPublish, len(p.published) >= p.room.focus.config.MaxTracks:
-		return // the client gives up after its ten seconds
-	case len(req.Cid)+len(req.Name)+len(req.Stream) > maxTrackNames, len(req.AudioFeatures) > maxTrackFeatures:
+	case !p.info.Permission.CanPublish:
+		p.refuseTrack(req, signal.RequestResponse_NOT_ALLOWED, "publishing is not allowed")
+		return
+	case namesOf(req) > maxTrackNames, len(req.AudioFeatures) > maxTrackFeatures, len(req.SimulcastCodecs) > maxTrackCodecs:
+		p.refuseTrack(req, signal.RequestResponse_LIMIT_EXCEEDED, "the track says too much of itself")
 		return
 	case req.Sid != "":
-		return // a second codec of a track: never asked for, see subscribed_codecs
+		p.onAddEncoding(req)
+		return
+	case len(p.published) >= p.room.focus.config.MaxTracks:
+		p.refuseTrack(req, signal.RequestResponse_LIMIT_EXCEEDED, "there are too many tracks")
+		return
 	}
 	for _, t := range p.published {
 		if t.cid == req.Cid && !t.live { // announced again, as after a resume
@@ -65,20 +82,8 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 		Layers: cloneLayers(req.Layers),
 	}
 	info.Version = &signal.TrackVersion{UnixMicro: p.info.JoinedAtMs * 1000}
-	for _, c := range req.SimulcastCodecs[:min(len(req.SimulcastCodecs), 4)] {
-		codec := &signal.TrackCodec{Cid: c.Cid, MimeType: mimeType(req.Type, c.Codec), Layers: cloneLayers(c.Layers), VideoLayerMode: c.VideoLayerMode}
-		if len(codec.Layers) == 0 {
-			codec.Layers = cloneLayers(req.Layers)
-		}
-		info.Codecs = append(info.Codecs, codec)
-	}
-	if len(info.Codecs) > 0 {
-		info.MimeType = info.Codecs[0].MimeType
-		if len(info.Layers) == 0 {
-			info.Layers = cloneLayers(info.Codecs[0].Layers)
-		}
-	}
-	t := &publication{info: info, cid: req.Cid, at: time.Now(), told: sfu.MaxLayers - 1}
+	t := &publication{info: info, cid: req.Cid, at: time.Now()}
+	t.announce(req)
 	p.published[info.Sid] = t
 	p.sendPublished(t)
 	p.force(t)
@@ -129,31 +134,21 @@ func mimeType(kind signal.TrackType, codec string) string {
 	return "audio/" + codec
 }
 
-// sizes are the announced pictures of a track, smallest first.
-func (t *publication) sizes() (sizes [sfu.MaxLayers]sfu.Size) {
-	for i, l := range t.info.Layers {
-		if i < len(sizes) {
-			sizes[i] = sfu.Size{Width: l.Width, Height: l.Height}
-		}
-	}
-	return sizes
-}
-
-// onMedia takes a stream that has begun to flow: a track, or one layer of it.
+// onMedia takes a stream that has begun to flow: an encoding of a track, or one layer of it.
 func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver, mid string) {
-	t := p.byCID(remote.ID())
+	t, e := p.byCID(remote.ID())
 	if t == nil {
-		t = p.byCID(p.sections.cid(mid))
+		t, e = p.byCID(p.sections.cid(mid))
 	}
 	if t == nil || (t.info.Type == signal.TrackType_VIDEO) != (remote.Kind() == webrtc.RTPCodecTypeVideo) {
 		p.log.Debug().Str("mid", mid).Msg("Media without a track")
 		return
 	}
-	if t.up == nil {
-		t.up = p.pub.pc.NewUpTrack(remote.Kind() == webrtc.RTPCodecTypeVideo, t.sizes())
-		t.up.Charge(p.budgets...)
+	if e.up == nil {
+		e.up = p.pub.pc.NewUpTrack(remote.Kind() == webrtc.RTPCodecTypeVideo, e.sizes())
+		e.up.Charge(p.budgets...)
 		if redAllowed(t.info) {
-			t.up.Unfold()
+			e.up.Unfold()
 		}
 		t.quiet()
 	}
@@ -161,43 +156,41 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 	if !known {
 		index = min(p.sections.rid(mid, remote.RID()), sfu.MaxLayers-1)
 	}
-	t.up.AddLayer(index, remote, receiver)
-	if index < len(t.info.Layers) {
-		t.info.Layers[index].Ssrc = uint32(remote.SSRC())
-		t.info.Layers[index].Rid = remote.RID()
-	}
-	if t.live {
+	e.up.AddLayer(index, remote, receiver)
+	t.noteLayer(e, index, remote)
+	if e.live {
 		return
 	}
-	t.live = true
-	p.publishes(t)
-	t.mid = mid
-	t.info.Mid = mid
-	t.info.MimeType = remote.Codec().MimeType
-	p.hook("track_published", t)
-	t.info.Simulcast = remote.RID() != ""
-	if len(t.info.Codecs) == 0 {
-		t.info.Codecs = []*signal.TrackCodec{{Cid: t.cid, Layers: cloneLayers(t.info.Layers)}}
+	e.live = true
+	e.placed(mid, "")
+	e.codec.MimeType = remote.Codec().MimeType
+	if e == t.encodings[0] {
+		t.info.Mid, t.info.MimeType, t.info.Simulcast = mid, e.codec.MimeType, remote.RID() != ""
 	}
-	t.info.Codecs[0].MimeType, t.info.Codecs[0].Mid = t.info.MimeType, mid
+	if !t.live {
+		t.live = true
+		p.publishes(t)
+		p.hook("track_published", t)
+	}
 	p.changed()
 }
 
-func (p *Participant) byCID(cid string) *publication {
+// byCID finds the encoding that the client calls so, and its track.
+func (p *Participant) byCID(cid string) (*publication, *encoding) {
 	if cid == "" {
-		return nil
+		return nil, nil
 	}
 	for _, t := range p.published {
-		if t.cid == cid {
-			return t
-		}
-		for _, c := range t.info.Codecs {
-			if c.Cid == cid {
-				return t
+		for _, e := range t.encodings {
+			if e.cid == cid {
+				return t, e
 			}
 		}
+		if t.cid == cid {
+			return t, t.encodings[0]
+		}
 	}
-	return nil
+	return nil, nil
 }
 
 // unsentFor is how long an announced track may take to get a media section; clients give up after ten seconds.
@@ -206,21 +199,24 @@ const unsentFor = 30 * time.Second
 // dropUnsent forgets what was announced and never offered.
 func (p *Participant) dropUnsent(now time.Time) {
 	for sid, t := range p.published {
-		if t.mid == "" && now.Sub(t.at) > unsentFor {
+		if t.encodings[0].mid == "" && now.Sub(t.at) > unsentFor {
 			t.end()
 			delete(p.published, sid)
 		}
 	}
 }
 
-// place notes on which section each announced track is to come, before its media do.
+// place notes on which section each announced encoding is to come, before its media do.
 func (p *Participant) place() {
 	for mid, s := range p.sections {
 		if !s.sends {
 			continue
 		}
-		if t := p.byCID(s.cid); t != nil && t.mid == "" {
-			t.mid, t.info.Mid = mid, mid
+		if t, e := p.byCID(s.cid); t != nil && e.mid == "" {
+			e.placed(mid, s.cid)
+			if e == t.encodings[0] {
+				t.info.Mid = mid
+			}
 		}
 	}
 }
@@ -229,20 +225,25 @@ func (p *Participant) place() {
 // and send the first of the answer.
 func (p *Participant) preferCodecs() {
 	for _, t := range p.published {
-		if t.mid == "" || t.live || t.info.Type != signal.TrackType_VIDEO || t.info.MimeType == "" {
+		for _, e := range t.encodings {
+			if e.mid != "" && !e.live && t.info.Type == signal.TrackType_VIDEO && e.codec.MimeType != "" {
+				p.preferCodec(e.mid, e.codec.MimeType)
+			}
+		}
+	}
+}
+
+func (p *Participant) preferCodec(mid, mime string) {
+	for _, tr := range p.pub.pc.GetTransceivers() {
+		if tr.Mid() != mid || tr.Receiver() == nil {
 			continue
 		}
-		for _, tr := range p.pub.pc.GetTransceivers() {
-			if tr.Mid() != t.mid || tr.Receiver() == nil {
-				continue
-			}
-			codecs := slices.Clone(tr.Receiver().GetParameters().Codecs)
-			slices.SortStableFunc(codecs, func(a, b webrtc.RTPCodecParameters) int {
-				return foldRank(b.MimeType, t.info.MimeType) - foldRank(a.MimeType, t.info.MimeType)
-			})
-			if err := tr.SetCodecPreferences(codecs); err != nil {
-				p.log.Debug().Err(err).Str("codec", t.info.MimeType).Msg("Codec not preferred")
-			}
+		codecs := slices.Clone(tr.Receiver().GetParameters().Codecs)
+		slices.SortStableFunc(codecs, func(a, b webrtc.RTPCodecParameters) int {
+			return foldRank(b.MimeType, mime) - foldRank(a.MimeType, mime)
+		})
+		if err := tr.SetCodecPreferences(codecs); err != nil {
+			p.log.Debug().Err(err).Str("codec", mime).Msg("Codec not preferred")
 		}
 	}
 }
@@ -258,7 +259,14 @@ func foldRank(mime, wanted string) int {
 func (p *Participant) unpublish() {
 	changed := false
 	for sid, t := range p.published {
-		if t.mid == "" || p.sections.sends(t.mid, t.cid) {
+		for _, e := range t.encodings[1:] {
+			if e.mid != "" && !p.sections.sends(e.mid, e.cid) {
+				e.withdrawn()
+				changed = true
+			}
+		}
+		first := t.encodings[0]
+		if first.mid == "" || p.sections.sends(first.mid, first.cid) {
 			continue
 		}
 		t.end()
@@ -284,8 +292,10 @@ func (p *Participant) onMute(m *signal.Mute) {
 	}
 	t.info.Muted, t.hushed = m.Muted, false
 	t.quiet()
-	if !m.Muted && t.up != nil && t.up.Video() {
-		t.up.RequestKeyFrame()
+	if !m.Muted && t.info.Type == signal.TrackType_VIDEO {
+		for up := range t.ups() {
+			up.RequestKeyFrame()
+		}
 	}
 	p.changed()
 }

@@ -116,10 +116,10 @@ func (p *Participant) sampleLine() (s lineSample) {
 	}
 	heard := map[string]passed{}
 	for sid, t := range p.published {
-		if t.up == nil || t.info.Muted {
+		if !t.live || t.info.Muted {
 			continue
 		}
-		now, jitter := countUp(t.up)
+		now, jitter := t.countUp()
 		before := p.line.heard[sid]
 		heard[sid] = now
 		s.jitter = max(s.jitter, jitter)
@@ -146,16 +146,15 @@ func sendsUpTo(up *sfu.UpTrack) int {
 	return most
 }
 
-func countUp(up *sfu.UpTrack) (sum passed, jitter time.Duration) {
-	n := up.Numbers()
-	for _, l := range n.Layers {
-		sum.came, sum.lost = sum.came+l.Packets, sum.lost+l.Lost
-		if l.Alive && l.SSRC != 0 {
-			jitter = max(jitter, l.Jitter)
+func (t *publication) countUp() (sum passed, jitter time.Duration) {
+	for up := range t.ups() {
+		n := up.Numbers()
+		for _, l := range n.Layers {
+			sum.came, sum.lost = sum.came+l.Packets, sum.lost+l.Lost
+			if l.Alive && l.SSRC != 0 && !n.Video { // a picture's packets leave together: their jitter is the encoder's
+				jitter = max(jitter, l.Jitter)
+			}
 		}
-	}
-	if n.Video {
-		jitter = 0 // a frame's packets leave together: their jitter is the encoder's
 	}
 	return sum, jitter
 }

@@ -42,7 +42,7 @@ type Room struct {
 type peer struct {
 	from  *Participant
 	info  *signal.Participant
-	ups   map[string]*sfu.UpTrack // what can be subscribed to, by track sid
+	ups   map[string][]source // what can be subscribed to, by track sid
 	allow *signal.SubscriptionPermission
 }
 

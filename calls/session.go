@@ -103,9 +103,9 @@ func (p *Participant) publishers() (n int) {
 // subscribeAll notes what is wanted before the first negotiation, so that it is in there.
 func (p *Participant) subscribeAll() {
 	for _, from := range p.peers {
-		for track, up := range from.ups {
-			if p.wants(from, track) && up.Codec() != nil {
-				p.subscribe(from, track, up)
+		for track := range from.ups {
+			if p.wants(from, track) {
+				p.subscribe(from, track)
 			}
 		}
 	}
@@ -170,7 +170,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 func (p *Participant) repeat() {
 	for _, t := range p.published {
 		if t.live {
-			p.sendQualities(t, t.told)
+			p.sendQualities(t)
 		}
 		if t.forced {
 			p.sendMute(t)

@@ -73,12 +73,14 @@ func (r *Room) tellSpeakers() {
 	var changed []*signal.Speaker
 	for _, m := range r.members {
 		level, share := uint8(127), 0.0
-		for _, up := range m.ups {
-			if up.Video() {
-				continue
-			}
-			if l, s := up.Level(); l < level {
-				level, share = l, s
+		for _, all := range m.ups {
+			for _, c := range all {
+				if c.up.Video() {
+					continue
+				}
+				if l, s := c.up.Level(); l < level {
+					level, share = l, s
+				}
 			}
 		}
 		s := r.speakers[m.from.sid]

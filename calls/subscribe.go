@@ -23,7 +23,11 @@ type subscription struct {
 	red     bool // it may be sent with copies of earlier packets
 	stereo  bool
 	refused bool // the client knows that it has no codec for it
-	paused  bool // because of p's line
+
+	mime   string          // of up
+	lacks  map[string]bool // codecs that the client has not, in small letters
+	awaits string          // codec that it has, and that the publisher is to send
+	paused bool            // because of p's line
 }
 
 // peerChanged takes what the room says of another: the client hears of it first, then come its media.
@@ -90,13 +94,15 @@ func (p *Participant) wants(from *peer, track string) bool {
 func (p *Participant) resubscribe() {
 	keep := map[string]bool{}
 	for _, from := range p.peers {
-		for track, up := range from.ups {
-			if !p.wants(from, track) || up.Codec() == nil {
+		for track := range from.ups {
+			if !p.wants(from, track) {
 				continue
 			}
 			keep[track] = true
-			if p.subs[track] == nil {
-				p.subscribe(from, track, up)
+			if s := p.subs[track]; s == nil {
+				p.subscribe(from, track)
+			} else {
+				p.reconsider(s, from)
 			}
 		}
 	}
@@ -108,17 +114,14 @@ func (p *Participant) resubscribe() {
 	p.negotiate()
 }
 
-func (p *Participant) subscribe(from *peer, track string, up *sfu.UpTrack) {
-	// livekit-client finds the participant by the part of the stream's name before the bar
-	down := sfu.NewDownTrack(up, p.link, track, from.info.Sid+"|"+track)
-	s := &subscription{track: track, from: from.from, up: up, down: down, wish: sfu.Best}
-	for _, t := range from.info.Tracks {
-		if t.Sid == track {
-			s.screen, s.red, s.stereo = t.Source == signal.TrackSource_SCREEN_SHARE, redAllowed(t), isStereo(t)
-		}
+func (p *Participant) subscribe(from *peer, track string) {
+	s := &subscription{track: track, from: from.from, wish: sfu.Best, lacks: map[string]bool{}}
+	s.take(from.sourcesOf(track)[0], p.link)
+	if t := from.track(track); t != nil {
+		s.screen, s.red, s.stereo = t.Source == signal.TrackSource_SCREEN_SHARE, redAllowed(t), isStereo(t)
 	}
 	if s.screen {
-		down.SetPriority(screenPriority)
+		s.down.SetPriority(screenPriority)
 	}
 	p.subs[track] = s
 }
@@ -139,21 +142,6 @@ func (p *Participant) bound(s *subscription, sender *webrtc.RTPSender) {
 	s.down.Start()
 	p.tellWanted(s, s.down.Wanted())
 }
-
-// refuseUnsupported tells the client which tracks it has no codec for.
-func (p *Participant) refuseUnsupported() {
-	for track, s := range p.subs {
-		if s.sender == nil || s.refused || !s.down.Unsupported() {
-			continue
-		}
-		s.refused = true
-		p.send(&signal.Response{Message: &signal.Response_SubscriptionResponse{SubscriptionResponse: &signal.SubscriptionResponse{
-			TrackSid: track, Err: codecUnsupported,
-		}}})
-	}
-}
-
-const codecUnsupported = 1 // of the wire's subscription errors
 
 // onSubscriptionPermission takes whom the client lets have its tracks.
 func (p *Participant) onSubscriptionPermission(m *signal.SubscriptionPermission) {

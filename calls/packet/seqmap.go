@@ -18,6 +18,9 @@ type Map struct {
 	high  int64 // highest incoming number of the layer in force
 }
 
+// Follow gives a map for another stream whose packets go out after those of m, under the next numbers. It knows nothing of m's packets.
+func (m *Map) Follow() Map { return Map{next: m.next} }
+
 // Current is the span in force, or nil before the first Begin.
 func (m *Map) Current() *Span {
 	if m.count == 0 {

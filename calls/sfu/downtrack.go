@@ -41,6 +41,7 @@ type DownTrack struct {
 	curTID   uint8
 	numbers  packet.Map
 	last     shown
+	ended    bool      // another goes on where it was
 	repaired *repaired // nil until something was asked for again
 	rtxSeq   uint16
 	header   rtp.Header
@@ -239,7 +240,9 @@ func (d *DownTrack) Push(p *Packet) {
 		return
 	}
 	d.mu.Lock()
-	d.forward(b, p, target)
+	if !d.ended {
+		d.forward(b, p, target)
+	}
 	d.mu.Unlock()
 }
 

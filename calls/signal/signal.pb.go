@@ -554,10 +554,11 @@ func (Leave_Action) EnumDescriptor() ([]byte, []int) {
 type RequestResponse_Reason int32
 
 const (
-	RequestResponse_OK             RequestResponse_Reason = 0
-	RequestResponse_NOT_FOUND      RequestResponse_Reason = 1
-	RequestResponse_NOT_ALLOWED    RequestResponse_Reason = 2
-	RequestResponse_LIMIT_EXCEEDED RequestResponse_Reason = 3
+	RequestResponse_OK               RequestResponse_Reason = 0
+	RequestResponse_NOT_FOUND        RequestResponse_Reason = 1
+	RequestResponse_NOT_ALLOWED      RequestResponse_Reason = 2
+	RequestResponse_LIMIT_EXCEEDED   RequestResponse_Reason = 3
+	RequestResponse_UNSUPPORTED_TYPE RequestResponse_Reason = 5
 )
 
 // Enum value maps for RequestResponse_Reason.
@@ -567,12 +568,14 @@ var (
 		1: "NOT_FOUND",
 		2: "NOT_ALLOWED",
 		3: "LIMIT_EXCEEDED",
+		5: "UNSUPPORTED_TYPE",
 	}
 	RequestResponse_Reason_value = map[string]int32{
-		"OK":             0,
-		"NOT_FOUND":      1,
-		"NOT_ALLOWED":    2,
-		"LIMIT_EXCEEDED": 3,
+		"OK":               0,
+		"NOT_FOUND":        1,
+		"NOT_ALLOWED":      2,
+		"LIMIT_EXCEEDED":   3,
+		"UNSUPPORTED_TYPE": 5,
 	}
 )
 
@@ -5178,6 +5181,7 @@ type RequestResponse struct {
 	Message   string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// Types that are valid to be assigned to Request:
 	//
+	//	*RequestResponse_AddTrack
 	//	*RequestResponse_UpdateMetadata
 	Request       isRequestResponse_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
@@ -5242,6 +5246,15 @@ func (x *RequestResponse) GetRequest() isRequestResponse_Request {
 	return nil
 }
 
+func (x *RequestResponse) GetAddTrack() *AddTrack {
+	if x != nil {
+		if x, ok := x.Request.(*RequestResponse_AddTrack); ok {
+			return x.AddTrack
+		}
+	}
+	return nil
+}
+
 func (x *RequestResponse) GetUpdateMetadata() *UpdateMetadata {
 	if x != nil {
 		if x, ok := x.Request.(*RequestResponse_UpdateMetadata); ok {
@@ -5255,9 +5268,15 @@ type isRequestResponse_Request interface {
 	isRequestResponse_Request()
 }
 
+type RequestResponse_AddTrack struct {
+	AddTrack *AddTrack `protobuf:"bytes,5,opt,name=add_track,json=addTrack,proto3,oneof"`
+}
+
 type RequestResponse_UpdateMetadata struct {
 	UpdateMetadata *UpdateMetadata `protobuf:"bytes,7,opt,name=update_metadata,json=updateMetadata,proto3,oneof"`
 }
+
+func (*RequestResponse_AddTrack) isRequestResponse_Request() {}
 
 func (*RequestResponse_UpdateMetadata) isRequestResponse_Request() {}
 
@@ -6366,18 +6385,20 @@ const file_signal_proto_rawDesc = "" +
 	"\aallowed\x18\x03 \x01(\bR\aallowed\"E\n" +
 	"\x14SubscriptionResponse\x12\x1b\n" +
 	"\ttrack_sid\x18\x01 \x01(\tR\btrackSid\x12\x10\n" +
-	"\x03err\x18\x02 \x01(\rR\x03err\"\xa8\x02\n" +
+	"\x03err\x18\x02 \x01(\rR\x03err\"\xf8\x02\n" +
 	"\x0fRequestResponse\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\rR\trequestId\x12?\n" +
 	"\x06reason\x18\x02 \x01(\x0e2'.chancery.signal.RequestResponse.ReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\x12J\n" +
-	"\x0fupdate_metadata\x18\a \x01(\v2\x1f.chancery.signal.UpdateMetadataH\x00R\x0eupdateMetadata\"D\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x128\n" +
+	"\tadd_track\x18\x05 \x01(\v2\x19.chancery.signal.AddTrackH\x00R\baddTrack\x12J\n" +
+	"\x0fupdate_metadata\x18\a \x01(\v2\x1f.chancery.signal.UpdateMetadataH\x00R\x0eupdateMetadata\"Z\n" +
 	"\x06Reason\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\x0f\n" +
 	"\vNOT_ALLOWED\x10\x02\x12\x12\n" +
-	"\x0eLIMIT_EXCEEDED\x10\x03B\t\n" +
+	"\x0eLIMIT_EXCEEDED\x10\x03\x12\x14\n" +
+	"\x10UNSUPPORTED_TYPE\x10\x05B\t\n" +
 	"\arequest\".\n" +
 	"\x0fTrackSubscribed\x12\x1b\n" +
 	"\ttrack_sid\x18\x01 \x01(\tR\btrackSid\"M\n" +
@@ -6669,17 +6690,18 @@ var file_signal_proto_depIdxs = []int32{
 	59,  // 95: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
 	60,  // 96: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
 	10,  // 97: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
-	42,  // 98: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	11,  // 99: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
-	69,  // 100: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
-	13,  // 101: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
-	15,  // 102: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
-	19,  // 103: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
-	104, // [104:104] is the sub-list for method output_type
-	104, // [104:104] is the sub-list for method input_type
-	104, // [104:104] is the sub-list for extension type_name
-	104, // [104:104] is the sub-list for extension extendee
-	0,   // [0:104] is the sub-list for field type_name
+	30,  // 98: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
+	42,  // 99: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	11,  // 100: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
+	69,  // 101: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
+	13,  // 102: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
+	15,  // 103: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
+	19,  // 104: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
+	105, // [105:105] is the sub-list for method output_type
+	105, // [105:105] is the sub-list for method input_type
+	105, // [105:105] is the sub-list for extension type_name
+	105, // [105:105] is the sub-list for extension extendee
+	0,   // [0:105] is the sub-list for field type_name
 }
 
 func init() { file_signal_proto_init() }
@@ -6743,6 +6765,7 @@ func file_signal_proto_init() {
 		(*Response_MediaSectionsRequirement)(nil),
 	}
 	file_signal_proto_msgTypes[52].OneofWrappers = []any{
+		(*RequestResponse_AddTrack)(nil),
 		(*RequestResponse_UpdateMetadata)(nil),
 	}
 	type x struct{}
