@@ -4,14 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +19,7 @@ import (
 	"chancery/roomserver/pdu"
 	"chancery/storage"
 	"chancery/storage/bus"
+	"chancery/storage/testdb"
 )
 
 // house is a running room server with a real store and a real bus. Its server is interior.example.
@@ -52,35 +49,14 @@ func signerFor(name string) pdu.Signer {
 	return pdu.Signer{ServerName: name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed)}
 }
 
-// eachDatabase runs the test on SQLite and, where TEST_POSTGRES names a server, on PostgreSQL.
+// eachDatabase runs the test on SQLite and on PostgreSQL.
 func eachDatabase(t *testing.T, test func(h *house)) {
-	t.Run("sqlite", func(t *testing.T) {
-		test(newHouse(t, storage.Config{Database: filepath.Join(t.TempDir(), "test.db")}))
-	})
-	t.Run("postgres", func(t *testing.T) {
-		server := os.Getenv("TEST_POSTGRES")
-		if server == "" {
-			t.Skip("TEST_POSTGRES names no PostgreSQL server; `make test` starts one")
-		}
-		db, err := sql.Open("pgx", server)
-		if err != nil {
-			t.Fatal(err)
-		}
-		name := "test_" + strings.ToLower(rand.Text()[:12])
-		if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_, _ = db.Exec("DROP DATABASE " + name + " WITH (FORCE)")
-			db.Close()
-		})
-		test(newHouse(t, storage.Config{Database: server + " dbname=" + name}))
-	})
+	testdb.Each(t, func(t *testing.T, database string) { test(newHouse(t, storage.Config{Database: database})) })
 }
 
 // onSQLite is for tests in which the database plays no part.
 func onSQLite(t testing.TB) *house {
-	return newHouse(t, storage.Config{Database: filepath.Join(t.TempDir(), "test.db")})
+	return newHouse(t, storage.Config{Database: testdb.SQLite(t)})
 }
 
 func newHouse(t testing.TB, cfg storage.Config) *house {

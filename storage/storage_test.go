@@ -2,12 +2,8 @@ package storage
 
 import (
 	"context"
-	"crypto/rand"
-	"database/sql"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -17,37 +13,12 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/storage/bus"
+	"chancery/storage/testdb"
 )
 
-// eachDatabase runs the test on SQLite and, where TEST_POSTGRES names a server, on PostgreSQL.
+// eachDatabase runs the test on SQLite and on PostgreSQL.
 func eachDatabase(t *testing.T, test func(t *testing.T, cfg Config)) {
-	t.Run("sqlite", func(t *testing.T) {
-		test(t, Config{Database: filepath.Join(t.TempDir(), "test.db")})
-	})
-	t.Run("postgres", func(t *testing.T) {
-		test(t, Config{Database: postgresDatabase(t)})
-	})
-}
-
-func postgresDatabase(t *testing.T) string {
-	t.Helper()
-	server := os.Getenv("TEST_POSTGRES")
-	if server == "" {
-		t.Skip("TEST_POSTGRES names no PostgreSQL server; `make test` starts one")
-	}
-	db, err := sql.Open("pgx", server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := "test_" + strings.ToLower(rand.Text()[:12])
-	if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_, _ = db.Exec("DROP DATABASE " + name + " WITH (FORCE)")
-		db.Close()
-	})
-	return server + " dbname=" + name
+	testdb.Each(t, func(t *testing.T, database string) { test(t, Config{Database: database}) })
 }
 
 func openStore(t *testing.T, cfg Config) *Store {
@@ -432,7 +403,7 @@ func TestALeaseHasOneHolder(t *testing.T) {
 
 // TestManyOpenAnEmptyDatabaseAtOnce opens one new PostgreSQL database as processes do that start together.
 func TestManyOpenAnEmptyDatabaseAtOnce(t *testing.T) {
-	cfg := Config{Database: postgresDatabase(t), Readers: 4}
+	cfg := Config{Database: testdb.Postgres(t), Readers: 4}
 	b, err := bus.Open(t.Context(), bus.DefaultConfig())
 	if err != nil {
 		t.Fatal(err)

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -13,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +25,7 @@ import (
 	"chancery/roomserver/view"
 	"chancery/storage"
 	"chancery/storage/bus"
+	"chancery/storage/testdb"
 )
 
 const (
@@ -59,23 +57,10 @@ func (tokens) ByToken(_ context.Context, token, _, _ string) (*rest.Requester, e
 
 // database is a new SQLite file; in the runs of onPostgres, a new database there.
 func database(t testing.TB) string {
-	server := os.Getenv("TEST_POSTGRES")
-	if !strings.Contains(t.Name(), "/postgres") || server == "" {
-		return filepath.Join(t.TempDir(), "test.db")
+	if strings.Contains(t.Name(), "/postgres") {
+		return testdb.Postgres(t)
 	}
-	db, err := sql.Open("pgx", server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := "test_" + strings.ToLower(rand.Text()[:12])
-	if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_, _ = db.Exec("DROP DATABASE " + name + " WITH (FORCE)")
-		db.Close()
-	})
-	return server + " dbname=" + name
+	return testdb.SQLite(t)
 }
 
 // TestOnPostgres runs again on PostgreSQL what reads the tables most.

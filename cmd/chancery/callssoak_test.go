@@ -25,6 +25,7 @@ import (
 
 	"chancery/calls/signal"
 	"chancery/federation"
+	"chancery/storage/testdb"
 )
 
 // What the soak of calls demands, and who is in it.
@@ -103,7 +104,7 @@ func (s *callSoak) fault(format string, args ...any) {
 // newCallSoak starts one server as processes, so that a focus can be killed alone.
 func newCallSoak(t *testing.T) *callSoak {
 	s := &callSoak{t: t}
-	config := testConfigs(t, func() string { return postgresDatabase(t) }, "interior.test")[0]
+	config := testConfigs(t, func() string { return testdb.Postgres(t) }, "interior.test")[0]
 	config.Bus.URL, config.Bus.User, config.Bus.Password = externalNATS(t), natsUser, natsPassword
 	config.Calls.EmptyTimeout = 5 * time.Second
 	s.url = config.Client.PublicURL

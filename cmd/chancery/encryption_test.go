@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"chancery/storage/testdb"
 )
 
 // encryptionTest is how large a run of the encryption test is; browser/encryption.mjs reads it.
@@ -57,7 +59,7 @@ func TestBrowserEncryption(t *testing.T) {
 	// One house on each database, where there are two.
 	databases := []string{DefaultConfig().Storage.Database, DefaultConfig().Storage.Database}
 	if os.Getenv("TEST_POSTGRES") != "" {
-		databases[1] = postgresDatabase(t)
+		databases[1] = testdb.Postgres(t)
 	}
 	next := 0
 	configs := testConfigs(t, func() string { next++; return databases[next-1] }, "interior.test", "finance.test")

@@ -97,6 +97,7 @@ func mayImport() map[string][]string {
 		"storage/schema":    nil,
 		"storage/bus":       nil,
 		"storage/blobs":     nil,
+		"storage/testdb":    nil,
 		"roomserver/pdu":    nil,
 		"roomserver/auth":   {"roomserver/pdu"},
 		"roomserver/policy": nil,

@@ -22,6 +22,7 @@ import (
 
 	"chancery/calls/signal"
 	"chancery/federation"
+	"chancery/storage/testdb"
 )
 
 // fociHouse is a server whose calls are taken by several processes behind one address.
@@ -41,7 +42,7 @@ const focusSecret = "a secret of the foci in tests, long enough"
 func openFoci(t *testing.T, n int) *fociHouse {
 	t.Helper()
 	nats := externalNATS(t)
-	config := testConfigs(t, func() string { return postgresDatabase(t) }, "interior.test")[0]
+	config := testConfigs(t, func() string { return testdb.Postgres(t) }, "interior.test")[0]
 	config.Bus.URL, config.Bus.User, config.Bus.Password = nats, natsUser, natsPassword
 	config.Calls.Secret = focusSecret
 	h := &fociHouse{t: t}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/synapseadmin"
 
 	"chancery/clientapi/account"
+	"chancery/storage/testdb"
 )
 
 // patience bounds whatever a test waits for.
@@ -48,32 +47,8 @@ func databases(t *testing.T, test func(t *testing.T, database func() string)) {
 		test(t, func() string { return DefaultConfig().Storage.Database })
 	})
 	t.Run("postgres", func(t *testing.T) {
-		test(t, func() string { return postgresDatabase(t) })
+		test(t, func() string { return testdb.Postgres(t) })
 	})
-}
-
-// postgresDatabase makes a database that the test's end drops; the test is skipped where there is no server.
-func postgresDatabase(t *testing.T) string {
-	t.Helper()
-	server := os.Getenv("TEST_POSTGRES")
-	if server == "" {
-		t.Skip("TEST_POSTGRES names no PostgreSQL server; `make test` starts one")
-	}
-	db, err := sql.Open("pgx", server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := "test_" + strings.ToLower(rand.Text()[:12])
-	if _, err := db.Exec("CREATE DATABASE " + name + " TEMPLATE template0"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := db.Exec("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
-			t.Logf("drop %s: %v", name, err)
-		}
-		db.Close()
-	})
-	return server + " dbname=" + name
 }
 
 // testConfigs makes configurations of servers that know one another: an authority of their own, addresses on loopback,

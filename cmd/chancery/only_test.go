@@ -20,6 +20,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/federation"
+	"chancery/storage/testdb"
 )
 
 // TestOnly runs two servers as four processes each, on PostgreSQL and an external NATS: people of both meet in a room, and
@@ -29,7 +30,7 @@ func TestOnly(t *testing.T) {
 		t.Skip("starts eight processes")
 	}
 	nats := externalNATS(t)
-	configs := testConfigs(t, func() string { return postgresDatabase(t) }, "interior.test", "finance.test")
+	configs := testConfigs(t, func() string { return testdb.Postgres(t) }, "interior.test", "finance.test")
 	var urls []string
 	processes := map[string]*process{}
 	for n, config := range configs {

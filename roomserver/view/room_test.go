@@ -2,12 +2,8 @@ package view
 
 import (
 	"cmp"
-	"crypto/rand"
-	"database/sql"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +16,7 @@ import (
 	"chancery/roomserver/pdu"
 	"chancery/storage"
 	"chancery/storage/bus"
+	"chancery/storage/testdb"
 )
 
 // room is a stored room to which a test adds one event after the other.
@@ -44,29 +41,7 @@ type room struct {
 const readingTime = 1_000_000
 
 func eachDatabase(t *testing.T, test func(t *testing.T, r *room)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, newRoom(t, filepath.Join(t.TempDir(), "test.db"))) })
-	t.Run("postgres", func(t *testing.T) { test(t, newRoom(t, postgresDatabase(t))) })
-}
-
-func postgresDatabase(t *testing.T) string {
-	t.Helper()
-	server := os.Getenv("TEST_POSTGRES")
-	if server == "" {
-		t.Skip("TEST_POSTGRES names no PostgreSQL server; `make test` starts one")
-	}
-	db, err := sql.Open("pgx", server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := "test_" + strings.ToLower(rand.Text()[:12])
-	if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_, _ = db.Exec("DROP DATABASE " + name + " WITH (FORCE)")
-		db.Close()
-	})
-	return server + " dbname=" + name
+	testdb.Each(t, func(t *testing.T, database string) { test(t, newRoom(t, database)) })
 }
 
 func newRoom(t testing.TB, database string) *room {
