@@ -48,11 +48,13 @@ const (
 	accountReopen   = "UPDATE accounts SET deactivated = false, erased = false WHERE user_id = $1"
 )
 
-// Barred gives those of these users whose accounts are closed, locked or suspended, or are not there.
+// Barred gives those of these users whose accounts are closed, locked, suspended or expired, or are not there.
 func (a *Accounts) Barred(ctx context.Context, users []id.UserID) ([]id.UserID, error) {
+	now := a.s.now().UnixMilli()
 	stand, err := chunked(ctx, users, func(part []id.UserID) ([]id.UserID, error) {
-		return all(ctx, a.s, column[id.UserID], "SELECT user_id FROM accounts WHERE NOT (deactivated OR locked OR suspended) AND user_id IN "+
-			list(1, len(part)), anys(part)...)
+		return all(ctx, a.s, column[id.UserID], `SELECT user_id FROM accounts a WHERE NOT (deactivated OR locked OR suspended)
+			AND NOT EXISTS (SELECT 1 FROM validity v WHERE v.user_id = a.user_id AND v.enforced AND v.until <= $1) AND user_id IN `+
+			list(2, len(part)), append([]any{now}, anys(part)...)...)
 	})
 	if err != nil {
 		return nil, err
@@ -136,6 +138,9 @@ func (a *Accounts) SetStanding(ctx context.Context, account *Account) error {
 
 // Reopen opens a closed account again, inside Do. What went when it was closed does not come back, nor does its password.
 func (a *Accounts) Reopen(ctx context.Context, user id.UserID) error {
+	if err := a.s.FormerAddresses.forget(ctx, user); err != nil {
+		return err
+	}
 	_, err := a.s.exec(ctx, accountReopen, user)
 	return err
 }
@@ -146,6 +151,11 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 	a.forgetErased(ctx)
 	if _, err := a.s.exec(ctx, accountDeactivate, user, erase); err != nil {
 		return err
+	}
+	if erase {
+		if err := a.s.FormerAddresses.forget(ctx, user); err != nil {
+			return err
+		}
 	}
 	devices, err := a.s.Devices.All(ctx, user)
 	if err != nil {
@@ -158,6 +168,7 @@ func (a *Accounts) Deactivate(ctx context.Context, user id.UserID, erase bool) e
 	}
 	for _, q := range []string{
 		"DELETE FROM profiles WHERE user_id = $1",
+		"DELETE FROM validity WHERE user_id = $1",
 		"DELETE FROM passes WHERE user_id = $1",
 		"DELETE FROM upstream_sessions WHERE user_id = $1",
 		"DELETE FROM confirmations WHERE user_id = $1",

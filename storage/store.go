@@ -54,6 +54,7 @@ type Store struct {
 	Leases      *Leases
 
 	Accounts           *Accounts
+	Validity           *Validities
 	Devices            *Devices
 	Tokens             *Tokens
 	Profiles           *Profiles
@@ -64,6 +65,7 @@ type Store struct {
 	RegistrationTokens *RegistrationTokens
 	Confirmations      *Confirmations
 	ThreePIDs          *ThreePIDs
+	FormerAddresses    *FormerAddresses
 	Validations        *Validations
 	Rates              *Rates
 	ExternalIDs        *ExternalIDs
@@ -192,6 +194,7 @@ func (s *Store) nouns() {
 	s.Leases = &Leases{s}
 
 	s.Accounts = &Accounts{s: s}
+	s.Validity = &Validities{s}
 	s.Devices = &Devices{s}
 	s.Tokens = &Tokens{s: s}
 	s.Profiles = &Profiles{s}
@@ -203,6 +206,7 @@ func (s *Store) nouns() {
 	s.Rendezvous = &Rendezvouses{s}
 	s.Confirmations = &Confirmations{s}
 	s.ThreePIDs = &ThreePIDs{s}
+	s.FormerAddresses = &FormerAddresses{s}
 	s.Dehydrated = &DehydratedDevices{s}
 	s.Validations = &Validations{s}
 	s.Rates = &Rates{s}
@@ -239,7 +243,7 @@ func (s *Store) nouns() {
 
 // sources lists the nouns whose rows have positions, for tails and followers that lag.
 func (s *Store) sources() []source {
-	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice, s.Outbound, s.Receipts, s.ThreadSubscriptions}
+	return []source{s.Events, s.State, s.Memberships, s.Devices, s.AccountData, s.DeviceLists, s.ToDevice, s.Outbound, s.Receipts, s.ThreadSubscriptions, s.Validity}
 }
 
 func (s *Store) begin(ctx context.Context, cfg Config) error {

@@ -39,6 +39,8 @@ const (
 	ThreadNews
 	// OutboundNews: an EDU waits for another server (Change.Row).
 	OutboundNews
+	// ValidityNews: somebody said until when an account is good (Change.UserID, Row *Validity). That its time is over is no news.
+	ValidityNews
 )
 
 // Change is one piece of news: a row that has a position.

@@ -18,6 +18,8 @@ type Session struct {
 	Locked    bool
 	Suspended bool
 	Shadowed  bool
+	// Until is when the account expires; zero: never.
+	Until time.Time
 	// Rate is the user's own rate limit, or nil.
 	Rate *Rate
 	// Seen is when the device was last written down as active.
@@ -35,10 +37,10 @@ type Tokens struct {
 }
 
 const (
-	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, a.shadowed, d.seen, t.replaces IS NOT NULL, t.client_id <> '',
+	tokenSession = `SELECT t.user_id, t.device_id, t.expires, a.admin, a.locked, a.suspended, a.shadowed, v.until, d.seen, t.replaces IS NOT NULL, t.client_id <> '',
 		o.per_second, o.burst
 		FROM tokens t JOIN accounts a ON a.user_id = t.user_id JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id
-		LEFT JOIN rate_overrides o ON o.user_id = t.user_id
+		LEFT JOIN rate_overrides o ON o.user_id = t.user_id LEFT JOIN validity v ON v.user_id = t.user_id AND v.enforced
 		WHERE t.access_hash = $1 AND NOT t.spent AND NOT a.deactivated`
 	tokenInsert = `INSERT INTO tokens (access_hash, refresh_hash, user_id, device_id, created, expires, replaces, client_id, scope)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
@@ -85,9 +87,9 @@ func (t *Tokens) Session(ctx context.Context, access string) (*Session, error) {
 func (t *Tokens) read(ctx context.Context, hash []byte) (*Session, error) {
 	return one(ctx, t.s, func(row dbutil.Scannable) (*Session, error) {
 		var s Session
-		var expires, perSecond, burst *int64
+		var expires, until, perSecond, burst *int64
 		var seen int64
-		err := row.Scan(&s.UserID, &s.DeviceID, &expires, &s.Admin, &s.Locked, &s.Suspended, &s.Shadowed, &seen, &s.Fresh, &s.OAuth, &perSecond, &burst)
+		err := row.Scan(&s.UserID, &s.DeviceID, &expires, &s.Admin, &s.Locked, &s.Suspended, &s.Shadowed, &until, &seen, &s.Fresh, &s.OAuth, &perSecond, &burst)
 		if err != nil {
 			return nil, err
 		}
@@ -95,12 +97,18 @@ func (t *Tokens) read(ctx context.Context, hash []byte) (*Session, error) {
 			s.Rate = &Rate{PerSecond: *perSecond, Burst: *burst}
 		}
 		s.Seen = time.UnixMilli(seen)
+		if until != nil {
+			s.Until = time.UnixMilli(*until)
+		}
 		if expires != nil {
 			s.Expires = time.UnixMilli(*expires)
 		}
 		return &s, nil
 	}, tokenSession, hash)
 }
+
+// Expired says whether the account's time is over.
+func (s *Session) Expired(now time.Time) bool { return !s.Until.IsZero() && !now.Before(s.Until) }
 
 // forget drops a device's tokens from the cache, once what ctx's transaction does is on disk.
 func (t *Tokens) forget(ctx context.Context, user id.UserID, device id.DeviceID) {

@@ -1,6 +1,10 @@
 package policy
 
-import "testing"
+import (
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+)
 
 func TestEmailDomains(t *testing.T) {
 	domains := EmailDomains{"*.Gouv.fr", "example.org"}
@@ -21,6 +25,33 @@ func TestEmailDomains(t *testing.T) {
 		}
 	}
 	if err := domains.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExempt(t *testing.T) {
+	for _, c := range []struct {
+		parts Exempt
+		user  id.UserID
+		want  bool
+	}{
+		{nil, "@anna:interior", false},
+		{Exempt{"@bot-"}, "@bot-news:interior", true},
+		{Exempt{"@bot-"}, "@robot-news:interior", false},
+		{Exempt{"support", ":finance"}, "@the.support.desk:interior", true},
+		{Exempt{"support", ":finance"}, "@felix:finance", true},
+		{Exempt{"support", ":finance"}, "@felix:interior", false},
+	} {
+		if got := c.parts.Names(c.user); got != c.want {
+			t.Errorf("%v, %s: got %v, want %v", c.parts, c.user, got, c.want)
+		}
+	}
+	for _, bad := range []string{"", "@", ":", " "} {
+		if (Exempt{bad}).Validate() == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	if err := (Exempt{"@bot-"}).Validate(); err != nil {
 		t.Error(err)
 	}
 }

@@ -283,6 +283,7 @@ type FederationQuestion struct {
 	Hierarchy    *Hierarchy        `json:"hierarchy,omitempty"`
 	Timestamp    *TimestampToEvent `json:"timestamp,omitempty"`
 	UserInfo     *UserInfo         `json:"user_info,omitempty"`
+	UserStatus   *UserStatus       `json:"user_status,omitempty"`
 	PolicySign   *PolicySign       `json:"policy_sign,omitempty"`
 	Peers        *Peers            `json:"peers,omitempty"`
 	CallToken    *RemoteCallToken  `json:"call_token,omitempty"`
@@ -422,6 +423,12 @@ type PolicySign struct {
 type UserInfo struct {
 	Server string `json:"server"`
 	Token  string `json:"token"`
+}
+
+// UserStatus asks a server how the accounts of its users stand; Body is {user ID: {"expired", "deactivated"}}.
+type UserStatus struct {
+	Server string      `json:"server"`
+	Users  []id.UserID `json:"users"`
 }
 
 // Peers asks how it stands with other servers; Body is a PeerList.
