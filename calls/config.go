@@ -60,6 +60,9 @@ type Config struct {
 	RestrictedServers []string `yaml:"restricted_servers"`
 	// ViewOnlyServers are servers whose users may watch and listen, but send nothing. Default: none.
 	ViewOnlyServers []string `yaml:"view_only_servers"`
+	// ExternalServers are servers whose users are in a call only where the room's im.vector.room.access_rules let them be: not
+	// in restricted rooms, as those are that say nothing. They never moderate. Default: none.
+	ExternalServers []string `yaml:"external_servers"`
 	// MaxGuests bounds how many users of one other server are in calls here at once; 0: as many as the calls take.
 	// Default: 0.
 	MaxGuests int `yaml:"max_guests"`

@@ -222,10 +222,10 @@ func (f *Focus) callsOf(room id.RoomID) (found []*Room) {
 	return found
 }
 
-// patrolEvery is how soon an account that is locked, or an order of another process, is noticed though nobody rings.
+// patrolEvery is how soon an account that is locked or expires, or an order of another process, is noticed though nobody rings.
 const patrolEvery = 400 * time.Millisecond
 
-// patrol looks after what is no news of the stream: accounts that are closed, locked or suspended, and orders of administrators.
+// patrol looks after what is no news of the stream: accounts that are closed, locked or suspended or that expire, and orders of administrators.
 func (f *Focus) patrol(ctx context.Context) {
 	tick := time.NewTicker(patrolEvery)
 	defer tick.Stop()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/event"
@@ -23,6 +24,7 @@ type house struct {
 	guestsStart bool
 	restricted  []string // servers whose users may join a call here, and not begin one
 	viewOnly    []string // and those whose users only watch
+	externals   policy.Externals
 }
 
 // New makes the focus of a homeserver.
@@ -39,7 +41,7 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 	}
 	h := &house{
 		name: serverName, store: store, bus: messages,
-		guestsStart: config.GuestsStart, restricted: config.RestrictedServers, viewOnly: config.ViewOnlyServers,
+		guestsStart: config.GuestsStart, restricted: config.RestrictedServers, viewOnly: config.ViewOnlyServers, externals: config.ExternalServers,
 	}
 	f, err := newFocus(ctx, config, h)
 	if err != nil {
@@ -65,7 +67,7 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 }
 
 // admit reads the rows, never a cache: the bearer is joined, our server is in the room, its own one is not shut out, its
-// device has not ended and its account stands, and the room has not removed it from its calls.
+// device has not ended and its account stands (open, and neither locked, suspended nor expired), and the room has not removed it from its calls.
 func (h *house) admit(ctx context.Context, c *Claims) (ruling, error) {
 	m := c.Matrix
 	if m == nil {
@@ -157,7 +159,7 @@ func (f *Focus) serveHouse(ctx context.Context) error {
 // follow ends the sessions of those who may no longer be in a call, and has those who may obey their rooms, until ctx ends.
 func (f *Focus) follow(ctx context.Context) error {
 	return f.house.store.Follow(ctx, storage.Follower{
-		Kinds: []storage.Kind{storage.MembershipNews, storage.DeviceEndedNews, storage.StateNews, storage.EventNews},
+		Kinds: []storage.Kind{storage.MembershipNews, storage.DeviceEndedNews, storage.StateNews, storage.EventNews, storage.ValidityNews},
 		Handle: func(ctx context.Context, news []storage.Change, _ storage.Position) error {
 			for i := range news {
 				if err := f.heard(ctx, &news[i]); err != nil {
@@ -174,6 +176,10 @@ func (f *Focus) heard(ctx context.Context, c *storage.Change) error {
 	switch c.Kind {
 	case storage.DeviceEndedNews:
 		return f.deviceEnded(ctx, c.UserID, c.DeviceID)
+	case storage.ValidityNews:
+		if v, ok := c.Row.(*storage.Validity); ok && v.Expired(time.Now()) {
+			f.remove(ctx, func(p *Participant) bool { return p.user == c.UserID })
+		}
 	case storage.MembershipNews:
 		return f.membershipChanged(ctx, c.Membership)
 	case storage.StateNews:

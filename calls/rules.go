@@ -41,11 +41,13 @@ type roomRules struct {
 	acl      *policy.ACL
 	levels   *auth.Levels // nil: the room's state does not tell
 	settings policy.CallSettings
+	access   policy.Access
 }
 
 // ruleKeys are the pieces of state that decide, in the order in which rules reads them.
 var ruleKeys = []storage.Key{
 	{Type: event.StateCreate.Type}, {Type: event.StatePowerLevels.Type}, {Type: event.StateServerACL.Type}, {Type: policy.CallSettingsType},
+	{Type: policy.AccessRulesType},
 }
 
 func isRule(key storage.Key) bool {
@@ -93,6 +95,10 @@ func (h *house) rules(ctx context.Context, roomID id.RoomID) (*roomRules, error)
 	if events[3] != nil && events[3].RedactedBy == "" {
 		r.settings = policy.ParseCallSettings(contentOf(events[3]))
 	}
+	r.access = policy.AccessRestricted
+	if events[4] != nil && events[4].RedactedBy == "" {
+		r.access = policy.ParseAccess(contentOf(events[4]))
+	}
 	order, err := h.store.CallOrders.ByRoom(ctx, roomID)
 	if err != nil {
 		return nil, wrap(err, "read call orders")
@@ -134,7 +140,7 @@ func contentOf(e *storage.Event) []byte { return []byte(gjson.GetBytes(e.JSON, "
 // judge says what a member of the room may do in its call; false: not even be there.
 func (h *house) judge(r *roomRules, m *Matrix) (ruling, bool) {
 	server := m.User.Homeserver()
-	if r == nil || !r.acl.Allows(server) || r.settings.Removes(m.User) {
+	if r == nil || !r.acl.Allows(server) || r.settings.Removes(m.User) || !h.externals.Admit(r.access, server) {
 		return ruling{}, false
 	}
 	ours := server == h.name
@@ -150,7 +156,7 @@ func (h *house) judge(r *roomRules, m *Matrix) (ruling, bool) {
 	if p := r.settings.PublishLevel; p != nil {
 		needs = max(needs, auth.Level(*p))
 	}
-	v.moderate = level >= order
+	v.moderate = level >= order && !h.externals.Name(server)
 	switch {
 	case !ours && policy.AnyServer(h.viewOnly, server):
 		v.rule = "member, only to watch: server"

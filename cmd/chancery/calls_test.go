@@ -129,6 +129,10 @@ func TestCallsEndWithMembership(t *testing.T) {
 			_, err := anna.KickUser(t.Context(), room, &mautrix.ReqKickUser{UserID: who.UserID})
 			return err
 		}},
+		{"guest banned", finance, func(room id.RoomID, who *mautrix.Client) error {
+			_, err := anna.BanUser(t.Context(), room, &mautrix.ReqBanUser{UserID: who.UserID})
+			return err
+		}},
 		{"guest left", finance, func(room id.RoomID, who *mautrix.Client) error {
 			_, err := who.LeaveRoom(t.Context(), room)
 			return err
