@@ -10,6 +10,8 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -31,6 +33,11 @@ type testServer struct {
 	url   string
 	store *storage.Store
 	bus   *bus.Bus
+	// What a restart needs.
+	cfg   Config
+	files *blobs.Store
+	door  atomic.Pointer[Server]
+	stop  func()
 }
 
 func testConfig() Config {
@@ -71,11 +78,27 @@ func startBehind(t *testing.T, cfg Config, web *httptest.Server) *testServer {
 	}
 	signer := pdu.Signer{ServerName: cfg.ServerName, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(make([]byte, 32))}
 	run(t, roomserver.New(roomserver.DefaultConfig(), store, messages, signer).Run)
-	run(t, server.Run)
-	web.Config.Handler = server
+	s := &testServer{t: t, api: server, store: store, bus: messages, cfg: cfg, files: files, stop: run(t, server.Run)}
+	s.door.Store(server)
+	web.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.door.Load().ServeHTTP(w, r) })
 	web.Start()
 	t.Cleanup(web.Close)
-	return &testServer{t: t, api: server, url: web.URL, store: store, bus: messages}
+	s.url = web.URL
+	return s
+}
+
+// restart has the server begin anew, with its first configuration changed so.
+func (s *testServer) restart(set func(*Config)) {
+	s.t.Helper()
+	s.stop()
+	cfg := s.cfg
+	set(&cfg)
+	server, err := New(cfg, s.store, s.files, s.bus, zerolog.New(zerolog.NewTestWriter(s.t)).Level(zerolog.WarnLevel))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.api, s.stop = server, run(s.t, server.Run)
+	s.door.Store(server)
 }
 
 // newForTest makes a server for its route table alone: nothing of it runs.
@@ -98,17 +121,19 @@ func newForTest(t *testing.T) (*Server, error) {
 	return New(testConfig(), store, files, messages, zerolog.Nop())
 }
 
-// run runs a component until the test ends.
-func run(t *testing.T, component func(context.Context) error) {
+// run runs a component until the test ends, or it is stopped.
+func run(t *testing.T, component func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- component(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("a component ended with %v", err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // answer is what came back.

@@ -208,6 +208,10 @@ func newUpstream(cfg Config, store *storage.Store, exclusive func(id.UserID) boo
 	cfg.Upstream.NameSuffixes = cfg.Account.NameSuffixes
 	return upstream.New(cfg.Upstream, upstream.Deps{Store: store, Client: client, Refuses: func(user id.UserID) bool {
 		return exclusive(user) || cfg.Account.Reserved(user.Localpart())
+	}, Date: func(ctx context.Context, user id.UserID) error {
+		return cfg.Account.Date(ctx, store, user)
+	}, ComeBack: func(ctx context.Context, address string, whose id.UserID) (id.UserID, error) {
+		return cfg.Account.ComeBack(ctx, store, address, whose)
 	}})
 }
 
@@ -254,13 +258,13 @@ func (s *Server) routes() []rest.Route {
 	a, k, r, m, y, p, as, ad := s.account, s.keys, s.rooms, s.media, s.sync, s.push, s.services, s.admin
 	acts := r.Acts()
 	event, silent, room := acts.Event, acts.Silent, acts.Room
-	return slices.Concat(s.oauthRoutes(), s.callRoutes(), []rest.Route{
+	return slices.Concat(s.oauthRoutes(), s.callRoutes(), s.validityRoutes(), []rest.Route{
 		// Discovery.
 		{Method: "GET", Path: "/.well-known/matrix/client", Handler: s.wellKnownClient},
 		{Method: "GET", Path: "/.well-known/matrix/server", Handler: s.wellKnownServer},
 		{Method: "GET", Path: "/.well-known/matrix/policy_server", Handler: s.wellKnownPolicyServer},
 		{Method: "GET", Path: "/.well-known/matrix/support", Handler: s.wellKnownSupport},
-		{Method: "GET", Path: "/_matrix/client/versions", Handler: s.versions, Auth: rest.Optional},
+		{Method: "GET", Path: "/_matrix/client/versions", Handler: s.versions, Auth: rest.Optional, Expired: true},
 		{Method: "GET", Path: "/_matrix/client/v3/capabilities", Handler: s.capabilities, Auth: rest.User},
 
 		// Logging in.
@@ -312,6 +316,9 @@ func (s *Server) routes() []rest.Route {
 		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/delete", Handler: a.DeleteThreePID, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/email/requestToken", Handler: a.AddEmailToken, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/account/3pid/msisdn/requestToken", Handler: a.NoPhone, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "POST", Path: "/_matrix/client/unstable/users/info", Handler: a.UsersInfo, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/v3/user/{userId}/info", Handler: a.UserInfo, Auth: rest.User, Limit: rest.LimitGeneral},
+		{Method: "GET", Path: "/_matrix/client/unstable/user/{userId}/info", Handler: a.UserInfo, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/user/{userId}/openid/request_token", Handler: a.OpenIDToken, Auth: rest.User, Limit: rest.LimitGeneral},
 
 		// Devices.
@@ -322,11 +329,11 @@ func (s *Server) routes() []rest.Route {
 		{Method: "POST", Path: "/_matrix/client/v3/delete_devices", Handler: a.DeleteDevices, Auth: rest.User},
 
 		// Profiles.
-		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}", Handler: a.Profile},
-		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.ProfileField},
+		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}", Handler: a.Profile, Auth: rest.Glimpsed},
+		{Method: "GET", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.ProfileField, Auth: rest.Glimpsed},
 		{Method: "PUT", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
 		{Method: "DELETE", Path: "/_matrix/client/v3/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
-		{Method: "GET", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.ProfileField},
+		{Method: "GET", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.ProfileField, Auth: rest.Glimpsed},
 		{Method: "PUT", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.PutProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
 		{Method: "DELETE", Path: "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}", Handler: a.DeleteProfileField, Auth: rest.User, Limit: rest.LimitGeneral, Act: room},
 

@@ -39,6 +39,8 @@ func (f *Federation) answer(ctx context.Context, _ string, q bus.FederationQuest
 		answer.Body, err = f.askTimestamp(ctx, q.Timestamp)
 	case q.Hierarchy != nil:
 		answer.Body, err = f.askHierarchy(ctx, q.Hierarchy)
+	case q.UserStatus != nil:
+		answer.Body, err = f.askUserStatus(ctx, q.UserStatus)
 	case q.QueryProfile != nil:
 		answer.Body, err = f.askProfile(ctx, q.QueryProfile)
 	case q.QueryAlias != nil:
@@ -95,7 +97,15 @@ func cutServer(s string) (local, server string, ok bool) {
 	return local, server, ok && pdu.ValidServerName(server)
 }
 
-// openID gives the user whom one of our own OpenID tokens names, empty for none.
+// openID gives the user whom one of our own OpenID tokens names, empty for none. Who has expired meanwhile proves nothing with one.
 func (f *Federation) openID(ctx context.Context, token string) (id.UserID, error) {
-	return f.store.Tokens.PassUser(ctx, storage.OpenIDPass, token)
+	user, err := f.store.Tokens.PassUser(ctx, storage.OpenIDPass, token)
+	if err != nil || user == "" {
+		return "", err
+	}
+	expired, err := f.store.Validity.Expired(ctx, []id.UserID{user})
+	if err != nil || expired[user] {
+		return "", err
+	}
+	return user, nil
 }

@@ -160,7 +160,9 @@ func (f *Federation) routes() []route {
 		// Queries
 		{method: "GET", path: v1 + "/query/profile", handle: f.answerProfile},
 		{method: "GET", path: v1 + "/query/directory", handle: f.answerDirectory},
+		{method: "GET", path: v1 + "/query/user_info", handle: f.answerUserInfoQuery},
 		{method: "GET", path: v1 + "/query/{queryType}", handle: f.answerUnknownQuery},
+		{method: "POST", path: "/_matrix/federation/unstable/users/info", handle: f.answerUserStatus},
 		{method: "GET", path: v1 + "/publicRooms", handle: f.listPublicRooms},
 		{method: "POST", path: v1 + "/publicRooms", handle: f.searchPublicRooms},
 		{method: "GET", path: v1 + "/openid/userinfo", handle: f.answerUserInfo, open: true},

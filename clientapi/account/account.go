@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
@@ -89,11 +90,16 @@ type Config struct {
 	// NameSuffixes are domains of which the label before says whose somebody is, for display names made of e-mail
 	// addresses: with "gouv.fr", somebody at interieur.gouv.fr is [Interieur]. Default none: the label before the last.
 	NameSuffixes []string `yaml:"name_suffixes"`
+	// Reactivation gives a closed account back to whoever registers, or signs in with an identity provider, with an e-mail address that it had:
+	// the same user, without what went when it was closed. Not one that was erased or locked. Default false: a closed account stays closed.
+	Reactivation bool `yaml:"reactivation"`
 	// ImportedPepper is what the server from which accounts were imported put behind each password before it was hashed
 	// (Synapse: password_config.pepper). Default none.
 	ImportedPepper string `yaml:"imported_pepper"`
 	// PasswordHash is the cost of a password's hash.
 	PasswordHash Argon2 `yaml:"password_hash"`
+	// Validity is until when accounts are good.
+	Validity ValidityConfig `yaml:"validity"`
 }
 
 // DefaultConfig is the configuration of a server whose operator said nothing.
@@ -106,6 +112,7 @@ func DefaultConfig() Config {
 		PasswordLength:     8,
 		TokenLifetime:      time.Hour,
 		PasswordHash:       Argon2{MemoryKiB: 19 * 1024, Passes: 2, Lanes: 1},
+		Validity:           ValidityConfig{Reminders: []time.Duration{28 * 24 * time.Hour, 7 * 24 * time.Hour, 24 * time.Hour}, Links: true},
 	}
 }
 
@@ -130,7 +137,7 @@ func (c Config) Validate() error {
 	if err := c.EmailDomains.Validate(); err != nil {
 		return fmt.Errorf("account.email_domains: %w", err)
 	}
-	return errors.Join(checkNeeds(c.PasswordNeeds), checkTerms(c.Terms), c.PasswordHash.validate())
+	return errors.Join(checkNeeds(c.PasswordNeeds), checkTerms(c.Terms), c.PasswordHash.validate(), c.Validity.validate())
 }
 
 // Deps are what the handlers work with.
@@ -185,8 +192,16 @@ const (
 	staleConfirmation = 20 * time.Minute
 )
 
-// Run forgets what is over, and has closed accounts leave their rooms, until ctx ends.
+// Run forgets what is over, has closed accounts leave their rooms, and looks after those that expire, until ctx ends.
 func (h *Handlers) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return h.tidy(ctx) })
+	group.Go(func() error { return h.expire(ctx) })
+	return group.Wait()
+}
+
+// tidy forgets what is over, and has closed accounts leave their rooms, until ctx ends.
+func (h *Handlers) tidy(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {

@@ -111,8 +111,14 @@ func (x *export) account(ctx context.Context, a *storage.Account) error {
 	pushers, err4 := x.store.Pushers.Of(ctx, x.user)
 	signedIn, err5 := x.store.Browsers.Of(ctx, x.user)
 	elsewhere, err6 := x.store.ExternalIDs.Of(ctx, x.user)
-	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+	validity, err7 := x.store.Validity.Of(ctx, x.user)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return err
+	}
+	var expires *int64
+	if validity != nil {
+		ms := validity.Until.UnixMilli()
+		expires = &ms
 	}
 	type browser struct {
 		Seen    int64  `json:"last_seen_ts"`
@@ -149,7 +155,7 @@ func (x *export) account(ctx context.Context, a *storage.Account) error {
 	}
 	return x.write("account.json", map[string]any{
 		"user_id": x.user, "created_ts": a.Created.UnixMilli(), "admin": a.Admin, "locked": a.Locked, "suspended": a.Suspended,
-		"deactivated": a.Deactivated, "exported_ts": x.now.UnixMilli(), "profile": profile, "threepids": threepids,
+		"deactivated": a.Deactivated, "expiration_ts": expires, "exported_ts": x.now.UnixMilli(), "profile": profile, "threepids": threepids,
 		"devices": shownDevices, "browsers": browsers, "pushers": shownPushers, "external_ids": externalIDs,
 	})
 }

@@ -132,6 +132,9 @@ func (h *Handlers) Import(ctx context.Context, a Imported) (id.UserID, error) {
 		if made, err = h.store.Accounts.Create(ctx, &storage.Account{UserID: user, Password: a.PasswordHash, Admin: a.Admin}); err != nil || !made {
 			return err
 		}
+		if err := h.cfg.Date(ctx, h.store, user); err != nil {
+			return err
+		}
 		if err := h.store.Profiles.Put(ctx, user, fieldDisplayName, name); err != nil {
 			return err
 		}

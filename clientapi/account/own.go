@@ -161,7 +161,14 @@ func (h *Handlers) Deactivate(r *rest.Request) (any, error) {
 
 // Close closes an account for ever; its user leaves all rooms, in a while.
 func (h *Handlers) Close(ctx context.Context, user id.UserID, erase bool) error {
-	err := h.store.Do(ctx, func(ctx context.Context) error { return h.store.Accounts.Deactivate(ctx, user, erase) })
+	err := h.store.Do(ctx, func(ctx context.Context) error {
+		if h.cfg.Reactivation && !erase {
+			if err := h.store.FormerAddresses.Keep(ctx, user); err != nil {
+				return err
+			}
+		}
+		return h.store.Accounts.Deactivate(ctx, user, erase)
+	})
 	if err != nil {
 		return err
 	}

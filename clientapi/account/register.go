@@ -178,7 +178,7 @@ func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer)
 	if err != nil {
 		return nil, err
 	}
-	hash := ""
+	named, hash := user, ""
 	if body.Password != "" {
 		if hash, err = h.passwords.Hash(r.Context(), body.Password); err != nil {
 			return nil, err
@@ -194,10 +194,11 @@ func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer)
 	s, pair := h.newSession(user, body.wanted)
 	made := false
 	err = h.store.Do(r.Context(), func(ctx context.Context) (err error) {
-		account := &storage.Account{UserID: user, Password: hash, Admin: who.admin, ServiceID: who.service}
-		if made, err = h.store.Accounts.Create(ctx, account); err != nil || !made {
+		user = named
+		if made, err = h.create(ctx, &user, hash, who); err != nil || !made {
 			return err
 		}
+		s.UserID = user
 		if err := h.useToken(ctx, who); err != nil {
 			return err
 		}
@@ -218,6 +219,24 @@ func (h *Handlers) register(r *rest.Request, body registerRequest, who newcomer)
 		return &session{UserID: user, HomeServer: h.cfg.ServerName}, nil
 	}
 	return s, nil
+}
+
+// create makes the account of a newcomer, inside Do; false if the name is taken. Who had an account here, and proves its address, gets that
+// one instead.
+func (h *Handlers) create(ctx context.Context, user *id.UserID, hash string, who newcomer) (bool, error) {
+	back, err := h.cfg.ComeBack(ctx, h.store, who.address, "")
+	if err != nil {
+		return false, err
+	}
+	if back != "" {
+		*user = back
+		return true, h.store.Accounts.SetPassword(ctx, back, hash)
+	}
+	made, err := h.store.Accounts.Create(ctx, &storage.Account{UserID: *user, Password: hash, Admin: who.admin, ServiceID: who.service})
+	if err != nil || !made || who.service != "" {
+		return made, err
+	}
+	return true, h.cfg.Date(ctx, h.store, *user)
 }
 
 // errToken is the refusal of a registration token.
@@ -409,6 +428,9 @@ func (h *Handlers) Create(ctx context.Context, a NewAccount) (id.UserID, error) 
 	made := false
 	err = h.store.Do(ctx, func(ctx context.Context) (err error) {
 		if made, err = h.store.Accounts.Create(ctx, &storage.Account{UserID: user, Password: hash, Admin: a.Admin}); err != nil || !made {
+			return err
+		}
+		if err := h.cfg.Date(ctx, h.store, user); err != nil {
 			return err
 		}
 		return h.store.Profiles.Put(ctx, user, fieldDisplayName, name)

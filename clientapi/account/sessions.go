@@ -42,6 +42,7 @@ func (s *Sessions) ByToken(ctx context.Context, token, address, agent string) (*
 	by := &rest.Requester{
 		User: session.UserID, Device: session.DeviceID, Admin: session.Admin,
 		Locked: session.Locked, Suspended: session.Suspended, Shadowed: session.Shadowed, OAuth: session.OAuth,
+		Expired: session.Expired(now), Until: session.Until,
 	}
 	if own := session.Rate; own != nil {
 		by.Rate = &rest.Rate{PerSecond: float64(own.PerSecond), Burst: int(own.Burst)}

@@ -38,6 +38,8 @@ type Accounts interface {
 	SetProfile(ctx context.Context, user id.UserID, field, value string) error
 	// LoginAs opens a session of the user, with a device of this name, and gives its token. Zero until: it has no end.
 	LoginAs(ctx context.Context, user id.UserID, device string, until time.Time) (string, error)
+	// Validate says until when an account is good; the zero time: as long as one that is renewed. It gives what holds now.
+	Validate(ctx context.Context, user id.UserID, until time.Time, reminders bool) (time.Time, error)
 	// Close closes the account for ever; its user leaves all rooms.
 	Close(ctx context.Context, user id.UserID, erase bool) error
 }

@@ -39,8 +39,20 @@ func (h *Handlers) ListAccounts(ctx context.Context, text string) (string, error
 		if err != nil {
 			return "", err
 		}
+		users := make([]id.UserID, len(found))
+		for i, u := range found {
+			users[i] = u.UserID
+		}
+		expired, err := h.store.Validity.Expired(ctx, users)
+		if err != nil {
+			return "", err
+		}
 		for _, u := range found {
-			lines = append(lines, strings.Join(append([]string{string(u.UserID)}, standing(u.Account)...), " "))
+			words := append([]string{string(u.UserID)}, standing(u.Account)...)
+			if expired[u.UserID] {
+				words = append(words, "expired")
+			}
+			lines = append(lines, strings.Join(words, " "))
 		}
 		if offset+len(found) >= total {
 			return strings.Join(lines, "\n"), nil
@@ -84,6 +96,16 @@ func (h *Handlers) MakeAdministrator(ctx context.Context, name string, is bool) 
 	}
 	account.Admin = is
 	return account.UserID, h.store.Do(ctx, func(ctx context.Context) error { return h.store.Accounts.SetStanding(ctx, account) })
+}
+
+// RenewAccount says until when an account is good; the zero time: as long as one that its user renews.
+func (h *Handlers) RenewAccount(ctx context.Context, name string, until time.Time) (string, error) {
+	account, err := h.bySteward(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	until, err = h.accounts.Validate(ctx, account.UserID, until, true)
+	return fmt.Sprintf("%s until %s", account.UserID, until.UTC().Format(time.RFC3339)), err
 }
 
 // ListTokens lists registration tokens, a line each, with what is left of them.

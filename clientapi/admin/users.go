@@ -42,6 +42,10 @@ type wholeUser struct {
 	ConsentVersion *string         `json:"consent_version"`
 	ConsentTime    *int64          `json:"consent_ts"`
 	ConsentNotice  *string         `json:"consent_server_notice_sent"`
+	// Expires is when the account expires, in ms since 1970, and Expired that this was before now. Not Synapse's; left out of
+	// accounts that never do.
+	Expires int64 `json:"expiration_ts,omitempty"`
+	Expired bool  `json:"expired,omitempty"`
 }
 
 type shownThreePID struct {
@@ -97,6 +101,13 @@ func (h *Handlers) show(ctx context.Context, a *storage.Account) (*wholeUser, er
 	}
 	for _, t := range addresses {
 		u.ThreePIDs = append(u.ThreePIDs, shownThreePID{t.Medium, t.Address, t.Added.UnixMilli(), t.Validated.UnixMilli()})
+	}
+	validity, err := h.store.Validity.Of(ctx, a.UserID)
+	if err != nil {
+		return nil, err
+	}
+	if validity != nil {
+		u.Expires, u.Expired = validity.Until.UnixMilli(), validity.Expired(time.Now())
 	}
 	elsewhere, err := h.store.ExternalIDs.Of(ctx, a.UserID)
 	for _, e := range elsewhere {

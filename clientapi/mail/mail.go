@@ -76,7 +76,7 @@ type Message struct {
 	To string
 	// Lang is the reader's language, or a list of them as browsers send it; another than ours is the configured one.
 	Lang string
-	// Template is the name of the mail in the language files: register, add, taken, password, changed, missed.
+	// Template is the name of the mail in the language files: register, add, taken, password, changed, missed, renew.
 	Template string
 	Data     Data
 	// Unsubscribe is a link that ends mails of this kind, or empty.

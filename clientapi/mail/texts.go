@@ -26,6 +26,11 @@ type Data struct {
 	User string
 	// Link is where the button leads; empty: no button.
 	Link string
+	// Code is what is to be typed into the client, where there is no link.
+	Code string
+	// Until is the day on which the account expires, as 2027-01-31, and Days is how many days are left; 0: it has expired.
+	Until string
+	Days  int
 	// Rooms are those in which something was missed, and Count is how many messages there are in all.
 	Rooms []Room
 	Count int

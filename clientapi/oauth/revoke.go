@@ -78,7 +78,7 @@ func (h *Handlers) introspect(r *rest.Request) (any, error) {
 		return nil, fail(invalidRequest, "token is missing")
 	}
 	session, err := h.store.Tokens.Session(r.Context(), values.Get("token"))
-	if err != nil || session == nil || session.Locked || !session.Expires.IsZero() && !h.now().Before(session.Expires) {
+	if err != nil || session == nil || session.Locked || session.Expired(h.now()) || !session.Expires.IsZero() && !h.now().Before(session.Expires) {
 		return introspection{}, err
 	}
 	g, err := h.store.Tokens.Given(r.Context(), values.Get("token"))

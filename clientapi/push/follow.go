@@ -40,7 +40,7 @@ func (h *Handlers) Run(ctx context.Context) error {
 		f.gateways.running.Go(func() { h.sendMails(ctx) })
 		return h.store.Follow(ctx, storage.Follower{
 			Name:   "push",
-			Kinds:  []storage.Kind{storage.EventNews, storage.MembershipNews, storage.ReceiptNews, storage.AccountDataNews, storage.ThreadNews},
+			Kinds:  []storage.Kind{storage.EventNews, storage.MembershipNews, storage.ReceiptNews, storage.AccountDataNews, storage.ThreadNews, storage.ValidityNews},
 			Handle: f.handle,
 		})
 	})
@@ -73,6 +73,8 @@ type owner struct {
 	ignored map[id.UserID]bool
 	invites *policy.Invites
 	threads storage.Followed
+	// validity: nobody is notified who has expired; nil: that never happens.
+	validity *storage.Validity
 }
 
 func (f *follower) handle(ctx context.Context, news []storage.Change, _ storage.Position) error {
@@ -89,7 +91,7 @@ func (f *follower) handle(ctx context.Context, news []storage.Change, _ storage.
 					return err
 				}
 			}
-		case storage.AccountDataNews, storage.ThreadNews:
+		case storage.AccountDataNews, storage.ThreadNews, storage.ValidityNews:
 			delete(f.owners, c.UserID)
 		case storage.ReceiptNews:
 			f.read(ctx, c.UserID, c.RoomID)
@@ -161,7 +163,7 @@ func (f *follower) judge(ctx context.Context, e *storage.Event) error {
 		if err != nil {
 			return err
 		}
-		if o.ignored[e.Sender] || invited == person.ID && o.unwelcome(invited, e.Sender) {
+		if o.validity.Expired(f.now()) || o.ignored[e.Sender] || invited == person.ID && o.unwelcome(invited, e.Sender) {
 			continue
 		}
 		person.Subscribed = o.threads.In(e.RoomID)
@@ -262,6 +264,9 @@ func (f *follower) owner(ctx context.Context, user id.UserID) (*owner, error) {
 		return nil, err
 	}
 	if o.threads, err = f.store.ThreadSubscriptions.Followed(ctx, user); err != nil {
+		return nil, err
+	}
+	if o.validity, err = f.store.Validity.Of(ctx, user); err != nil {
 		return nil, err
 	}
 	if len(f.owners) >= maxAudiences {

@@ -17,6 +17,8 @@ const (
 	mailsAtOnce = 50
 	// mailAgain is the pause after a mail that the mail server did not take.
 	mailAgain = 5 * time.Minute
+	// mailAfterRenewal is how often it is looked whether an expired account is renewed.
+	mailAfterRenewal = time.Hour
 	// mailMaxPause is what the pause between two mails grows to, while their reader reads nothing.
 	mailMaxPause = 24 * time.Hour
 )
@@ -75,6 +77,10 @@ func (h *Handlers) sendMails(ctx context.Context) {
 // mailTo sends one mail about all that is still unread, or none if nothing is.
 func (h *Handlers) mailTo(ctx context.Context, p *storage.Pusher) error {
 	head, now := h.store.Head(), h.now()
+	validity, err := h.store.Validity.Of(ctx, p.UserID)
+	if err != nil || validity.Expired(now) {
+		return h.plan(ctx, p, now.Add(mailAfterRenewal), err) // what is missed meanwhile is told once the account is renewed
+	}
 	rooms, count, err := h.unreadFor(ctx, p)
 	if err != nil {
 		return h.plan(ctx, p, now.Add(mailAgain), err)

@@ -39,12 +39,18 @@ func (d *door) authenticate(r *Request, route Route) error {
 	}
 	token := bearer(r.HTTP, r.cfg.QueryTokens)
 	if token == "" {
-		if auth == Optional {
+		if auth == Optional || auth == Glimpsed {
 			return nil
 		}
 		return mautrix.MMissingToken.WithMessage("An access token is needed")
 	}
 	by, err := d.identify(r, token, auth)
+	if auth == Glimpsed {
+		if err == nil && by != nil && by.Expired {
+			return ErrExpired
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -53,6 +59,8 @@ func (d *door) authenticate(r *Request, route Route) error {
 		return mautrix.MUnknownToken.WithMessage("This access token is not known")
 	case by.Locked && !route.Locked:
 		return locked
+	case by.Expired && !route.Expired:
+		return ErrExpired
 	case auth == Service && by.Service == nil:
 		return mautrix.MForbidden.WithMessage("This is for application services")
 	case auth == Admin && !by.Admin:
@@ -66,6 +74,11 @@ func (d *door) authenticate(r *Request, route Route) error {
 // Spec: client-server-api/#account-locking
 var locked = mautrix.RespError{ErrCode: "M_USER_LOCKED", StatusCode: http.StatusUnauthorized}.
 	WithMessage("This account is locked").WithExtraField("soft_logout", true)
+
+// ErrExpired is what somebody hears whose account has expired: wherever they ask, until it is renewed. The session stays as it is.
+// The errcode is the one that clients know.
+var ErrExpired = mautrix.RespError{ErrCode: "ORG_MATRIX_EXPIRED_ACCOUNT", StatusCode: http.StatusForbidden}.
+	WithMessage("This account has expired. It can be renewed")
 
 // suspended is what somebody hears who may not do this for a while.
 // Spec: client-server-api/#account-suspension

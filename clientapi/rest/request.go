@@ -39,8 +39,10 @@ type Requester struct {
 	Service Application // the application service that asks, or nil
 	OAuth   bool        // the token came by the OAuth 2.0 API: nothing is confirmed but on the account pages
 
-	// How the account stands. The doors see to it: who is Locked comes nowhere but to log out.
-	Locked, Suspended, Shadowed bool
+	// How the account stands. The doors see to it: who is Locked comes nowhere but to log out, who is Expired nowhere but to renew.
+	Locked, Suspended, Shadowed, Expired bool
+	// Until is when the account expires; zero: never.
+	Until time.Time
 	// Rate is the user's own rate limit in place of the general ones, or nil.
 	Rate *Rate
 }

@@ -28,6 +28,9 @@ const (
 	Open Auth = iota
 	// Optional routes need none; but one that is given has to be good.
 	Optional
+	// Glimpsed routes need none, and take a bad one for none: but whoever is known by it to have expired is told so. Clients
+	// ask there whether it is over.
+	Glimpsed
 	// User routes need the token of a device, or of an application service that acts for one of its users.
 	User
 	// Service routes are for an application service itself.
@@ -47,6 +50,7 @@ type Route struct {
 	Timeout time.Duration // after which the request's context ends; 0 means 60 s, negative none (long polls)
 	Act     *Act          // what others notice of it; nil for what nobody does
 	Locked  bool          // who is locked out may do this nevertheless
+	Expired bool          // and this who has expired
 }
 
 // Act is what others notice: a message, a join, a new name. Suspended accounts are refused it, and shadow-banned ones are only

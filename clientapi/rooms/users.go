@@ -112,7 +112,7 @@ func beginWords(terms, words []string) bool {
 	return len(terms) > 0
 }
 
-// shown gives what users show of themselves.
+// shown gives what users show of themselves; those of ours who have expired are not shown.
 func (h *Handlers) shown(ctx context.Context, known []storage.Acquaintance) ([]foundUser, error) {
 	var numbers []int64
 	var ours []id.UserID
@@ -127,6 +127,10 @@ func (h *Handlers) shown(ctx context.Context, known []storage.Acquaintance) ([]f
 	if err != nil {
 		return nil, err
 	}
+	expired, err := h.store.Validity.Expired(ctx, ours)
+	if err != nil {
+		return nil, err
+	}
 	events, err := h.store.Events.ByNumbers(ctx, numbers)
 	if err != nil {
 		return nil, err
@@ -135,15 +139,19 @@ func (h *Handlers) shown(ctx context.Context, known []storage.Acquaintance) ([]f
 	for _, e := range events {
 		memberships[e.Number] = e
 	}
-	shown := make([]foundUser, len(known))
-	for i, a := range known {
-		shown[i] = foundUser{UserID: a.UserID}
-		if !h.local(a.UserID) {
-			e := memberships[a.Event]
-			shown[i].DisplayName, shown[i].AvatarURL = contentText(e, "displayname"), contentText(e, "avatar_url")
+	shown := make([]foundUser, 0, len(known))
+	for _, a := range known {
+		user := foundUser{UserID: a.UserID}
+		switch {
+		case expired[a.UserID]:
 			continue
+		case h.local(a.UserID):
+			user.DisplayName, user.AvatarURL = gjson.ParseBytes(names[a.UserID][0]).Str, gjson.ParseBytes(names[a.UserID][1]).Str
+		default:
+			e := memberships[a.Event]
+			user.DisplayName, user.AvatarURL = contentText(e, "displayname"), contentText(e, "avatar_url")
 		}
-		shown[i].DisplayName, shown[i].AvatarURL = gjson.ParseBytes(names[a.UserID][0]).Str, gjson.ParseBytes(names[a.UserID][1]).Str
+		shown = append(shown, user)
 	}
 	return shown, nil
 }

@@ -118,11 +118,12 @@ func (s *Syncing) slideUntil(ctx context.Context, u *user, x *slide, ask *slideA
 	w := &waiter{device: ask.by.Device, woken: make(chan struct{}, 1), ended: make(chan struct{})}
 	var enough <-chan time.Time
 	if ask.wait > 0 {
-		timer := time.NewTimer(ask.wait)
+		timer := time.NewTimer(patienceUntil(ask.wait, s.now(), ask.by.Until))
 		defer timer.Stop()
 		enough = timer.C
 		s.mu.Lock()
 		u.waiters[w] = struct{}{}
+		over := u.over
 		s.mu.Unlock()
 		waiting.Inc()
 		defer func() {
@@ -131,6 +132,9 @@ func (s *Syncing) slideUntil(ctx context.Context, u *user, x *slide, ask *slideA
 			s.mu.Unlock()
 			waiting.Dec()
 		}()
+		if over { // since the door let it in
+			return nil, rest.ErrExpired
+		}
 	}
 	for {
 		a, err := s.slideSoon(ctx, u, x, ask)
@@ -145,8 +149,11 @@ func (s *Syncing) slideUntil(ctx context.Context, u *user, x *slide, ask *slideA
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-w.ended:
-			return nil, mautrix.MUnknownToken.WithMessage("This device has been logged out")
+			return nil, w.why
 		case <-enough:
+			if expired(s.now(), ask.by.Until) {
+				return nil, rest.ErrExpired
+			}
 			answers.WithLabelValues("sliding empty").Inc()
 			return a.give(), nil
 		case <-w.woken:

@@ -124,11 +124,12 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 	w.express.Store(true)
 	var enough <-chan time.Time
 	if q.wait > 0 {
-		timer := time.NewTimer(q.wait)
+		timer := time.NewTimer(patienceUntil(q.wait, s.now(), q.by.Until))
 		defer timer.Stop()
 		enough = timer.C
 		s.mu.Lock()
 		u.wait(w)
+		over := u.over
 		s.mu.Unlock()
 		waiting.Inc()
 		defer func() {
@@ -137,6 +138,9 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 			s.mu.Unlock()
 			waiting.Dec()
 		}()
+		if over { // since the door let it in
+			return nil, rest.ErrExpired
+		}
 	}
 	for last := q.wait == 0; ; {
 		body, empty, err := json.RawMessage(nil), true, error(nil)
@@ -157,10 +161,13 @@ func (s *Syncing) wait(ctx context.Context, q *question) (json.RawMessage, error
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-w.ended:
-			return nil, mautrix.MUnknownToken.WithMessage("This device has been logged out")
+			return nil, w.why
 		case <-w.surplus:
 			last = true
 		case <-enough:
+			if expired(s.now(), q.by.Until) {
+				return nil, rest.ErrExpired
+			}
 			last = true
 		case <-w.woken:
 			s.hold(ctx, u, q)

@@ -7,10 +7,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/clientapi/push/rules"
+	"chancery/clientapi/rest"
 	"chancery/storage"
 )
 
@@ -25,6 +27,7 @@ type user struct {
 
 	waiters map[*waiter]struct{}
 	waited  int64 // how many syncs have waited
+	over    bool  // the account has expired by somebody's word
 	using   int   // requests at work
 	seen    time.Time
 
@@ -94,8 +97,23 @@ type waiter struct {
 	surplus chan struct{}
 	age     int64
 	woken   chan struct{}
-	ended   chan struct{} // closed when the device has ended
+	ended   chan struct{} // closed when the device has ended, or the account expired: why is then set
+	why     error
 }
+
+// errEnded is what a sync hears whose device has ended.
+var errEnded = mautrix.MUnknownToken.WithMessage("This device has been logged out")
+
+// patienceUntil is how long a sync waits: not beyond the end of its account.
+func patienceUntil(wait time.Duration, now, until time.Time) time.Duration {
+	if until.IsZero() {
+		return wait
+	}
+	return max(0, min(wait, until.Sub(now)))
+}
+
+// expired says whether the account's time is over.
+func expired(now, until time.Time) bool { return !until.IsZero() && !now.Before(until) }
 
 func newUser(name id.UserID, from storage.Position) *user {
 	return &user{
@@ -257,9 +275,24 @@ func (u *user) end(name id.DeviceID) {
 	delete(u.devices, name)
 	for w := range u.waiters {
 		if w.device == name {
-			close(w.ended)
-			delete(u.waiters, w)
+			u.dismiss(w, errEnded)
 		}
+	}
+}
+
+func (u *user) dismiss(w *waiter, why error) {
+	w.why = why
+	close(w.ended)
+	delete(u.waiters, w)
+}
+
+// expire takes in until when the account is good. If its time is over, all waiters of the user hear of it.
+func (u *user) expire(over bool) {
+	if u.over = over; !over {
+		return
+	}
+	for w := range u.waiters {
+		u.dismiss(w, rest.ErrExpired)
 	}
 }
 

@@ -227,6 +227,10 @@ func (s *Syncing) take(c *storage.Change, around surroundings, woken wake) {
 		if u := s.users[c.UserID]; u != nil {
 			u.end(c.DeviceID)
 		}
+	case storage.ValidityNews:
+		if v, ok := c.Row.(*storage.Validity); ok && s.users[c.UserID] != nil {
+			s.users[c.UserID].expire(v.Expired(s.now()))
+		}
 	}
 }
 

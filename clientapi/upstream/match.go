@@ -72,10 +72,18 @@ func (p *Providers) match(ctx context.Context, one *provider, who *person) (id.U
 		return "", nil, err
 	}
 	if user != "" {
+		if err := p.comeBack(ctx, one, who, &user); err != nil {
+			return "", nil, err
+		}
 		return user, nil, p.open(ctx, one, user)
 	}
 	if user, err = p.byEmail(ctx, one, who); err != nil {
 		return "", nil, err
+	}
+	if user == "" {
+		if err := p.comeBack(ctx, one, who, &user); err != nil {
+			return "", nil, err
+		}
 	}
 	if user == "" {
 		fresh, err := p.newcomer(ctx, one, who)
@@ -99,6 +107,31 @@ func (p *Providers) open(ctx context.Context, one *provider, user id.UserID) err
 		return &Refusal{Reason: ReasonLocked, Provider: one.cfg.Name}
 	}
 	return nil
+}
+
+// comeBack opens a closed account again whose address the person has proved, inside Do: that of the user, or where there is none, whose it was.
+func (p *Providers) comeBack(ctx context.Context, one *provider, who *person, user *id.UserID) error {
+	if who.email == "" || !*one.cfg.MatchEmail {
+		return nil
+	}
+	back, err := p.back(ctx, who.email, *user)
+	if err != nil || back == "" {
+		return err
+	}
+	*user = back
+	if who.displayName == "" {
+		who.displayName = back.Localpart()
+	}
+	name, err := json.Marshal(who.displayName)
+	if err != nil {
+		return err
+	}
+	if err := p.store.Profiles.Put(ctx, back, "displayname", name); err != nil {
+		return err
+	}
+	// The address went when the account was closed; it is free, or it would be somebody's.
+	_, err = p.store.ThreePIDs.Put(ctx, storage.ThreePID{UserID: back, Medium: mediumEmail, Address: who.email, Validated: p.now()})
+	return err
 }
 
 // byEmail is whose address it is, or one of those that the operator's rules make of it; empty if it is nobody's.
@@ -199,6 +232,9 @@ func (p *Providers) register(ctx context.Context, one *provider, subject string,
 	}
 	if !made {
 		return &Refusal{Reason: ReasonNameTaken, Provider: one.cfg.Name}
+	}
+	if err := p.date(ctx, fresh.User); err != nil {
+		return err
 	}
 	if fresh.DisplayName == "" {
 		fresh.DisplayName = fresh.User.Localpart()

@@ -59,6 +59,8 @@ type Providers struct {
 	cfg     Config
 	store   *storage.Store
 	refuses func(id.UserID) bool
+	date    func(context.Context, id.UserID) error
+	back    func(context.Context, string, id.UserID) (id.UserID, error)
 	list    []*provider
 	now     func() time.Time
 }
@@ -70,6 +72,11 @@ type Deps struct {
 	Client *http.Client
 	// Refuses says whether nobody may be given this name: an application service's, or a reserved one. Nil: no name is.
 	Refuses func(id.UserID) bool
+	// Date gives a new account the moment at which it expires, inside Do. Nil: it never does.
+	Date func(ctx context.Context, user id.UserID) error
+	// ComeBack opens the closed account again whose address this was, inside Do; only that of whose, if that is not empty. It gives the user,
+	// or empty. Nil: closed accounts stay closed.
+	ComeBack func(ctx context.Context, address string, whose id.UserID) (id.UserID, error)
 }
 
 // New makes it. Providers are asked only when somebody wants to sign in.
@@ -77,7 +84,13 @@ func New(cfg Config, deps Deps) (*Providers, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
-	p := &Providers{cfg: cfg, store: deps.Store, refuses: deps.Refuses, now: time.Now}
+	p := &Providers{cfg: cfg, store: deps.Store, refuses: deps.Refuses, date: deps.Date, back: deps.ComeBack, now: time.Now}
+	if p.date == nil {
+		p.date = func(context.Context, id.UserID) error { return nil }
+	}
+	if p.back == nil {
+		p.back = func(context.Context, string, id.UserID) (id.UserID, error) { return "", nil }
+	}
 	if p.refuses == nil {
 		p.refuses = func(id.UserID) bool { return false }
 	}

@@ -32,6 +32,8 @@ type accountWish struct {
 	// Uses and Lifetime bound a registration token; 0 is no bound.
 	Uses     int64         `json:"uses,omitempty"`
 	Lifetime time.Duration `json:"lifetime,omitempty"`
+	// Until goes with renew: in ms since 1970; 0: as long as the configuration says.
+	Until int64 `json:"until,omitempty"`
 	// Lines are accounts to import, one a line as JSON.
 	Lines string `json:"lines,omitempty"`
 }
@@ -63,6 +65,7 @@ const accountUsage = `chancery account [flags] create NAME      make an account
 chancery account [flags] password NAME    give it a new password, and end all its sessions
 chancery account [flags] list [TEXT]      list accounts, and how they stand
 chancery account [flags] admin NAME       make it an administrator's; with -admin=false no longer
+chancery account [flags] renew NAME       let it not expire for another period; with -until DATE until then
 chancery account [flags] deactivate NAME  close it for ever
 chancery account [flags] token            make a token with which people register themselves
 chancery account [flags] tokens           list such tokens
@@ -117,6 +120,7 @@ func readWish(args []string) (wish accountWish, config string, err error) {
 	secret := flags.String("password-file", "-", "create, password: the `file` whose first line is the password; - is standard input")
 	flags.Int64Var(&wish.Uses, "uses", 1, "token: how many people may register with it; 0 is any number")
 	flags.DurationVar(&wish.Lifetime, "lifetime", 7*24*time.Hour, "token: how long it is good; 0 is for ever")
+	until := flags.String("until", "", "renew: the `date` on which the account expires (2027-01-31, UTC)")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), accountUsage)
 		flags.PrintDefaults()
@@ -134,6 +138,15 @@ func readWish(args []string) (wish accountWish, config string, err error) {
 	case (wish.Do == "token" || wish.Do == "tokens") && flags.NArg() == 1, wish.Do == "list" && flags.NArg() <= 2:
 		return wish, *path, nil
 	case (wish.Do == "admin" || wish.Do == "deactivate" || wish.Do == "revoke") && flags.NArg() == 2:
+		return wish, *path, nil
+	case wish.Do == "renew" && flags.NArg() == 2:
+		if *until != "" {
+			day, err := time.Parse(time.DateOnly, *until)
+			if err != nil {
+				return wish, "", fmt.Errorf("-until: %w", err)
+			}
+			wish.Until = day.UnixMilli()
+		}
 		return wish, *path, nil
 	case (wish.Do == "create" || wish.Do == "password") && flags.NArg() == 2:
 		wish.Password, err = readPassword(*secret)

@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/synapseadmin"
 
 	"chancery/calls/signal"
+	"chancery/storage"
 )
 
 // administrator registers and signs in somebody who may use the admin API.
@@ -59,9 +60,14 @@ func (h *testHouse) settings(by *mautrix.Client, room id.RoomID, content map[str
 
 // TestCallsEndWithStanding ends what lets somebody be in a call, beside membership itself.
 func TestCallsEndWithStanding(t *testing.T) {
-	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	configs[0].Client.Account.Validity.Period = 1000 * time.Hour
+	houses := openConfigured(t, configs)
 	interior, finance := houses[0], houses[1]
 	anna, root := interior.person("anna"), interior.administrator("root")
+	expire := func(t *testing.T, who *mautrix.Client, at time.Time) {
+		do(t, root, "POST", "/_synapse/client/email_account_validity/admin", map[string]any{"user_id": who.UserID, "expiration_ts": at.UnixMilli()}, nil)
+	}
 	for _, c := range []struct {
 		name   string
 		house  *testHouse
@@ -76,6 +82,10 @@ func TestCallsEndWithStanding(t *testing.T) {
 		}},
 		{"deactivated", interior, time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) {
 			do(t, root, "POST", "/_synapse/admin/v1/deactivate/"+string(who.UserID), map[string]any{"erase": false}, nil)
+		}},
+		{"expired", interior, time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) { expire(t, who, time.Now()) }},
+		{"expired by itself", interior, 3 * time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) {
+			expire(t, who, time.Now().Add(2*time.Second))
 		}},
 		{"device deleted", interior, 5 * time.Second, func(t *testing.T, _ id.RoomID, who *mautrix.Client) {
 			do(t, root, "DELETE", "/_synapse/admin/v2/users/"+string(who.UserID)+"/devices/"+string(who.DeviceID), nil, nil)
@@ -110,6 +120,54 @@ func TestCallsEndWithStanding(t *testing.T) {
 				t.Errorf("with the old token: got %d, want 401", status)
 			}
 		})
+	}
+}
+
+// TestExpiredGetNoCallToken tries to enter a call with what was good before the account expired.
+func TestExpiredGetNoCallToken(t *testing.T) {
+	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	configs[0].Client.Account.Validity.Period = 1000 * time.Hour
+	houses := openConfigured(t, configs)
+	interior, finance := houses[0], houses[1]
+	anna, root, felix := interior.person("anna"), interior.administrator("root"), finance.person("felix")
+	room := must(felix.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(anna.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"finance.test"}}))(t, "join room")
+	var openID map[string]any
+	do(t, anna, "POST", fmt.Sprintf("/_matrix/client/v3/user/%s/openid/request_token", anna.UserID), struct{}{}, &openID)
+	ask := func(at *testHouse) int {
+		return raw(t, "POST", at.focus()+"/sfu/get", "", jsonBody(t, map[string]any{"room": room, "openid_token": openID, "device_id": anna.DeviceID})).status
+	}
+	validity := func(content map[string]any) {
+		content["user_id"] = anna.UserID
+		do(t, root, "POST", "/_synapse/client/email_account_validity/admin", content, nil)
+	}
+	for _, at := range houses {
+		if got := ask(at); got != http.StatusOK {
+			t.Fatalf("before, at %s: got %d, want 200", at.config.ServerName, got)
+		}
+	}
+	validity(map[string]any{"expiration_ts": time.Now().UnixMilli()})
+	for _, at := range houses { // the other's focus asks us who she is
+		if got := ask(at); got != http.StatusForbidden && got != http.StatusUnauthorized {
+			t.Errorf("expired, at %s: got %d, want a refusal", at.config.ServerName, got)
+		}
+	}
+	standing := func() (said map[id.UserID]storage.Status, one storage.Status) {
+		do(t, felix, "POST", "/_matrix/client/unstable/users/info", map[string]any{"user_ids": []id.UserID{anna.UserID, felix.UserID, "@nobody:interior.test"}}, &said)
+		do(t, felix, "GET", "/_matrix/client/r0/user/"+string(anna.UserID)+"/info", nil, &one)
+		return said, one
+	}
+	if said, one := standing(); len(said) != 2 || !said[anna.UserID].Expired || said[felix.UserID].Expired || !one.Expired || one.Deactivated {
+		t.Errorf("how accounts stand, asked at the other server: got %v and %v, want that anna's has expired", said, one)
+	}
+	validity(map[string]any{})
+	if said, one := standing(); len(said) != 2 || said[anna.UserID].Expired || one.Expired {
+		t.Errorf("how accounts stand, after the renewal: got %v and %v", said, one)
+	}
+	for _, at := range houses {
+		if got := ask(at); got != http.StatusOK {
+			t.Errorf("renewed, at %s: got %d, want 200", at.config.ServerName, got)
+		}
 	}
 }
 
@@ -225,13 +283,7 @@ func tokenStatus(t *testing.T, who *mautrix.Client, at *testHouse, room id.RoomI
 func TestRestrictedServers(t *testing.T) {
 	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test", "justice.test")
 	configs[0].Calls.RestrictedServers, configs[0].Calls.ViewOnlyServers, configs[0].Calls.MaxGuests = []string{"finance.test"}, []string{"justice.*"}, 1
-	var houses []*testHouse
-	for _, config := range configs {
-		house := &testHouse{t: t, config: config, url: config.Client.PublicURL}
-		house.open()
-		t.Cleanup(house.close)
-		houses = append(houses, house)
-	}
+	houses := openConfigured(t, configs)
 	interior := houses[0]
 	anna, felix, flora, jana := interior.person("anna"), houses[1].person("felix"), houses[1].person("flora"), houses[2].person("jana")
 	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
@@ -268,6 +320,54 @@ func TestRestrictedServers(t *testing.T) {
 	ws := enterCallAs(t, socket, watcher)
 	if ws.Participant.Permission.GetCanPublish() {
 		t.Error("a guest of a server that only watches may publish")
+	}
+}
+
+// TestExternalsInCalls closes a room to externals while one of them is in its call.
+func TestExternalsInCalls(t *testing.T) {
+	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "e.test")
+	configs[0].Calls.ExternalServers = []string{"e.*"}
+	houses := openConfigured(t, configs)
+	interior := houses[0]
+	anna, eric := interior.person("anna"), houses[1].person("eric")
+	kind := event.Type{Type: "im.vector.room.access_rules", Class: event.StateEventType}
+	rule := func(t *testing.T, room id.RoomID, rule string) {
+		if _, err := anna.SendStateEvent(t.Context(), room, kind, "", map[string]any{"rule": rule}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, before := range []string{"unrestricted", "direct"} {
+		t.Run(before, func(t *testing.T) {
+			room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+			must(eric.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+			if got := tokenStatus(t, eric, interior, room); got != http.StatusForbidden {
+				t.Errorf("in a room that says nothing of externals: got %d, want 403", got)
+			}
+			rule(t, room, before)
+			socket, token := callToken(t, eric, interior, room)
+			ws := enterCall(t, socket, token)
+			_, own := callToken(t, anna, interior, room)
+			stays := enterCall(t, socket, own)
+			begun := time.Now()
+			rule(t, room, "restricted")
+			if reason := sentAway(t, ws); reason != signal.DisconnectReason_PARTICIPANT_REMOVED {
+				t.Errorf("got reason %v, want PARTICIPANT_REMOVED", reason)
+			}
+			if took := time.Since(begun); took > time.Second {
+				t.Errorf("the session ended after %v, want within a second", took)
+			}
+			if status := statusOf(t, "GET", interior.focus()+"/rtc/validate?"+url.Values{"access_token": {token}}.Encode()); status != http.StatusUnauthorized {
+				t.Errorf("with the old token: got %d, want 401", status)
+			}
+			if got := tokenStatus(t, eric, interior, room); got != http.StatusForbidden {
+				t.Errorf("another token: got %d, want 403", got)
+			}
+			for gone := false; !gone; { // the others hear of it, and stay
+				for _, p := range heard(t, stays).GetUpdate().GetParticipants() {
+					gone = gone || strings.HasPrefix(p.Identity, string(eric.UserID)) && p.State == signal.Participant_DISCONNECTED
+				}
+			}
+		})
 	}
 }
 

@@ -98,8 +98,14 @@ func testLevel() zerolog.Level {
 // openHouses starts servers in this process; the test's end stops them.
 func openHouses(t *testing.T, database func() string, names ...string) []*testHouse {
 	t.Helper()
+	return openConfigured(t, testConfigs(t, database, names...))
+}
+
+// openConfigured is openHouses with configurations of the test's own.
+func openConfigured(t *testing.T, configs []Config) []*testHouse {
+	t.Helper()
 	var houses []*testHouse
-	for _, config := range testConfigs(t, database, names...) {
+	for _, config := range configs {
 		house := &testHouse{t: t, config: config, url: config.Client.PublicURL}
 		house.open()
 		t.Cleanup(house.close)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"time"
 
 	"chancery/clientapi"
 )
@@ -59,6 +60,12 @@ func steward(ctx context.Context, client *clientapi.Server, wish accountWish) (s
 	case "deactivate":
 		user, err := admin.CloseAccount(ctx, wish.Name, wish.Erase)
 		return user.String(), err
+	case "renew":
+		var until time.Time
+		if wish.Until > 0 {
+			until = time.UnixMilli(wish.Until)
+		}
+		return admin.RenewAccount(ctx, wish.Name, until)
 	case "tokens":
 		return admin.ListTokens(ctx)
 	case "revoke":
