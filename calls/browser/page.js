@@ -42,6 +42,20 @@ function throughTURN(beginning) {
   };
 }
 
+// without lets the page's browser seem to have no decoder or encoder of a codec, such as video/vp9 or audio/red.
+function without(mime) {
+  const { createOffer, createAnswer } = RTCPeerConnection.prototype;
+  const kind = mime.split('/')[0];
+  const narrow = (pc) => {
+    for (const t of pc.getTransceivers()) {
+      if (t.receiver.track.kind !== kind || t.stopped) continue;
+      t.setCodecPreferences(RTCRtpReceiver.getCapabilities(kind).codecs.filter((c) => c.mimeType.toLowerCase() !== mime));
+    }
+  };
+  RTCPeerConnection.prototype.createOffer = function (...a) { narrow(this); return createOffer.apply(this, a); };
+  RTCPeerConnection.prototype.createAnswer = function (...a) { narrow(this); return createAnswer.apply(this, a); };
+}
+
 // canvas is a picture that moves, for a second track.
 function canvas(width, height, rate) {
   const canvas = Object.assign(document.createElement('canvas'), { width, height });
@@ -54,13 +68,46 @@ function canvas(width, height, rate) {
   return canvas.captureStream(rate).getVideoTracks()[0];
 }
 
-// tone is a sound without pauses, so that what was concealed can be counted.
+// tone is a sound without pauses, so that what was concealed can be counted. window.volume makes it louder and softer.
 function tone() {
   const audio = new AudioContext();
   const source = audio.createOscillator(), out = audio.createMediaStreamDestination();
-  source.connect(out);
+  const gain = audio.createGain();
+  window.volume = (v) => { gain.gain.value = v; };
+  source.connect(gain).connect(out);
   source.start();
   return out.stream.getAudioTracks()[0];
+}
+
+// music has two channels: a sound on the left, nothing on the right.
+function music() {
+  const audio = new AudioContext();
+  const source = audio.createOscillator(), both = audio.createChannelMerger(2), out = audio.createMediaStreamDestination();
+  out.channelCount = 2;
+  source.connect(both, 0, 0);
+  both.connect(out);
+  source.start();
+  return out.stream.getAudioTracks()[0];
+}
+
+// sides says how loud both channels of a sound are in the next 300 ms.
+async function sides(track) {
+  const audio = new AudioContext();
+  const split = audio.createChannelSplitter(2);
+  audio.createMediaStreamSource(new MediaStream([track])).connect(split);
+  const meters = [0, 1].map((side) => {
+    const meter = audio.createAnalyser();
+    split.connect(meter, side);
+    return meter;
+  });
+  await new Promise((done) => setTimeout(done, 300));
+  const loud = meters.map((meter) => {
+    const wave = new Float32Array(meter.fftSize);
+    meter.getFloatTimeDomainData(wave);
+    return Math.sqrt(wave.reduce((sum, v) => sum + v * v, 0) / wave.length);
+  });
+  await audio.close();
+  return loud;
 }
 
 function watch(identity, track) {
@@ -93,13 +140,14 @@ window.call = {
   canvas,
   tone,
   // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with; the
-  // way to the focus (relay, tcp, turn); the codec.
-  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', auto = true, pause, relay, tcp, turn } = {}) {
+  // way to the focus (relay, tcp, turn); the codec, one behind it, and when that takes its place; a codec that the browser lacks.
+  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', backup = false, policy, lacks, auto = true, pause, relay, tcp, turn } = {}) {
     useWay({ relay, tcp });
     if (turn) throughTURN(turn);
+    if (lacks) without(lacks);
     const options = {
       adaptiveStream: adaptive, dynacast: true, singlePeerConnection: single,
-      publishDefaults: { simulcast: true, red: false, videoCodec: codec, backupCodec: false },
+      publishDefaults: { simulcast: true, red: false, videoCodec: codec, backupCodec: backup && { codec: backup }, backupCodecPolicy: policy },
       videoCaptureDefaults: { resolution: { ...VideoPresets[resolution].resolution, frameRate: 15 } },
     };
     if (secret) {
@@ -148,6 +196,8 @@ window.call = {
     camera: () => room.localParticipant.setCameraEnabled(true),
     microphone: () => room.localParticipant.setMicrophoneEnabled(true),
     tone: () => room.localParticipant.publishTrack(tone(), { source: 'microphone', dtx: false, red: false }),
+    voice: () => room.localParticipant.publishTrack(tone(), { source: 'microphone', dtx: true, red: true }),
+    music: () => room.localParticipant.publishTrack(music(), { source: 'screen_share_audio', forceStereo: true }),
     // a camera that needs no device: Chromium's false one stands still now and then when two pages open it anew at once
     picture: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'camera' }),
     screen: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'screen_share', simulcast: false }),
@@ -158,6 +208,13 @@ window.call = {
     const stats = await pub.track.sender.getStats();
     return [...stats.values()].filter((s) => s.type === 'outbound-rtp' && s.active !== false).map((s) => ({ rid: s.rid, frames: s.framesSent ?? 0, codec: s.codecId && stats.get(s.codecId)?.mimeType }));
   },
+  // packets and the codec of a sound that is sent
+  sentSound: async (source = 'microphone') => {
+    const stats = await room.localParticipant.getTrackPublication(source).track.sender.getStats();
+    const out = [...stats.values()].find((s) => s.type === 'outbound-rtp');
+    return { packets: out.packetsSent, bytes: out.bytesSent, codec: stats.get(out.codecId)?.mimeType, fmtp: stats.get(out.codecId)?.sdpFmtpLine };
+  },
+  sides: (identity, source) => sides(room.remoteParticipants.get(identity).getTrackPublication(source).track.mediaStreamTrack),
   // what a receiver says of a track of identity
   received: async (identity, source = 'microphone') => {
     const track = room.remoteParticipants.get(identity)?.getTrackPublication(source)?.track;

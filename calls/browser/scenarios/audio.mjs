@@ -1,0 +1,80 @@
+import { atLeast, atMost, pause, until } from '../stage.mjs';
+
+// rate is how many packets of a sound p sends in a second.
+async function rate(p, source = 'microphone') {
+  const read = () => p.ask((s) => window.call.sentSound(s), source);
+  const before = await read();
+  await pause(2000);
+  return ((await read()).packets - before.packets) / 2;
+}
+
+const voice = (options) => async (stage) => {
+  const ways = [await stage.relay(), await stage.relay()];
+  await stage.participant('ann', { publish: ['voice'], relay: ways[0], ...options });
+  const b = await stage.participant('bob', { publish: false, relay: ways[1], ...options });
+  const c = await stage.participant('cat', { publish: false, lacks: 'audio/red', ...options });
+  await Promise.all([b.hears('ann'), c.hears('ann')]);
+  const [told] = (await stage.admin('GetParticipant', { identity: 'ann' })).tracks; // a browser's own counters call it Opus
+  if (told.mime_type !== 'audio/red') throw new Error(`ann sends ${told.mime_type}, want audio/red`);
+  const read = (p) => p.ask(() => window.call.received('ann', 'microphone'));
+  const concealed = async (p, ms) => {
+    const before = await read(p);
+    await pause(ms);
+    const after = await read(p);
+    return 100 * (after.concealedSamples - before.concealedSamples) / (after.totalSamplesReceived - before.totalSamplesReceived);
+  };
+  await ways[0].change({ up: { loss: 0.1 } });
+  await pause(1000);
+  const lost = await Promise.all([concealed(b, 8000), concealed(c, 8000)]);
+  atMost('percent of the sound concealed', Math.max(...lost), 3);
+  const [with_, bare] = (await Promise.all([read(b), read(c)])).map((r) => r.bytesReceived / r.packetsReceived);
+  atLeast('bytes a packet with copies, beside those without', with_ / bare, 1.5);
+  return `of ten percent lost on the way up ${lost.map((l) => l.toFixed(1)).join(' and ')} % were concealed; ${with_.toFixed(0)} and ${bare.toFixed(0)} bytes a packet`;
+};
+
+export default {
+  async 'a microphone is silent while nobody speaks'(stage) {
+    const a = await stage.participant('ann', { publish: ['voice'] });
+    const b = await stage.participant('bob', { publish: false });
+    await b.hears('ann');
+    const loud = atLeast('packets a second of speech', await rate(a), 40);
+    await a.ask(() => window.volume(0));
+    await pause(1000);
+    const soft = atMost('packets a second of silence', await rate(a), 15);
+    await a.ask(() => window.volume(1));
+    await until('ann speaks again', 5000, async () => (await rate(a)) > 40);
+    return `${loud} packets a second of speech, ${soft} of silence`;
+  },
+  async 'a microphone that wants it goes on in silence'(stage) {
+    const a = await stage.participant('ann', { publish: ['tone'] });
+    const b = await stage.participant('bob', { publish: false });
+    await b.hears('ann');
+    await a.ask(() => window.volume(0));
+    await pause(1000);
+    return `${atLeast('packets a second of silence', await rate(a), 40)} packets a second of silence`;
+  },
+  async 'music keeps its two channels, a voice has one'(stage) {
+    const notes = [];
+    for (const single of [true, false]) {
+      const [ann, bob] = [`ann${+single}`, `bob${+single}`];
+      const a = await stage.participant(ann, { publish: ['music', 'microphone'], single });
+      const b = await stage.participant(bob, { publish: false, single });
+      await b.hears(ann);
+      const [left, right] = await until('the music is heard', 10000, async () => {
+        const loud = await b.ask((w) => window.call.sides(w, 'screen_share_audio'), ann).catch(() => [0]);
+        return loud[0] > 0.05 && loud;
+      });
+      atMost('loudness of the silent channel, beside the other', right / left, 0.2);
+      const sent = await a.ask(() => Promise.all(['screen_share_audio', 'microphone'].map((s) => window.call.sentSound(s))));
+      const stereo = sent.map((s) => /(^|;) *stereo=1/.test(s.fmtp));
+      if (!stereo[0] || stereo[1]) throw new Error(`music is sent with ${sent[0].fmtp}, the voice with ${sent[1].fmtp}`);
+      notes.push(`${single ? 'one connection' : 'two'}: left ${left.toFixed(2)}, right ${right.toFixed(2)}`);
+    }
+    return notes.join('; ');
+  },
+};
+
+export const alone = {
+  'a voice that carries its own copies': voice({ single: true }),
+  'a voice that carries its own copies, with two connections': voice({ single: false }),
+};
