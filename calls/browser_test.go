@@ -59,7 +59,12 @@ func newTestFocus(t testing.TB, change ...func(*Config)) (f *Focus, url string) 
 }
 
 // TestBrowser lets the unmodified livekit-client in headless Chromium call through the focus. SCENARIOS names words of those
-// to run; none: all.
+// to run; none: all. REPEAT plays each so often, and FIGURES is a file to which what they measure is appended, a line of JSON
+// for each figure; browser/table.mjs makes a table of such files.
+//
+// SFU_URL, SFU_KEY and SFU_SECRET name another server that speaks the protocol: then the scenarios that measure something are
+// played on that, without judging it. SFU_MEDIA is its one UDP port on the loopback, for the ways that can be made worse, and
+// SFU_CMD the command that starts it, for those in which it is killed.
 func TestBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("browsers are not short")
@@ -78,11 +83,17 @@ func TestBrowser(t *testing.T) {
 			t.Fatalf("npm ci in calls/browser: %v\n%s", err, out)
 		}
 	}
-	f, url := newTestFocus(t)
-	stage := newStage(t, f, url)
+	stage, key, secret := newOtherStage(t), os.Getenv("SFU_KEY"), os.Getenv("SFU_SECRET")
+	if stage == nil {
+		f, url := newTestFocus(t)
+		stage, key, secret = newStage(t, f, url), testKey, testSecret
+	}
 	cmd := exec.CommandContext(t.Context(), node, append([]string{"run.mjs"}, strings.Fields(os.Getenv("SCENARIOS"))...)...)
 	cmd.Dir = "browser"
-	cmd.Env = append(os.Environ(), "FOCUS_URL="+url, "FOCUS_KEY="+testKey, "FOCUS_SECRET="+testSecret, "STAGE_URL="+stage.server.URL)
+	cmd.Env = append(os.Environ(), "FOCUS_URL="+stage.url(), "FOCUS_KEY="+key, "FOCUS_SECRET="+secret, "STAGE_URL="+stage.server.URL)
+	if stage.other {
+		cmd.Env = append(cmd.Env, "OTHER=1")
+	}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -95,8 +106,9 @@ func TestBrowser(t *testing.T) {
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		var verdict struct {
 			Name, Note string
-			OK         bool
+			OK, Out    bool
 			MS         int
+			Figures    []figure
 		}
 		if err := json.Unmarshal(lines.Bytes(), &verdict); err != nil {
 			t.Errorf("run.mjs said %q", lines.Text())
@@ -104,6 +116,12 @@ func TestBrowser(t *testing.T) {
 		}
 		ran++
 		t.Run(verdict.Name, func(t *testing.T) {
+			if verdict.Out {
+				t.Skip(verdict.Note)
+			}
+			for _, f := range verdict.Figures {
+				t.Logf("%s: %.4g %s", f.Name, f.Value, f.Unit)
+			}
 			if t.Logf("%s (%d ms)", verdict.Note, verdict.MS); !verdict.OK {
 				t.Fail()
 			}
@@ -112,9 +130,15 @@ func TestBrowser(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("run.mjs: %v", err)
 	}
-	if ran < 30 && os.Getenv("SCENARIOS") == "" {
+	if ran < 30 && !stage.other && os.Getenv("SCENARIOS") == "" {
 		t.Errorf("got %d scenarios, want at least 30", ran)
 	}
+}
+
+// figure is what a scenario has measured.
+type figure struct {
+	Name, Unit string
+	Value      float64
 }
 
 func anyInPath(names ...string) bool {

@@ -24,7 +24,8 @@ import (
 // process of its own that can be killed. Its controls are HTTP.
 type stage struct {
 	t      *testing.T
-	media  string // UDP address of the focus in this process
+	other  bool   // the scenarios are played on another server
+	media  string // UDP address of the focus in this process, or of the other server; empty: not known
 	door   string // HTTP address of it
 	server *httptest.Server
 
@@ -37,14 +38,37 @@ type stage struct {
 func newStage(t *testing.T, f *Focus, url string) *stage {
 	t.Helper()
 	s := &stage{t: t, media: mediaAddress(t, f), door: strings.TrimPrefix(url, "ws://")}
+	s.open()
+	return s
+}
+
+// newOtherStage serves the controls of the server that the environment names, and starts it if it says how; nil: it names none.
+func newOtherStage(t *testing.T) *stage {
+	t.Helper()
+	url := os.Getenv("SFU_URL")
+	if url == "" {
+		return nil
+	}
+	s := &stage{t: t, other: true, media: os.Getenv("SFU_MEDIA"), door: strings.TrimPrefix(strings.TrimSuffix(url, "/"), "ws://")}
+	if command := strings.Fields(os.Getenv("SFU_CMD")); len(command) > 0 {
+		s.apart = &process{t: t, door: s.door, command: command}
+		t.Cleanup(func() { s.apart.end(syscall.SIGKILL) })
+		s.apart.start()
+	}
+	s.open()
+	return s
+}
+
+func (s *stage) open() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /relay", s.openRelay)
 	mux.HandleFunc("POST /relay/{n}", s.changeRelay)
 	mux.HandleFunc("POST /process/{what}", s.changeProcess)
 	s.server = httptest.NewServer(mux)
-	t.Cleanup(s.server.Close)
-	return s
+	s.t.Cleanup(s.server.Close)
 }
+
+func (s *stage) url() string { return "ws://" + s.door }
 
 // mediaAddress is the focus's UDP address on the loopback.
 func mediaAddress(t *testing.T, f *Focus) string {
@@ -87,6 +111,10 @@ func reply(w http.ResponseWriter, v any) {
 func (s *stage) openRelay(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.media == "" {
+		http.Error(w, "SFU_MEDIA is not given", http.StatusNotImplemented)
+		return
+	}
 	way := newRelay(s.t, s.media, s.door)
 	s.relays = append(s.relays, way)
 	_, focusPort, _ := net.SplitHostPort(s.media)
@@ -108,7 +136,11 @@ func (s *stage) changeRelay(w http.ResponseWriter, r *http.Request) {
 func (s *stage) changeProcess(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.apart == nil {
+	switch {
+	case s.apart == nil && s.other:
+		http.Error(w, "SFU_CMD is not given", http.StatusNotImplemented)
+		return
+	case s.apart == nil:
 		s.apart = newProcess(s.t)
 	}
 	switch r.PathValue("what") {
@@ -122,11 +154,12 @@ func (s *stage) changeProcess(w http.ResponseWriter, r *http.Request) {
 	reply(w, map[string]any{"url": "ws://" + s.apart.door})
 }
 
-// process is a focus alone in another process, always on the same ports.
+// process is a focus alone in another process, always on the same ports; or another server.
 type process struct {
 	t          *testing.T
 	door       string
 	media, tcp int
+	command    []string // of another server
 	cmd        *exec.Cmd
 }
 
@@ -161,8 +194,12 @@ func (p *process) start() {
 	if p.cmd != nil {
 		return
 	}
-	p.cmd = exec.Command(os.Args[0], "-test.run=^$")
-	p.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %d", processEnv, p.door, p.media, p.tcp))
+	if len(p.command) > 0 {
+		p.cmd = exec.Command(p.command[0], p.command[1:]...)
+	} else {
+		p.cmd = exec.Command(os.Args[0], "-test.run=^$")
+		p.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %d", processEnv, p.door, p.media, p.tcp))
+	}
 	p.cmd.Stderr = os.Stderr
 	if err := p.cmd.Start(); err != nil {
 		p.t.Errorf("start a focus: %v", err)

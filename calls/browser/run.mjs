@@ -3,10 +3,10 @@
 // those that measure a picture's quality need the processor, and run alone after the others.
 // What fails is played once more in the end, alone, since browsers that share a processor keep no time; the verdict is then the second one,
 // and its note tells of the first. Prints a line of JSON for each: {name, ok, note, ms}.
-import { readdirSync } from 'node:fs';
+import { appendFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { open } from './stage.mjs';
+import { LeftOut, open, other } from './stage.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const wanted = process.argv.slice(2);
@@ -16,6 +16,7 @@ for (const file of readdirSync(join(here, 'scenarios')).sort()) {
   for (const [list, found] of [[together, module.default], [alone, module.alone]]) {
     for (const [name, act] of Object.entries(found ?? {})) {
       if (wanted.length && !wanted.some((w) => name.includes(w))) continue;
+      if (other && !act.yardstick) continue;
       for (let i = 0; i < Number(process.env.REPEAT ?? 1); i++) list.push({ name, act });
     }
   }
@@ -27,26 +28,29 @@ const again = [];
 async function play({ name, act, before }) {
   const begun = Date.now();
   const stage = house.stage(name);
-  const took = () => Date.now() - begun;
+  const tell = (verdict) => console.log(JSON.stringify({ name, ...verdict, ms: Date.now() - begun, figures: stage.figures }));
   try {
     const note = await act(stage);
-    console.log(JSON.stringify({ name, ok: true, note: (note ?? '') + (before ? `, at the second time; at the first: ${before}` : ''), ms: took() }));
+    tell({ ok: true, note: (note ?? '') + (before ? `, at the second time; at the first: ${before}` : '') });
   } catch (e) {
     const note = String(e.stack ?? e).split('\n').slice(0, 4).join(' | ');
     if (process.env.VERBOSE) await stage.tell();
-    if (before) {
+    if (e instanceof LeftOut) {
+      tell({ ok: true, out: true, note: e.message });
+    } else if (before) {
       failed = true;
-      console.log(JSON.stringify({ name, ok: false, note, ms: took() }));
+      tell({ ok: false, note });
     } else {
       again.push({ name, act, before: note });
     }
   }
+  if (process.env.FIGURES) for (const f of stage.figures) appendFileSync(process.env.FIGURES, JSON.stringify(f) + '\n');
   await stage.close();
 }
 async function lane(list) {
   for (let next; (next = list.shift()); ) await play(next);
 }
-await Promise.all(Array.from({ length: Number(process.env.LANES ?? 3) }, () => lane(together)));
+await Promise.all(Array.from({ length: Number(process.env.LANES ?? (other ? 1 : 3)) }, () => lane(together)));
 await lane(alone);
 await lane(again);
 await house.close();

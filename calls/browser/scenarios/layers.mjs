@@ -1,4 +1,4 @@
-import { atLeast, atMost, pause, until } from '../stage.mjs';
+import { pause, until, yardstick } from '../stage.mjs';
 
 const codecs = (codec, mime) => async (stage) => {
   const a = await stage.participant('ann', { codec, resolution: 'h720' });
@@ -16,7 +16,7 @@ const codecs = (codec, mime) => async (stage) => {
 };
 
 export const alone = {
-  async 'a small view gets a low layer, and a large one the high layer back'(stage) {
+  'a small view gets a low layer, and a large one the high layer back': yardstick(async (stage) => {
     await stage.participant('ann', { adaptive: false, resolution: 'h720' });
     const b = await stage.participant('bob', { publish: false });
     await b.moving('ann');
@@ -25,19 +25,19 @@ export const alone = {
     let begun = Date.now();
     await b.ask(() => window.call.resize('ann', 300, 168));
     await b.sees(180, 'ann');
-    const down = Date.now() - begun;
+    const down = stage.figure('layer switch down', 'ms', Date.now() - begun);
     await b.moving('ann');
     begun = Date.now();
     await b.ask(() => window.call.resize('ann', 1280, 720));
     await b.sees(720, 'ann');
-    const up = Date.now() - begun;
+    const up = stage.figure('layer switch up', 'ms', Date.now() - begun);
     await b.moving('ann');
     return `down after ${down} ms, up after ${up} ms`;
-  },
+  }),
   async 'H264 has layers too'(stage) {
     return codecs('h264', 'video/h264')(stage);
   },
-  async 'what nobody sees is not sent'(stage) {
+  'what nobody sees is not sent': yardstick(async (stage) => {
     const a = await stage.participant('ann', { resolution: 'h720' });
     const b = await stage.participant('bob', { publish: false });
     await b.moving('ann');
@@ -52,9 +52,9 @@ export const alone = {
     const begun = Date.now();
     await b.ask(() => window.call.resize('ann', 1280, 720));
     await b.sees(720, 'ann');
-    return `high layer woken after ${Date.now() - begun} ms`;
-  },
-  async 'a hidden picture is not sent, and comes back at once'(stage) {
+    return `high layer woken after ${stage.figure('a layer that slept is seen', 'ms', Date.now() - begun)} ms`;
+  }),
+  'a hidden picture is not sent, and comes back at once': yardstick(async (stage) => {
     await stage.participant('ann');
     const b = await stage.participant('bob', { publish: false });
     await b.moving('ann');
@@ -67,6 +67,6 @@ export const alone = {
     const begun = Date.now();
     await b.ask(() => window.call.hide('ann', false));
     await b.moving('ann');
-    return `back after ${Date.now() - begun} ms`;
-  },
+    return `back after ${stage.figure('a hidden picture moves again', 'ms', Date.now() - begun)} ms`;
+  }),
 };

@@ -1,4 +1,4 @@
-import { atLeast, atMost, pause, until } from '../stage.mjs';
+import { pause, yardstick } from '../stage.mjs';
 
 // concealed: the share of who's sound that p had to invent in the next ms, in percent.
 async function concealed(p, who, ms) {
@@ -27,7 +27,7 @@ export default {
 };
 
 export const alone = {
-  async 'a picture that the line cannot carry stops, and the client is told'(stage) {
+  'a picture that the line cannot carry stops, and the client is told': yardstick(async (stage) => {
     const way = await stage.relay();
     await stage.participant('ann', { publish: ['camera', 'tone'] });
     const b = await stage.participant('bob', { relay: way, publish: false, pause: true });
@@ -35,16 +35,17 @@ export const alone = {
     let since = Date.now();
     await way.change({ down: { kbps: 100 } });
     await b.saw('stream paused', 'ann', 30000, since);
-    const stopped = Date.now() - since;
+    const stopped = stage.figure('100 kbit/s: the picture is paused', 'ms', Date.now() - since);
     await pause(4000);
-    const lost = await concealed(b, 'ann', 5000);
+    const lost = stage.figure('100 kbit/s: sound concealed', '%', await concealed(b, 'ann', 5000), { most: 3 });
     since = Date.now();
     await way.change({ down: {} });
     await b.saw('stream active', 'ann', 30000, since);
     await b.moving('ann');
-    return `stopped after ${stopped} ms, ${lost.toFixed(1)} % of the sound concealed meanwhile, back after ${Date.now() - since} ms`;
-  },
-  async 'five percent of the packets lost each way'(stage) {
+    const back = stage.figure('100 kbit/s: the picture moves once the limit is lifted', 'ms', Date.now() - since, { most: 8000 });
+    return `stopped after ${stopped} ms, ${lost.toFixed(1)} % of the sound concealed meanwhile, back after ${back} ms`;
+  }),
+  'five percent of the packets lost each way': yardstick(async (stage) => {
     const ways = [await stage.relay(), await stage.relay()];
     const [a, b] = await Promise.all(['ann', 'bob'].map((n, i) => stage.participant(n, { relay: ways[i], publish: ['camera', 'tone'] })));
     await stage.all();
@@ -53,11 +54,11 @@ export const alone = {
     const frozen = async (p, who) => (await p.ask((w) => window.call.received(w, 'camera'), who)).totalFreezesDuration;
     const before = await frozen(b, 'ann');
     const lost = await Promise.all([concealed(a, 'bob', 10000), concealed(b, 'ann', 10000)]);
-    const text = lost.map((l) => l.toFixed(1)).join(' and ');
-    atMost('percent of the sound concealed', Math.max(...lost), 3);
-    return `${text} % of the sound concealed, ${((await frozen(b, 'ann')) - before).toFixed(1)} s frozen in 10 s`;
-  },
-  async 'a downlink of 250 kbit/s, and the limit lifted'(stage) {
+    stage.figure('5 % lost: frozen in 10 s', 's', (await frozen(b, 'ann')) - before);
+    stage.figure('5 % lost: sound concealed', '%', Math.max(...lost), { most: 3 });
+    return `${lost.map((l) => l.toFixed(1)).join(' and ')} % of the sound concealed`;
+  }),
+  'a downlink of 250 kbit/s, and the limit lifted': yardstick(async (stage) => {
     const way = await stage.relay();
     await stage.participant('ann', { resolution: 'h720' });
     const b = await stage.participant('bob', { relay: way, publish: false });
@@ -71,12 +72,12 @@ export const alone = {
     await pause(10000);
     const rate = ((await b.frames('ann')) - before) / 10;
     const height = await b.height('ann');
-    const lost = await sound;
+    const lost = stage.figure('250 kbit/s: sound concealed', '%', await sound);
     await way.change({ down: {} });
     const open = Date.now();
     await b.sees(720, 'ann', 60000);
-    const back = atMost('milliseconds until the high layer is back', Date.now() - open, 15000);
-    atLeast('frames per second', rate, 2);
+    const back = stage.figure('250 kbit/s: the high layer is back once the limit is lifted', 'ms', Date.now() - open, { most: 8000 });
+    stage.figure('250 kbit/s: frames', '/s', rate, { least: 10 });
     return `${rate.toFixed(1)} frames/s of ${height} lines, ${lost.toFixed(1)} % of the sound concealed; the high layer back after ${back} ms`;
-  },
+  }),
 };
