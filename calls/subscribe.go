@@ -181,11 +181,31 @@ func (p *Participant) onTrackSetting(m *signal.TrackSetting) {
 			continue
 		}
 		s.wish = sfu.Wish{Disabled: m.Disabled, Quality: int(m.Quality), Width: m.Width, Height: m.Height, FPS: m.Fps}
-		if s.sender != nil {
-			s.down.SetWish(s.wish)
-			p.tellWanted(s, s.down.Wanted())
+		switch {
+		case s.sender == nil:
+		case m.Disabled:
+			time.AfterFunc(hiddenFor, func() { p.do(func() { p.hide(s) }) })
+		default:
+			p.show(s)
 		}
 	}
+}
+
+// hiddenFor is how long a picture must be out of view before it is stopped: a page that begins to show one says first that it
+// does not. (livekit-client 2.23.0)
+const hiddenFor = 300 * time.Millisecond
+
+// hide stops a picture that is still out of view.
+func (p *Participant) hide(s *subscription) {
+	if p.subs[s.track] == s && s.sender != nil && s.wish.Disabled {
+		p.show(s)
+	}
+}
+
+// show lets the client have the track as it wishes.
+func (p *Participant) show(s *subscription) {
+	s.down.SetWish(s.wish)
+	p.tellWanted(s, s.down.Wanted())
 }
 
 // tellStream says that a track has stopped, or goes on, because of p's line.

@@ -21,10 +21,10 @@ func (b *pulse) beat(total uint64) { b.rate, b.total = total-min(b.total, total)
 
 const (
 	suspectTick    = 20 * time.Millisecond
-	onTheWay       = 40 * time.Millisecond  // packets that left before the socket broke
-	leastSilence   = 120 * time.Millisecond // proves enough where ten packets a second came, or more
-	longestSilence = 4 * time.Second        // of a client without media: it pings each other second
-	silentPackets  = 10                     // so many packets missing in a row are no chance
+	onTheWay       = 40 * time.Millisecond   // packets that left before the socket broke
+	leastSilence   = 120 * time.Millisecond  // proves enough where ten packets a second came, or more
+	longestSilence = 2200 * time.Millisecond // of a client without media: it answers our ping each second
+	silentPackets  = 10                      // so many packets missing in a row are no chance
 )
 
 // silence is how long nothing must come until the client counts as gone.

@@ -4,6 +4,7 @@ package packet
 type VP8Descriptor struct {
 	Size  uint8 // of the descriptor
 	Start bool  // first packet of a frame
+	Loose bool  // N: no other frame refers to this one
 	Sync  bool  // Y: depends on the base layer only
 
 	Picture   uint16
@@ -27,6 +28,7 @@ func ParseVP8(p []byte) (d VP8Descriptor, ok bool) {
 		return d, false
 	}
 	d.Start = p[0]&0x10 != 0 && p[0]&0x07 == 0
+	d.Loose = p[0]&0x20 != 0
 	d.Size = 1
 	if p[0]&0x80 == 0 {
 		return d, true

@@ -1,14 +1,13 @@
 package sfu
 
-// step is one way to send a track: a layer up to a temporal layer.
+// step is one way to send a track.
 type step struct {
-	layer int
-	tid   int32
-	bps   int
+	grant
+	bps int
 }
 
 const (
-	maxSteps = MaxLayers + 2
+	maxSteps = MaxLayers + 3
 	allTID   = 3 // every temporal layer
 )
 
@@ -33,12 +32,13 @@ const upgradeShare = 0.93 // of the budget may be used to go up: a line that is 
 
 // allocate shares the budget out over the tracks: first everybody gets the least, the more important ones before the
 // others; then those of one importance rise by one step in turn, the more important ones first. Where the budget does not
-// even do for the least step, the track pauses; a client that knows no pause gets its least step all the same.
-func allocate(budget int, tracks []*demand, mayPause bool) {
+// even do for the least step, the track pauses; a client that knows no pause gets its least step all the same. floor is the budget
+// for the least steps: more than the rest while a queue drains, since a picture that stops needs a key frame to go on.
+func allocate(budget, floor int, tracks []*demand, mayPause bool) {
 	for _, d := range tracks {
 		d.got = -1
 	}
-	left := budget
+	left := floor
 	top := 0
 	for _, d := range tracks {
 		top = max(top, d.priority)
@@ -59,6 +59,7 @@ func allocate(budget int, tracks []*demand, mayPause bool) {
 			}
 		}
 	}
+	left -= floor - budget
 	for p := top; p >= 0; p-- {
 		left = raise(left, budget, tracks, p, true)
 		left = raise(left, budget, tracks, p, false)

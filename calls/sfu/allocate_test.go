@@ -11,7 +11,7 @@ func TestAllocate(t *testing.T) {
 	track := func(priority, now int, rates ...int) *demand {
 		d := &demand{priority: priority, now: now}
 		for i, r := range rates {
-			d.add(step{layer: i, tid: allTID, bps: r})
+			d.add(step{grant: grant{layer: i, tid: allTID}, bps: r})
 		}
 		return d
 	}
@@ -34,7 +34,7 @@ func TestAllocate(t *testing.T) {
 		{"and does not rise by it", 60, false, []*demand{track(0, 1, 100, 120)}, []int{0}},
 		{"less than nothing", -50, true, []*demand{track(0, 0, 100)}, []int{-1}},
 	} {
-		allocate(c.budget, c.tracks, c.mayPause)
+		allocate(c.budget, c.budget, c.tracks, c.mayPause)
 		var got []int
 		for _, d := range c.tracks {
 			got = append(got, d.got)

@@ -14,13 +14,19 @@ type estimate struct {
 	oldest  int64 // first arrival, on the receiver's clock
 	newest  int64 // newest arrival
 	queued  int64 // least wait in a queue of the newest feedback
-	loss    float64
-	acked   int // bits per second that arrived in the last half second
-	bad     int // congested feedbacks in a row
-	decided int64
+	lost    lossWindows
+	loss    float64 // share of packets that were lost of late
+	acked   int     // bits per second that arrived in the last half second
+	lossy   bool    // more than a line of the air loses
+	bad     int     // congested feedbacks in a row
+	since   int64   // when the first of them came
+	before  int64   // queued, by the feedback before
+	cut     cut     // the last time that less was believed in
+	decided int64   // when less was believed in for the last time
 	grown   int64
 	heard   int64 // when the newest feedback came
 	calm    int64 // since when the line has shown no congestion; 0: it does
+	watched int64 // since when every packet is numbered
 	dense   int64 // until then every packet is numbered, though the line is open
 
 	probe probe
@@ -38,6 +44,7 @@ const (
 	sentPackets = 1024 // more than is under way on any line
 	ackWindows  = 10
 	ackWindow50 = 50_000
+	ackLeast    = 150_000 // of arrivals must be known before they tell a rate
 
 	queueOpen    = 100_000 // waiting that says that an open line is narrow
 	queueSuspect = 40_000  // and that deserves a closer look
@@ -45,7 +52,11 @@ const (
 	queueDrain   = 150_000 // beyond which less is sent until it has drained
 	queueProbe   = 400_000 // what a probe may cause before it counts as congestion
 	lossNarrow   = 0.10
+	lossChance   = 3      // packets beyond that share which may be missing by chance
+	queueFalls   = 5_000  // less by so much from one feedback to the next: it drains
+	queueSame    = 25_000 // no more than that between two waits: they are the same
 	badFeedbacks = 2
+	badFor       = 150_000 // a machine that stood still for a moment is no narrow line
 	decideEvery  = 300_000
 	keepOnCut    = 0.85 // of what arrived
 	growPerSec   = 0.08
@@ -54,6 +65,12 @@ const (
 type ackWindow struct {
 	slot int64
 	bits int
+}
+
+// cut is what was known when less was believed in.
+type cut struct {
+	queued int64
+	acked  int
 }
 
 // feedbackRound is what one feedback said.
@@ -69,6 +86,9 @@ func (e *estimate) note(seq uint16, size int, at int64, probe bool) {
 	if e.sent == nil {
 		e.sent = make([]sentPacket, sentPackets)
 	}
+	if probe {
+		e.probe.seq = seq
+	}
 	e.sent[seq%sentPackets] = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
 }
 
@@ -82,6 +102,7 @@ func (e *estimate) wants(at int64) bool {
 func (e *estimate) watch(at int64) (news bool) {
 	if news = !e.bounded && at >= e.dense; news {
 		e.window, e.oldest, e.bad = [ackWindows]ackWindow{}, 0, 0
+		e.lost, e.watched = lossWindows{}, at
 	}
 	e.dense = max(e.dense, at+watchFor)
 	return news
@@ -100,18 +121,25 @@ func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound
 	if e.sent == nil {
 		return
 	}
+	if e.probe.running() && int16(seq-e.probe.seq) >= 0 {
+		e.probe.told = true
+	}
 	p := &e.sent[seq%sentPackets]
 	if p.seq != seq || !p.fresh {
 		return
 	}
 	if !received {
-		r.lost++
+		if p.at >= e.decided {
+			r.lost++
+		}
 		return // it may come yet, and be told of by the next
 	}
 	p.fresh = false
 	r.received++
 	r.least = min(r.least, at-p.at)
-	e.ack(at, int(p.size)*8)
+	if p.at >= e.watched {
+		e.ack(at, int(p.size)*8)
+	}
 	if p.probe {
 		e.probe.heard(at, int(p.size)*8)
 	}
@@ -150,7 +178,10 @@ func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
 	}
 	e.acked = e.rate()
 	share := float64(r.lost) / float64(r.received+r.lost)
-	e.loss += (share - e.loss) * 0.3
+	e.lost.note(now, r.received, r.lost)
+	received, lost := e.lost.sum(now)
+	e.loss = float64(lost) / float64(received+lost)
+	e.lossy = lost > lossChance+int(lossNarrow*float64(received+lost))
 	if r.received > 0 {
 		e.queued = r.least - e.base.least(now, r.least)
 	}
@@ -159,7 +190,13 @@ func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
 	if !e.bounded && (e.queued > queueSuspect || share > lossNarrow) && e.watch(now) {
 		return false
 	}
-	if e.congested() {
+	congested, before := e.congested(), e.before
+	e.before = e.queued
+	switch {
+	case congested && e.queued <= before-queueFalls && !e.lossy: // it drains: what is sent now is little enough
+		e.bad, e.calm = 0, 0
+		return false
+	case congested:
 		e.calm = 0
 		return e.narrow(now)
 	}
@@ -167,7 +204,7 @@ func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
 	if e.calm == 0 {
 		e.calm = now
 	}
-	if e.bounded && e.queued < queueBounded/2 {
+	if e.bounded && e.queued < queueBounded/2 && !e.probe.running() && now >= e.probe.quiet { // padding is no load of ours
 		e.grow(since)
 	}
 	return false
@@ -180,24 +217,36 @@ func (e *estimate) congested() bool {
 	}
 	if e.probe.running() || e.heard < e.probe.quiet {
 		limit = queueProbe
-		if e.queued > queueOpen || e.loss > lossNarrow {
+		if e.queued > queueOpen || e.lossy {
 			e.probe.failed = true // enough was sent to know: what arrived of it tells
 		}
 	}
-	return e.queued > limit || e.loss > lossNarrow
+	return e.queued > limit || e.lossy
 }
 
 // narrow takes a sign of congestion. A line with a queue is full, and what arrives is what it carries.
 func (e *estimate) narrow(now int64) bool {
-	if e.bad++; e.bad < badFeedbacks || now-e.decided < decideEvery {
+	if e.bad++; e.bad == 1 {
+		e.since = now
+	}
+	if e.bad < badFeedbacks || now-e.since < badFor || e.newest-e.oldest < ackLeast || e.bounded && now-e.decided < decideEvery+e.queued {
 		return false
 	}
-	e.decided = now
+	if moved := e.queued - e.cut.queued; e.cut.acked > 0 && e.acked < e.cut.acked*9/10 && max(moved, -moved) < queueSame {
+		e.base.forget() // less was sent, and all waits as long as before: the way itself has become longer
+		e.bps = max(e.bps, e.cut.acked)
+		e.cut, e.bad, e.queued = cut{}, 0, 0
+		return true
+	}
+	e.decided, e.cut = now, cut{queued: e.queued, acked: e.acked}
+	e.lost = lossWindows{} // it was lost of what was too much
 	to := int(float64(e.acked) * keepOnCut)
 	if e.bounded && e.queued <= queueBounded { // loss alone, perhaps of the air: go slowly
 		to = min(max(to, int(float64(e.bps)*(1-e.loss/2))), e.bps)
 	}
 	e.bounded, e.bps = true, max(to, leastRate)
+	e.probe.backoff = max(e.probe.backoff, probeLeast)
+	e.probe.next = max(e.probe.next, now+e.probe.backoff)
 	return true
 }
 
@@ -216,14 +265,54 @@ const leastRate = 30_000
 // grow goes up slowly while nothing speaks against it, but not far beyond what arrives.
 func (e *estimate) grow(since int64) {
 	to := float64(e.bps) * (1 + growPerSec*float64(since)/1e6)
-	if most := 1.25*float64(e.acked) + 10_000; to > most {
+	if most := 1.1*float64(e.acked) + 10_000; to > most {
 		return
 	}
 	e.bps = int(to)
 }
 
+// lossWindows counts what arrived and what was lost in the last second: a feedback alone speaks of too few packets.
+type lossWindows [lossSlots]struct {
+	slot           int64
+	received, lost int
+}
+
+const (
+	lossSlots = 10
+	lossSlot  = 100_000
+)
+
+func (w *lossWindows) note(now int64, received, lost int) {
+	slot := now / lossSlot
+	s := &w[slot%lossSlots]
+	if s.slot != slot {
+		s.slot, s.received, s.lost = slot, 0, 0
+	}
+	s.received += received
+	s.lost += lost
+}
+
+func (w *lossWindows) sum(now int64) (received, lost int) {
+	for _, s := range w {
+		if s.slot > now/lossSlot-lossSlots {
+			received += s.received
+			lost += s.lost
+		}
+	}
+	return received, lost
+}
+
 // open forgets what was thought of the line: it carries all that is wished for.
-func (e *estimate) open() { e.bounded, e.bps, e.bad = false, 0, 0 }
+func (e *estimate) open() { e.bounded, e.bps, e.bad, e.cut = false, 0, 0, cut{} }
+
+// goal is how much the next probe tries to prove: little while the line has proved to be narrow, for what is too much waits in
+// its queue; more once it has let a probe through.
+func (e *estimate) goal() int {
+	if e.probe.backoff > 0 || e.probe.next == 0 {
+		return e.bps * 3 / 2
+	}
+	return e.bps * 2
+}
 
 // delays keeps the least delay of the last seconds, so that a path that becomes longer is believed after a while.
 type delays struct {
@@ -234,6 +323,8 @@ type delays struct {
 }
 
 const delaySlot = 2_000_000
+
+func (d *delays) forget() { *d = delays{} }
 
 func (d *delays) least(now, delay int64) int64 {
 	slot := now / delaySlot
@@ -255,9 +346,11 @@ func (d *delays) least(now, delay int64) int64 {
 type probe struct {
 	rate    int // bits per second, 0: none
 	until   int64
-	quiet   int64 // until then its queue counts for nothing
-	failed  bool  // no more padding is sent
-	first   int64 // arrivals on the receiver's clock
+	quiet   int64  // until then its queue counts for nothing
+	failed  bool   // no more padding is sent
+	seq     uint16 // number of its last packet
+	told    bool   // feedback has come so far
+	first   int64  // arrivals on the receiver's clock
 	last    int64
 	bits    int // after the first
 	next    int64
@@ -267,8 +360,8 @@ type probe struct {
 }
 
 const (
-	probeTime  = 150_000
-	probeWait  = 400_000 // for the feedback of its last packets
+	probeTime  = 100_000
+	probeWait  = 600_000 // for the feedback of its last packets
 	probeSoon  = 100_000
 	probeLeast = 1_000_000
 	probeMost  = 3_000_000
@@ -277,9 +370,9 @@ const (
 
 func (p *probe) running() bool { return p.rate > 0 }
 
-// start begins a probe that brings the line's load to rate.
-func (p *probe) start(now int64, rate int) {
-	*p = probe{rate: rate, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, paid: now}
+// start begins a probe that brings the line's load to rate; seq is the number of the packet that comes next.
+func (p *probe) start(now int64, rate int, seq uint16) {
+	*p = probe{rate: rate, seq: seq, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, paid: now}
 }
 
 func (p *probe) heard(at int64, bits int) {

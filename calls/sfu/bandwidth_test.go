@@ -15,6 +15,7 @@ type road struct {
 	free    int64 // when it has sent all that it was given
 	count   int
 	pending []onRoad
+	longer  int64 // microseconds that the way takes beyond oneWay
 }
 
 type onRoad struct {
@@ -39,7 +40,7 @@ func (r *road) send(seq uint16, size int, now int64) {
 	if r.bps > 0 {
 		r.free += int64(size) * 8 * 1_000_000 / int64(r.bps)
 	}
-	r.pending = append(r.pending, onRoad{seq: seq, at: r.free + oneWay, arrived: true})
+	r.pending = append(r.pending, onRoad{seq: seq, at: r.free + oneWay + r.longer, arrived: true})
 }
 
 // drive runs the controller of one subscriber with three layers of video and a voice over a road, in simulated time.
@@ -67,13 +68,13 @@ func newDrive(t *testing.T, bps int) *drive {
 	voice := newUpTrack(nil, s.mouth, nil, false, [MaxLayers]Size{})
 	t.Cleanup(voice.Close)
 	l := newLayer(voice, 0, 99, vp8.RTPCodecCapability)
-	l.counts.second.Store(int64(d.voice))
+	l.rates.usual.Store(int64(d.voice))
 	voice.layers[0].Store(l)
 	d.audio = NewDownTrack(voice, d.link, "TR_A", "PA_1")
 	d.audio.Start()
 	for i, l := range s.layers {
-		l.counts.second.Store(int64(d.least[i]))
-		l.shares.Store(50 | 75<<8 | 100<<16 | 100<<24)
+		l.rates.usual.Store(int64(d.least[i]))
+		l.rates.shares.Store(50 | 75<<8 | 100<<16 | 100<<24)
 	}
 	d.down.current.Store(2)
 	return d
@@ -201,6 +202,22 @@ func TestANarrowLine(t *testing.T) {
 	}
 }
 
+// A way that becomes longer is no line that becomes narrow.
+func TestALongerWay(t *testing.T) {
+	d := newDrive(t, 0)
+	d.run(3*time.Second, nil)
+	d.road.longer = 140_000
+	low := 0
+	d.run(20*time.Second, func(float64) {
+		if d.down.target.Load() != 2 {
+			low++
+		}
+	})
+	if low > 50 || d.down.target.Load() != 2 {
+		t.Errorf("got a lower layer for %d tenths of a second, and layer %d in the end, want at most 50, and 2", low, d.down.target.Load())
+	}
+}
+
 // At 100 kbit/s the voice has its room: video pauses, and is told to.
 func TestVoiceFirst(t *testing.T) {
 	d := newDrive(t, 90_000)
@@ -236,3 +253,30 @@ func (w padWriter) WriteRTP(h *rtp.Header, _ []byte) (int, error) {
 }
 
 func (w padWriter) Write([]byte) (int, error) { panic("not used") }
+
+// Loss is judged by a second of packets, not by the few of one feedback.
+func TestLossByChance(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		received, lost int // in each tenth of a second
+		want           bool
+	}{
+		{"one of six, once in a while", 5, 0, false},
+		{"five percent", 19, 1, false},
+		{"fifteen percent", 17, 3, true},
+	} {
+		e := &estimate{bounded: true, bps: 1_000_000}
+		lossy := false
+		for i := range int64(20) {
+			r := feedbackRound{received: c.received, lost: c.lost}
+			if c.lost == 0 && i%10 == 5 {
+				r.lost = 1
+			}
+			e.hear(1_000_000+i*100_000, &r)
+			lossy = lossy || e.lossy
+		}
+		if lossy != c.want {
+			t.Errorf("%s: got %v with %.2f lost, want %v", c.name, lossy, e.loss, c.want)
+		}
+	}
+}

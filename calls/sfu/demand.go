@@ -29,28 +29,32 @@ func (d *DownTrack) describe(out *demand) bool {
 		}
 	}
 	for i := range out.n {
-		if s := out.steps[i]; have.layer > s.layer || have.layer == s.layer && have.tid >= s.tid {
+		if s := out.steps[i]; have.layer > s.layer || have.layer == s.layer && have.level() >= s.level() {
 			out.now = i
 		}
 	}
 	return out.n > 0
 }
 
-// addLayer adds the steps of a layer: the least one by its temporal layers, the others as a whole.
+// addLayer adds the steps of a layer: the least one by its temporal layers, and without every other frame to which none
+// refers; the others as a whole.
 func (d *demand) addLayer(l *Layer, size Size, least bool, tid int32) {
-	bps := int(l.counts.second.Load())
+	bps := int(l.rates.usual.Load())
 	if bps == 0 {
 		bps = typicalRate(size)
 	}
 	if least {
 		for t := range min(tid, 2) {
-			share := l.share(int(t))
+			share := l.rates.share(int(t))
 			if share > 0 && share <= 90 && (d.n == 0 || share > d.steps[d.n-1].bps*100/bps+10) {
-				d.add(step{layer: l.Index, tid: t, bps: bps * share / 100})
+				d.add(step{grant: grant{layer: l.Index, tid: t}, bps: bps * share / 100})
 			}
 		}
+		if spare := int(l.rates.spare.Load()); tid >= allTID && spare >= 15 {
+			d.add(step{grant: grant{layer: l.Index, tid: allTID, thin: true}, bps: bps * (200 - spare) / 200})
+		}
 	}
-	d.add(step{layer: l.Index, tid: allTID, bps: bps})
+	d.add(step{grant: grant{layer: l.Index, tid: allTID}, bps: bps})
 }
 
 // add keeps the steps rising, also where a higher layer is quieter for a moment.

@@ -28,6 +28,7 @@ type Downlink struct {
 	estimate estimate
 	next     uint16  // transport-wide number
 	repairs  float64 // bytes that may be sent again on a bounded line
+	steered  int64   // when they were last counted
 
 	mu      sync.Mutex // guards what follows
 	tracks  []*DownTrack
@@ -244,15 +245,16 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 	l.line.Lock()
 	e := &l.estimate
 	if e.probe.running() && now >= e.probe.until {
-		if e.heard >= e.probe.until || now >= e.probe.quiet {
+		if e.probe.told || now >= e.probe.quiet {
 			if proved := e.probe.end(now, e.acked); proved > 0 {
 				e.bps = max(e.bps, proved)
 			}
 		}
 	}
-	bounded, budget := e.bounded, e.budget()
+	bounded, budget, whole := e.bounded, e.budget(), e.bps
 	part := float64(e.bps) / 8 * repairPart
-	l.repairs = min(l.repairs+part*steerEvery.Seconds(), part/2)
+	l.repairs = min(l.repairs+part*float64(now-l.steered)/1e6, part/2)
+	l.steered = now
 	l.line.Unlock()
 	if !bounded {
 		if !l.bounded {
@@ -264,7 +266,7 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 	l.bounded = true
 	l.gather()
 	audio := l.audioRate()
-	allocate(budget-audio, l.demands, l.cfg.MayPause)
+	allocate(budget-audio, whole-audio, l.demands, l.cfg.MayPause)
 	told = l.grantDemands()
 	return told, l.probe(now, at, budget, audio)
 }
@@ -283,7 +285,7 @@ func (l *Downlink) gather() {
 func (l *Downlink) audioRate() (bps int) {
 	for _, t := range l.tracks {
 		if up := t.up.Layer(0); !t.up.video && up != nil && t.target.Load() != paused {
-			bps += int(up.counts.second.Load())
+			bps += int(up.rates.usual.Load())
 		}
 	}
 	return bps
@@ -304,7 +306,7 @@ func (l *Downlink) grantDemands() (told []*DownTrack) {
 	for _, d := range l.demands {
 		g := grant{layer: paused}
 		if d.got >= 0 {
-			g = grant{layer: d.steps[d.got].layer, tid: d.steps[d.got].tid}
+			g = d.steps[d.got].grant
 		}
 		d.track.setGrant(g)
 		if stopped := d.got < 0; stopped != d.track.told && l.cfg.MayPause {
@@ -334,11 +336,10 @@ func (l *Downlink) probe(now int64, at time.Time, budget, audio int) time.Durati
 			l.wake()
 		}
 	}
-	// Twice what is believed at most: more would fill a narrow line's queue, and the next probe comes soon after success.
-	goal := min(l.allRate(audio), 2*budget)
+	goal := min(l.allRate(audio), e.goal())
 	start := !e.probe.running() && e.calm != 0 && now >= e.probe.next && now >= e.calm+probeLeast/2 && goal > budget && goal > load && e.heard != 0
 	if start {
-		e.probe.start(now, goal)
+		e.probe.start(now, goal, l.next+1)
 	}
 	pad := 0
 	if e.probe.running() && now < e.probe.until && !e.probe.failed {

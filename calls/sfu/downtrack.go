@@ -26,6 +26,7 @@ type DownTrack struct {
 	target  atomic.Int32 // layer, or paused
 	current atomic.Int32 // layer that is being forwarded, or paused; changed under mu
 	maxTID  atomic.Int32
+	thin    atomic.Bool // see grant
 	counts  downCounts
 
 	sentReport  atomic.Pointer[sentReport]
@@ -39,6 +40,8 @@ type DownTrack struct {
 
 	mu       sync.Mutex // guards what follows: the forwarding state; held while a packet is written, by its own layer or a repair
 	curTID   uint8
+	spared   bool   // the newest frame to which no other refers was left out
+	sparedAt uint32 // its timestamp
 	numbers  packet.Map
 	last     shown
 	ended    bool      // another goes on where it was
@@ -52,10 +55,19 @@ type DownTrack struct {
 	told  bool   // the subscriber was told that the track is paused
 }
 
-// grant is the layer and temporal layer that the line has room for.
+// grant is what the line has room for: a layer up to a temporal layer.
 type grant struct {
 	layer int // or paused
 	tid   int32
+	thin  bool // without every other frame to which no other refers
+}
+
+// level orders the grants of one layer.
+func (g grant) level() int32 {
+	if g.thin {
+		return 2 * g.tid
+	}
+	return 2*g.tid + 1
 }
 
 var everything = grant{layer: MaxLayers - 1, tid: allTID}
@@ -210,21 +222,23 @@ func (d *DownTrack) retarget() {
 	d.wishing.Lock()
 	defer d.wishing.Unlock()
 	d.maxTID.Store(min(temporal(d.wish.FPS), d.grant.tid))
+	d.thin.Store(d.grant.thin)
 	target := choose(d.wish, d.grant.layer, *d.up.sizes.Load(), d.up.Alive())
 	if d.target.Swap(int32(target)) == int32(target) || target == paused {
 		return
 	}
-	if l := d.up.Layer(target); l != nil && d.up.video {
+	d.askKeyFrame(target)
+}
+
+// askKeyFrame asks for a key frame of a layer, unless it would come before the subscriber can have it.
+func (d *DownTrack) askKeyFrame(layer int) {
+	if l := d.up.Layer(layer); l != nil && d.up.video && d.link.ready.Load() && d.binding.Load() != nil {
 		l.RequestKeyFrame()
 	}
 }
 
 // AskKeyFrame asks for a key frame of the layer that is wanted, so that a subscriber need not wait for the next packet.
-func (d *DownTrack) AskKeyFrame() {
-	if l := d.up.Layer(int(d.target.Load())); l != nil && d.up.video {
-		l.RequestKeyFrame()
-	}
-}
+func (d *DownTrack) AskKeyFrame() { d.askKeyFrame(int(d.target.Load())) }
 
 // Push forwards a packet, if it is wanted: under which number, and out.
 func (d *DownTrack) Push(p *Packet) {
@@ -258,16 +272,21 @@ func (d *DownTrack) forward(b *binding, p *Packet, target int32) {
 	if int32(l.Index) != d.current.Load() && !d.switchTo(l, p.Seq, meta) {
 		return
 	}
-	if !d.wanted(p.Seq, meta) {
-		d.numbers.Drop(p.Seq, d.shiftAfterDrop(meta))
+	d.pass(b, l, p.Seq, meta, p.Payload)
+}
+
+// pass sends a packet of the current layer, or leaves it out.
+func (d *DownTrack) pass(b *binding, l *Layer, seq int64, meta *packet.Meta, payload []byte) {
+	if !d.wanted(seq, meta) {
+		d.numbers.Drop(seq, d.shiftAfterDrop(meta))
 		return
 	}
-	out, span, ok := d.numbers.Forward(p.Seq)
+	out, span, ok := d.numbers.Forward(seq)
 	if !ok {
 		return
 	}
 	d.note(meta, span, l)
-	d.write(b, meta, span, out, p.Payload, l.codec)
+	d.write(b, meta, span, out, payload, l.codec)
 }
 
 // switchTo begins to forward layer l, if seq is where that can be done.
@@ -276,9 +295,51 @@ func (d *DownTrack) switchTo(l *Layer, seq int64, meta *packet.Meta) bool {
 		return false
 	}
 	if l.codec.KeyFrames() && !meta.Key {
+		if d.catchUp(l, seq) {
+			return true
+		}
 		l.RequestKeyFrame()
 		return false
 	}
+	d.begin(l, seq, meta)
+	return true
+}
+
+// catchUp begins with a key frame that went by a moment ago, and sends what has come since: who joins, and a layer that
+// wakes, need not wait for another.
+func (d *DownTrack) catchUp(l *Layer, seq int64) bool {
+	age := catchUpNew
+	if d.last.sent {
+		age = catchUpSwitch
+	}
+	first, ok := l.keySince(seq, age)
+	b := d.binding.Load()
+	if span := d.numbers.Current(); !ok || b == nil || span != nil && int(span.Layer) == l.Index && d.numbers.Late(first) {
+		return false
+	}
+	meta := &d.meta
+	for s := first; s < seq; s++ {
+		n, ok := l.cache.Get(s, meta, l.scratch)
+		if s == first {
+			if !ok || !meta.Key {
+				return false
+			}
+			d.begin(l, s, meta)
+		}
+		if ok {
+			d.pass(b, l, s, meta, l.scratch[:n])
+		}
+	}
+	return true
+}
+
+const (
+	catchUpNew    = 300 * time.Millisecond // for a subscriber who has seen nothing yet
+	catchUpSwitch = 100 * time.Millisecond // for one who sees another layer: the picture must not go back in time
+)
+
+// begin lets the layer's packets go on from what was shown, from seq on.
+func (d *DownTrack) begin(l *Layer, seq int64, meta *packet.Meta) {
 	span := packet.Span{Layer: int8(l.Index), In: seq}
 	if d.last.sent {
 		span.Timestamp = d.align(l, meta.Timestamp)
@@ -292,7 +353,6 @@ func (d *DownTrack) switchTo(l *Layer, seq int64, meta *packet.Meta) bool {
 	if max := uint8(d.maxTID.Load()); max < d.curTID {
 		d.curTID = max
 	}
-	return true
 }
 
 // align gives what must be added to l's timestamps so that they go on from what was shown.
@@ -335,8 +395,12 @@ func (d *DownTrack) wanted(seq int64, meta *packet.Meta) bool {
 		case meta.Key:
 			d.curTID = limit
 		}
+		if v.Loose {
+			d.spared = d.thin.Load() && !d.spared
+			d.sparedAt = meta.Timestamp
+		}
 	}
-	return v.Temporal <= d.curTID
+	return v.Temporal <= d.curTID && !(v.Loose && d.spared && meta.Timestamp == d.sparedAt)
 }
 
 // shiftAfterDrop closes the gap that a dropped frame leaves in the picture IDs.
@@ -414,6 +478,9 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	}
 	meta := &d.meta
 	n, ok := l.cache.Get(in, meta, buf[2:])
+	if !ok && d.up.video && in < l.newest.Load()-videoCache {
+		d.AskKeyFrame() // too old to be sent again
+	}
 	if !ok || meta.Empty || d.up.video && !d.link.mayRepair(n) {
 		return
 	}
@@ -475,7 +542,7 @@ func (d *DownTrack) pad(bytes int) (sent int) {
 
 const (
 	paddingSize    = 224 // a multiple of the ciphers' blocks, as browsers do it
-	packetOverhead = 36  // header, extension and authentication of a packet
+	packetOverhead = 64  // headers of IP and UDP, header, extension and authentication of a packet
 )
 
 // repaired remembers what was sent again, so that a storm of NACKs brings each packet a few times only.

@@ -162,7 +162,7 @@ func FuzzReceive(f *testing.F) {
 	s.out.keep = false
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, codec := range []packet.Codec{packet.VP8, packet.VP9, packet.H264, packet.AV1, packet.Audio} {
-			s.layers[0].codec, s.layers[0].counted = codec, 0
+			s.layers[0].codec, s.layers[0].rates.counted = codec, 0
 			s.layers[0].receive(b, time.Now())
 		}
 	})

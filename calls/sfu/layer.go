@@ -28,11 +28,12 @@ type Layer struct {
 	report     atomic.Pointer[senderReport]
 	lastPacket atomic.Int64 // milliseconds
 	lastAsk    atomic.Int64 // when a key frame was last asked for, milliseconds
+	lastKey    atomic.Int64 // when the newest key frame began, milliseconds
+	askDue     atomic.Int64 // when so many key frames were asked for as may be in the long run, milliseconds
 	newest     atomic.Int64 // highest number received
 	alive      atomic.Bool
 
 	counts       layerCounts
-	shares       atomic.Uint32 // a byte for each temporal layer, see share
 	levels, loud atomic.Uint32
 	loudest      atomic.Uint32
 
@@ -43,10 +44,11 @@ type Layer struct {
 	unwrap  packet.Unwrapper
 	missing missing
 	fold    fold
-	second  int64           // the second that is being counted
-	counted int             // its bytes
-	byTID   [allTID + 1]int // and those of each temporal layer
-	transit int64           // of the packet before, for the jitter
+	keySeq  int64  // first packet of the newest key frame, 0: none
+	keyTime uint32 // its timestamp
+	scratch []byte // for DownTrack.catchUp
+	rates   rates
+	transit int64 // of the packet before, for the jitter
 	jitter  float64
 }
 
@@ -94,6 +96,7 @@ func newLayer(u *UpTrack, index int, ssrc uint32, codec webrtc.RTPCodecCapabilit
 	}
 	l.cache = packet.NewCache(size)
 	l.in.Layer = l
+	l.scratch = make([]byte, receiveMTU)
 	return l
 }
 
@@ -152,16 +155,25 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	}
 	l.lastPacket.Store(ms)
 	l.fold.note(p)
+	if !l.alive.Load() {
+		l.track.look()
+	}
 	l.newest.Store(l.unwrap.Highest())
 	l.count(p, now)
-	if v := &p.Meta.VP8; v.HasTemporal() {
-		l.byTID[v.Temporal&allTID] += len(b)
+	l.rates.note(&p.Meta, len(b))
+	if p.Meta.Key && p.Seq > l.keySeq && (l.keySeq == 0 || p.Meta.Timestamp != l.keyTime) {
+		l.keySeq, l.keyTime = p.Seq, p.Meta.Timestamp
+		l.lastKey.Store(ms)
 	}
 	if l.levelID != 0 && !silent {
 		l.noteLevel(packet.AudioLevel(h.Extension(b, l.levelID)))
 	}
 	if l.repairable && l.missing.note(p.Seq, ms) {
 		l.askAgain(ms)
+	}
+	if l.missing.hopeless && l.track.video {
+		l.missing.hopeless = false
+		l.RequestKeyFrame()
 	}
 	l.push(p)
 }
@@ -181,17 +193,10 @@ func (l *Layer) push(p *Packet) {
 
 // within counts a packet and says whether its second has room for it.
 func (l *Layer) within(ms int64, size int) bool {
-	if second := ms / 1000; second != l.second {
-		if second == l.second+1 {
-			l.counts.second.Store(int64(l.counted) * 8)
-		} else {
-			l.counts.second.Store(0)
-		}
-		l.tellShares()
-		l.second, l.counted = second, 0
+	if l.rates.count(ms/1000, size) {
+		l.counts.second.Store(l.rates.whole)
 	}
-	l.counted += size
-	if l.counted > maxLayerBytes {
+	if l.rates.counted > maxLayerBytes {
 		return false
 	}
 	for _, b := range l.track.budgets {
@@ -200,30 +205,6 @@ func (l *Layer) within(ms int64, size int) bool {
 		}
 	}
 	return true
-}
-
-// tellShares says which part of the last second's bytes each temporal layer and those below it took.
-func (l *Layer) tellShares() {
-	sum, word := 0, uint32(0)
-	for tid, n := range l.byTID {
-		sum += n
-		if l.counted > 0 {
-			word |= uint32(min(sum*100/l.counted, 100)) << (8 * tid)
-		}
-	}
-	if sum == 0 {
-		word = 0
-	}
-	l.shares.Store(word)
-	l.byTID = [allTID + 1]int{}
-}
-
-// share gives the percentage of the layer's bytes that temporal layers up to tid take; 100 if it has none.
-func (l *Layer) share(tid int) int {
-	if word := l.shares.Load(); word != 0 {
-		return int(word >> (8 * tid) & 0xff)
-	}
-	return 100
 }
 
 func (l *Layer) noteLevel(level uint8, ok bool) {
@@ -252,19 +233,26 @@ func (l *Layer) askAgain(ms int64) {
 	}
 }
 
-// RequestKeyFrame asks the publisher for a key frame, at most so often. Who waits asks with every packet.
+// RequestKeyFrame asks the publisher for a key frame, at most so often: a few at once, as when somebody joins and then shows
+// the picture, but in the long run no more than one in a keyFrameEvery. Who waits asks with every packet.
 func (l *Layer) RequestKeyFrame() {
-	throttle := keyFrameThrottle
+	every := keyFrameEvery
 	if l.Index == 0 {
-		throttle = lowKeyFrameThrottle
+		every = lowKeyFrameEvery
 	}
 	now := time.Now().UnixMilli()
 	last := l.lastAsk.Load()
-	if now-last < throttle.Milliseconds() || !l.lastAsk.CompareAndSwap(last, now) {
+	wait := keyFrameLost
+	if l.lastKey.Load() > last {
+		wait = keyFrameAgain
+	}
+	due := max(l.askDue.Load(), now)
+	if now-last < wait.Milliseconds() || due-now > every.Milliseconds() || !l.lastAsk.CompareAndSwap(last, now) {
 		return
 	}
 	select {
 	case l.track.feedback <- &rtcp.PictureLossIndication{MediaSSRC: l.ssrc}:
+		l.askDue.Store(due + every.Milliseconds())
 		l.counts.keyAsks.Add(1)
 	default:
 		l.lastAsk.Store(last)
@@ -272,9 +260,22 @@ func (l *Layer) RequestKeyFrame() {
 }
 
 const (
-	lowKeyFrameThrottle = 500 * time.Millisecond // a small key frame is cheap
-	keyFrameThrottle    = time.Second
+	lowKeyFrameEvery = 500 * time.Millisecond // a small key frame is cheap
+	keyFrameEvery    = time.Second
+	keyFrameLost     = 500 * time.Millisecond // after which a question without an answer is asked again
+	keyFrameAgain    = 300 * time.Millisecond // after an answer: browsers hear no question that comes sooner (Chromium 156)
 )
+
+// keySince gives the number of the newest key frame's first packet, if it is no older than that and all since then may be
+// sent at once. It is called by the layer's goroutine.
+func (l *Layer) keySince(seq int64, age time.Duration) (first int64, ok bool) {
+	if l.keySeq == 0 || seq-l.keySeq > maxCatchUp || time.Now().UnixMilli()-l.lastKey.Load() > age.Milliseconds() {
+		return 0, false
+	}
+	return l.keySeq, true
+}
+
+const maxCatchUp = 96 // packets
 
 // noteReport keeps the newest sender report.
 func (l *Layer) noteReport(body []byte, now time.Time) {
@@ -288,6 +289,8 @@ type missing struct {
 	high  int64
 	list  [maxMissing]hole
 	n     int
+
+	hopeless bool // something is lost for good; whoever looks resets it
 }
 
 type hole struct {
@@ -309,6 +312,7 @@ const (
 // note takes a packet in. It is true if somebody should look for what to ask.
 func (m *missing) note(seq, ms int64) bool {
 	if m.high == 0 || seq-m.high > maxMissing {
+		m.hopeless = m.high != 0
 		m.high, m.n = seq, 0
 		return false
 	}
@@ -341,6 +345,7 @@ func (m *missing) pairs(ms int64) []rtcp.NackPair {
 	for i := range m.n {
 		h := m.list[i]
 		if ms-h.since > nackGiveUp || h.tries >= maxNackTries {
+			m.hopeless = true
 			continue
 		}
 		if ms-h.since >= m.wait && ms-h.asked >= m.again {

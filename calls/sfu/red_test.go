@@ -202,7 +202,7 @@ func TestREDPathDoesNotAllocate(t *testing.T) {
 	}
 	now, n := time.Now(), uint16(0)
 	step := func() {
-		v.layer.counted = 0
+		v.layer.rates.counted = 0
 		n += 2 // each second one is lost, and restored
 		raw[2], raw[3] = byte(n>>8), byte(n)
 		at := uint32(n) * 960

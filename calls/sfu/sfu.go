@@ -136,10 +136,15 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
 	s.SetSCTPMaxMessageSize(65535)
 	s.SetReceiveMTU(receiveMTU)
+	s.SetICETimeouts(iceDisconnected, iceFailed, icePing)
 	return s, nil
 }
 
 const (
+	iceDisconnected = 5 * time.Second // Pion's own, as the next
+	iceFailed       = 25 * time.Second
+	icePing         = time.Second // where nothing else comes: by its silence a client is known that has gone
+
 	receiveMTU   = 1600    // the largest packet that is read
 	tcpBuffer    = 1 << 20 // what may wait for one client on TCP; what comes on top is dropped
 	kernelBuffer = 4 << 20 // wished for each UDP socket; the kernel gives what it allows

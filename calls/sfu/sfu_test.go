@@ -187,6 +187,9 @@ func TestSwitchesLayersAtKeyFrames(t *testing.T) {
 	if s.down.current.Load() != 0 {
 		t.Fatalf("got layer %d, want 0", s.down.current.Load())
 	}
+	for _, l := range s.layers {
+		l.lastKey.Store(0) // long ago
+	}
 	s.down.SetWish(Wish{Width: 1280, Height: 720})
 	round(false, false, false)
 	if s.down.current.Load() != 0 {
@@ -370,7 +373,7 @@ func packetPath(b testing.TB) func() {
 	}
 	now := time.Now()
 	step := func() {
-		s.layers[0].counted = 0 // a benchmark is faster than any camera
+		s.layers[0].rates.counted = 0 // a benchmark is faster than any camera
 		v.seq++
 		raw[2], raw[3] = byte(v.seq>>8), byte(v.seq)
 		s.layers[0].receive(raw, now)

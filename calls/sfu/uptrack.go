@@ -37,7 +37,7 @@ type UpTrack struct {
 	ctx      context.Context // of the track's life: feedback and layers end with it
 	cancel   context.CancelFunc
 	feedback chan rtcp.Packet
-	layered  chan struct{} // there are layers to watch, or a repair stream to find
+	layered  chan struct{} // there are layers to watch, a repair stream to find, or a layer that has woken
 	running  sync.WaitGroup
 	budgets  []*Budget   // that its packets are counted against; set before the first layer
 	silent   atomic.Bool // what comes is not handed on
@@ -98,10 +98,7 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 	}
 	u.layers[index].Store(l)
 	if u.video && (remote.RID() != "" || !remote.HasRTX()) {
-		select {
-		case u.layered <- struct{}{}:
-		default:
-		}
+		u.look()
 	}
 	u.in.addLayer(l)
 	u.running.Go(func() {
@@ -191,6 +188,13 @@ func (u *UpTrack) sendFeedback() {
 	tick := time.NewTicker(layerCheck)
 	tick.Stop() // nothing to compare yet
 	defer tick.Stop()
+	check := func() {
+		if u.checkLayers(time.Now().UnixMilli()) {
+			u.mu.Lock()
+			u.tellSinks()
+			u.mu.Unlock()
+		}
+	}
 	for {
 		select {
 		case <-u.ctx.Done():
@@ -199,13 +203,18 @@ func (u *UpTrack) sendFeedback() {
 			_ = u.up.WriteRTCP([]rtcp.Packet{p}) // a closed connection ends the track by itself
 		case <-u.layered:
 			tick.Reset(layerCheck)
+			check()
 		case <-tick.C:
-			if u.checkLayers(time.Now().UnixMilli()) {
-				u.mu.Lock()
-				u.tellSinks()
-				u.mu.Unlock()
-			}
+			check()
 		}
+	}
+}
+
+// look has the layers looked at now. It does not block.
+func (u *UpTrack) look() {
+	select {
+	case u.layered <- struct{}{}:
+	default:
 	}
 }
 
