@@ -48,6 +48,8 @@ type testClient struct {
 	sub    *webrtc.PeerConnection
 	media  chan *webrtc.TrackRemote
 	answer chan string
+
+	through func(string) string // changes what the focus says of where it is; nil: nothing
 }
 
 func dialSocket(t *testing.T, base, path string, query url.Values) *websocket.Conn {
@@ -79,7 +81,9 @@ func join(t *testing.T, base, room, identity string, networks ...webrtc.NetworkT
 func joinWith(t *testing.T, base, room, identity string, configure func(*testClient) webrtc.Configuration, networks ...webrtc.NetworkType) *testClient {
 	t.Helper()
 	c := &testClient{t: t, said: make(chan *signal.Response, 256), media: make(chan *webrtc.TrackRemote, 16), answer: make(chan string, 8)}
-	c.ws = dialSocket(t, base, "/rtc", url.Values{"access_token": {testToken(t, room, identity)}, "protocol": {"16"}, "auto_subscribe": {"1"}})
+	c.ws = dialSocket(t, base, "/rtc", url.Values{
+		"access_token": {testToken(t, room, identity)}, "protocol": {"16"}, "auto_subscribe": {"1"}, "subscriber_allow_pause": {"1"},
+	})
 	first, err := readResponse(c.ws)
 	if err != nil || first.GetJoin() == nil {
 		t.Fatalf("first message: got %v, %v, want join", first, err)
@@ -141,12 +145,13 @@ func (c *testClient) listen() {
 		case *signal.Response_Offer:
 			c.onOffer(m.Offer)
 		case *signal.Response_Answer:
-			c.answer <- m.Answer.Sdp
+			c.answer <- c.way(m.Answer.Sdp)
 		case *signal.Response_Trickle:
 			var init webrtc.ICECandidateInit
 			if err := json.Unmarshal([]byte(m.Trickle.CandidateInit), &init); err != nil {
 				c.t.Errorf("candidate: %v", err)
 			}
+			init.Candidate = c.way(init.Candidate)
 			pc := map[signal.Target]*webrtc.PeerConnection{signal.Target_PUBLISHER: c.pub, signal.Target_SUBSCRIBER: c.sub}[m.Trickle.Target]
 			for pc.RemoteDescription() == nil {
 				time.Sleep(time.Millisecond) // Pion's answer is being set by the test's goroutine
@@ -158,9 +163,16 @@ func (c *testClient) listen() {
 	}
 }
 
+func (c *testClient) way(said string) string {
+	if c.through == nil {
+		return said
+	}
+	return c.through(said)
+}
+
 // onOffer answers. What fails here shows as media that do not come; at a session's end it may well fail.
 func (c *testClient) onOffer(offer *signal.SessionDescription) {
-	if c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: offer.Sdp}) != nil {
+	if c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: c.way(offer.Sdp)}) != nil {
 		return
 	}
 	answer, err := c.sub.CreateAnswer(nil)
@@ -219,6 +231,12 @@ func (c *testClient) publish(name string) {
 		}()
 		go send(c.t, track, append(payload, name...), step, pause)
 	}
+	c.offer()
+}
+
+// offer negotiates what c publishes.
+func (c *testClient) offer() {
+	c.t.Helper()
 	offer, err := c.pub.CreateOffer(nil)
 	if err == nil {
 		err = c.pub.SetLocalDescription(offer)

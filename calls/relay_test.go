@@ -22,6 +22,7 @@ type way struct {
 	Kbps  int     `json:"kbps"`  // what the narrow place carries; 0: anything
 	Queue int     `json:"queue"` // milliseconds of packets that wait before it; 0: 300
 	Delay int     `json:"delay"` // milliseconds on the way
+	Swing int     `json:"swing"` // milliseconds that come on top, up to so many
 }
 
 const standardQueue = 300 * time.Millisecond
@@ -194,6 +195,9 @@ func (n *narrow) pass(packet []byte) {
 		now = n.free
 	}
 	due := now.Add(time.Duration(w.Delay) * time.Millisecond)
+	if w.Swing > 0 {
+		due = due.Add(time.Duration(n.dice.Int64N(int64(w.Swing) * int64(time.Millisecond))))
+	}
 	select {
 	case n.queue <- waiting{append([]byte(nil), packet...), due}:
 	default: // a queue that long is a loss
