@@ -52,6 +52,9 @@ func (p *Participant) open() (err error) {
 
 // negotiate sees to it that what is wanted and what is agreed come to be the same.
 func (p *Participant) negotiate() {
+	if !p.deaf.until.IsZero() {
+		return // what the welcome's negotiation did not bring comes later
+	}
 	if p.single {
 		p.askForOffer()
 		return
@@ -69,6 +72,9 @@ func (p *Participant) negotiate() {
 
 // askForOffer asks the client for an offer, with as many new sections as are missing.
 func (p *Participant) askForOffer() {
+	if !p.deaf.until.IsZero() {
+		return
+	}
 	var need [2]int
 	for _, s := range p.subs {
 		if s.sender == nil {

@@ -68,6 +68,7 @@ type Participant struct {
 	pulse     pulse
 	line      lineQuality
 	gone      departed
+	deaf      deafness
 	ordeal    ordeal
 	road      road
 }
@@ -321,7 +322,7 @@ func (p *Participant) read(c *signal.Conn) {
 			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
 			break
 		}
-		if !p.do(func() { p.handle(req) }) {
+		if !p.do(func() { p.spoken(); p.handle(req) }) {
 			break
 		}
 	}
@@ -374,7 +375,7 @@ func (p *Participant) sendToken() {
 		life = max(life, time.Until(p.claims.ExpiresAt.Time))
 	}
 	claims := *p.claims
-	claims.Name, claims.Metadata = p.info.Name, p.info.Metadata
+	claims.Name, claims.Metadata, claims.Again = p.info.Name, p.info.Metadata, true
 	token, err := p.room.focus.tokens.sign(claims, life)
 	if err != nil {
 		p.log.Error().Err(err).Msg("No refresh token")

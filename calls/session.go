@@ -44,6 +44,9 @@ func (p *Participant) begin(c *signal.Conn) error {
 	live := &p.room.focus.live
 	live.Go(p.link.Run)
 	live.Go(func() {
+		if joinsAnew(p.claims, p.join) {
+			p.deafen()
+		}
 		p.welcome(others)
 		p.recheck(func() {}) // what changed between the first check and the room's knowing p
 		live.Go(func() { p.read(c) })
@@ -130,6 +133,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 		return
 	}
 	p.claims = e.claims
+	p.hear()
 	p.attach(c)
 	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{

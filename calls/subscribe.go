@@ -32,6 +32,9 @@ type subscription struct {
 
 // peerChanged takes what the room says of another: the client hears of it first, then come its media.
 func (p *Participant) peerChanged(now *peer) {
+	if p.holdsBack(now) {
+		return
+	}
 	sid := now.info.Sid
 	before := p.peers[sid]
 	if before != nil && before.info.Version > now.info.Version {

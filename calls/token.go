@@ -30,6 +30,8 @@ type Claims struct {
 	Metadata string  `json:"metadata,omitempty"`
 	Video    Grant   `json:"video"`
 	Matrix   *Matrix `json:"matrix,omitempty"`
+	// Again: it was given to somebody inside, as a refreshed one; who comes in with it was there before.
+	Again bool `json:"again,omitempty"`
 }
 
 // Grant says what the bearer may do. Publishing and subscribing are allowed unless forbidden.

@@ -80,8 +80,13 @@ func ParseLegacyJoin(query url.Values) *Join {
 		allow := flag("subscriber_allow_pause")
 		settings.SubscriberAllowPause = &allow
 	}
+	sdk := uint32(0)
+	if query.Get("sdk") == "js" {
+		sdk = 1
+	}
 	return &Join{
 		ClientInfo: &ClientInfo{
+			Sdk:            sdk,
 			Version:        query.Get("version"),
 			Protocol:       number("protocol"),
 			ClientProtocol: number("client_protocol"),
