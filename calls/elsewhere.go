@@ -35,9 +35,8 @@ func (f *Focus) elsewhere(w http.ResponseWriter, r *http.Request, call string, b
 		return false
 	}
 	to := r.Header.Get(relayedTo)
-	if to != "" && to != h.name() {
-		zerolog.Ctx(r.Context()).Warn().Msg("A request for another focus came here: is calls.relay_address right there?")
-		refuse(w, &refusal{http.StatusMisdirectedRequest, "another focus was meant"})
+	if to != "" && to != h.name() { // it was started anew, or its address leads here: who asked looks again
+		misdirect(w, h.name())
 		return true
 	}
 	for end := time.Now().Add(homePatience); time.Now().Before(end); { // homes die
@@ -47,9 +46,9 @@ func (f *Focus) elsewhere(w http.ResponseWriter, r *http.Request, call string, b
 			return false
 		case errors.Is(err, errNoRoom):
 			return false // and there is none here: the caller says so in its own way
-		case err == nil && to != "":
-			err = errNoHome // it moved while the request was under way
-			fallthrough
+		case err == nil && to != "" || errors.Is(err, errMoved): // while the request was under way
+			misdirect(w, h.name())
+			return true
 		case err != nil:
 			zerolog.Ctx(r.Context()).Warn().Err(err).Msg("No home found for a call")
 			refuse(w, &refusal{http.StatusServiceUnavailable, "try again"})
@@ -64,8 +63,15 @@ func (f *Focus) elsewhere(w http.ResponseWriter, r *http.Request, call string, b
 			return true
 		}
 	}
+	zerolog.Ctx(r.Context()).Warn().Msg("The home of a call is not where it says: is calls.relay_address right there?")
 	refuse(w, &refusal{http.StatusServiceUnavailable, "try again"})
 	return true
+}
+
+// misdirect answers what was relayed to this process and is not for it. It says who answers, for the process that relayed.
+func misdirect(w http.ResponseWriter, process string) {
+	w.Header().Set(relayedTo, process)
+	refuse(w, &refusal{http.StatusMisdirectedRequest, "another focus was meant"})
 }
 
 // relay hands a request over, and a socket with all that is said on it, until one end closes or the home is buried. After an
@@ -87,7 +93,16 @@ func (h *homes) relay(w http.ResponseWriter, r *http.Request, home *storage.Focu
 			p.SetXForwarded()
 			p.Out.Header.Set(relayedTo, home.Process)
 		},
-		Transport:    h.roads,
+		Transport: h.roads,
+		ModifyResponse: func(answer *http.Response) error {
+			if answer.StatusCode != http.StatusMisdirectedRequest {
+				return nil
+			}
+			if answer.Header.Get(relayedTo) != home.Process {
+				return errReplaced
+			}
+			return errMoved
+		},
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
 	}
 	proxy.ServeHTTP(w, r.WithContext(ctx))
@@ -109,19 +124,36 @@ func (h *homes) attached(ctx context.Context, process string) (context.Context, 
 	}
 }
 
-// unreached notes that a home's door did not open, and says whether looking again is of use.
+// unreached notes that a home's door did not open, or opens to another, and says whether looking again is of use.
 func (h *homes) unreached(ctx context.Context, home *storage.FocusProcess, err error) bool {
+	if errors.Is(err, errMoved) || errors.Is(err, errReplaced) {
+		if errors.Is(err, errReplaced) {
+			h.refuses(home.Process)
+		}
+		zerolog.Ctx(ctx).Debug().Err(err).Str("focus", home.Process).Msg("Looking again for the home of a call")
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(homePause):
+			return true
+		}
+	}
 	var dial *net.OpError
 	if !errors.As(err, &dial) || dial.Op != "dial" {
 		return false
 	}
-	zerolog.Ctx(ctx).Warn().Err(err).Str("focus", home.Process).Msg("The focus of a call does not open its door")
+	zerolog.Ctx(ctx).Info().Err(err).Str("focus", home.Process).Msg("The focus of a call does not open its door")
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.neighbour(home.Process).refused = true // until it beats again
+		h.refuses(home.Process)
 	}
 	return true
+}
+
+// refuses notes that a process does not answer where it should; it counts until it beats again.
+func (h *homes) refuses(process string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.neighbour(process).refused = true
 }
 
 // askHome puts a question about a call to its home; one that is here is answered in place. Without a home it is errNoRoom.

@@ -62,6 +62,8 @@ const (
 	refusedSpan = 1500 * time.Millisecond
 	// homePatience bounds how long somebody who joins waits for a home to be found.
 	homePatience = 10 * time.Second
+	// homePause is between two looks, while a home dies or moves.
+	homePause    = 50 * time.Millisecond
 	takePatience = time.Second
 	// claimLife is how long a call that nobody has joined keeps its home.
 	claimLife = time.Minute
@@ -146,6 +148,10 @@ func (h *homes) farewell(ctx context.Context) {
 	h.tell(true)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.draining = true
+	if h.moving != nil {
+		h.moving.Stop()
+	}
 	h.hush()
 }
 
@@ -372,7 +378,8 @@ func (f *Focus) load() (participants int) {
 }
 
 // locate says where a call lives: nil means here. With begin it finds a home for a call that has none, this process at once
-// where it was asked as the home; otherwise that is errNoRoom. It waits while the home is being taken for dead.
+// where it was asked as the home; otherwise that is errNoRoom. It waits while the home is being taken for dead. A process that is
+// drained gives up what it has no room for; asked as the home, it says errMoved.
 func (h *homes) locate(ctx context.Context, call string, begin, asHome bool) (*storage.FocusProcess, error) {
 	if len(h.focus.liveRooms(call)) > 0 {
 		return nil, nil
@@ -381,18 +388,32 @@ func (h *homes) locate(ctx context.Context, call string, begin, asHome bool) (*s
 	defer cancel()
 	for {
 		home, err := h.rows.Home(ctx, call)
+		settled := false
 		if err == nil && home == nil {
 			if !begin {
 				return nil, errNoRoom
 			}
+			if asHome && h.leaving() {
+				return nil, errMoved
+			}
 			home, err = h.settle(ctx, call, asHome)
+			settled = true
 		}
 		if err != nil {
 			return nil, err
 		}
 		if home != nil {
 			if home.Process == h.name() {
-				return nil, nil
+				if settled || !h.leaving() {
+					return nil, nil
+				}
+				if err := h.rows.Release(ctx, call, home.Process); err != nil {
+					return nil, err
+				}
+				if asHome {
+					return nil, errMoved
+				}
+				continue
 			}
 			h.mu.Lock()
 			trusted, expired := h.standing(home, time.Now())
@@ -410,12 +431,25 @@ func (h *homes) locate(ctx context.Context, call string, begin, asHome bool) (*s
 		select {
 		case <-ctx.Done():
 			return nil, errNoHome
-		case <-time.After(50 * time.Millisecond): // until a burial or a beat
+		case <-time.After(homePause): // until a burial or a beat
 		}
 	}
 }
 
-var errNoHome = errors.New("the call's focus does not answer")
+var (
+	errNoHome   = errors.New("the call's focus does not answer")
+	errMoved    = errors.New("the call has moved away")
+	errReplaced = errors.New("another focus answers in its place")
+	errLeaving  = errors.New("calls: this focus takes no new calls")
+)
+
+// leaving says whether this process gives its calls away, and somebody else could take them.
+func (h *homes) leaving() bool {
+	h.mu.Lock()
+	draining := h.draining
+	h.mu.Unlock()
+	return draining && h.lightest(0) != ""
+}
 
 // settle gives a call to the process with the least load.
 func (h *homes) settle(ctx context.Context, call string, asHome bool) (*storage.FocusProcess, error) {
@@ -474,6 +508,8 @@ func (h *homes) began(call string) {
 // answer serves the questions of the other processes.
 func (h *homes) answer(ctx context.Context, q bus.FocusQuestion) (bus.FocusAnswer, error) {
 	switch {
+	case q.Take != "" && h.leaving(): // who asks has not heard yet
+		return bus.FocusAnswer{}, errLeaving
 	case q.Take != "":
 		home, err := h.claim(ctx, q.Take)
 		if err != nil || home == nil {
@@ -513,22 +549,30 @@ func (h *homes) drain(within time.Duration, undo bool) {
 		h.moving = nil
 	}
 	if !undo {
+		clear(h.claimed) // whoever was about to begin a call begins it elsewhere
 		h.moving = time.AfterFunc(within, h.move)
 	}
 	h.mu.Unlock()
 	h.tell(false)
 }
 
-// move sends all calls of this process to others: their clients join anew.
+// move sends all calls of this process to others: their clients join anew. It waits while nobody else could take them.
 func (h *homes) move() {
-	ctx, cancel := context.WithTimeout(h.focus.ctx, takePatience)
-	defer cancel()
-	rooms := h.focus.liveRooms()
-	if err := h.rows.ReleaseAll(ctx, h.name()); err != nil {
-		zerolog.Ctx(ctx).Warn().Err(err).Msg("Calls are not given up")
+	if !h.leaving() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.draining && h.focus.ctx.Err() == nil {
+			h.moving = time.AfterFunc(beatEvery, h.move)
+		}
 		return
 	}
-	for _, r := range rooms {
+	for _, r := range h.focus.liveRooms() {
 		r.end(signal.DisconnectReason_MIGRATION, signal.Leave_RECONNECT)
+	}
+	ctx, cancel := context.WithTimeout(h.focus.ctx, takePatience)
+	defer cancel()
+	// Whoever is back before that finds that the call is not here, and gives it up too.
+	if err := h.rows.ReleaseAll(ctx, h.name()); err != nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("Calls are not given up, the next beat will")
 	}
 }

@@ -136,7 +136,7 @@ func TestRequestsDoNotGoRound(t *testing.T) {
 	}{
 		{"to nobody", "", http.StatusOK},
 		{"to another", foci[1].homes.name(), http.StatusMisdirectedRequest},
-		{"to this one, which is not the call's home", foci[0].homes.name(), http.StatusServiceUnavailable},
+		{"to this one, which is not the call's home", foci[0].homes.name(), http.StatusMisdirectedRequest},
 		{"to somebody unknown", "FO_X", http.StatusMisdirectedRequest},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pion/webrtc/v4"
+	"github.com/rs/zerolog"
 
 	"chancery/calls/signal"
 )
@@ -200,7 +201,7 @@ func (p *Participant) placeSubscriptions() {
 		}
 		sender, err := p.pub.pc.AddTrack(s.down)
 		if err != nil {
-			p.log.Warn().Err(err).Msg("Subscription not placed")
+			p.log.WithLevel(levelOf(err)).Err(err).Msg("Subscription not placed")
 			continue
 		}
 		p.bound(s, sender)
@@ -250,9 +251,17 @@ func (p *Participant) sendOffer() {
 		return
 	}
 	if err := p.offer(); err != nil {
-		p.log.Warn().Err(err).Msg("Offer not made")
+		p.log.WithLevel(levelOf(err)).Err(err).Msg("Offer not made")
 		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_RECONNECT)
 	}
+}
+
+// levelOf is how loud to speak of an error in a negotiation: that the client has gone meanwhile is no news.
+func levelOf(err error) zerolog.Level {
+	if errors.Is(err, webrtc.ErrConnectionClosed) {
+		return zerolog.DebugLevel
+	}
+	return zerolog.WarnLevel
 }
 
 func (p *Participant) offer() error {
