@@ -28,11 +28,12 @@ RTCPeerConnection.prototype.setRemoteDescription = function (d) {
   return setRemoteDescription.call(this, { type: d.type, sdp });
 };
 
-// throughTURN lets the media travel through TURN alone, and of what the focus offers only through what begins so: turns: for TLS.
-function throughTURN(beginning) {
+// throughTURN lets the media travel through TURN alone, and of what the focus offers only through what matches: turns: for TLS.
+function throughTURN(pattern) {
+  const fits = new RegExp(`^${pattern}`);
   const narrowed = (config) => ({
     ...config, iceTransportPolicy: 'relay',
-    iceServers: (config?.iceServers ?? []).map((s) => ({ ...s, urls: [s.urls].flat().filter((u) => u.startsWith(beginning)) })).filter((s) => s.urls.length),
+    iceServers: (config?.iceServers ?? []).map((s) => ({ ...s, urls: [s.urls].flat().filter((u) => fits.test(u)) })).filter((s) => s.urls.length),
   });
   const Native = window.RTCPeerConnection;
   const { setConfiguration } = Native.prototype;

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,10 +28,10 @@ import (
 type fociHouse struct {
 	t      *testing.T
 	config Config
+	rest   *process // rooms, client API and federation
 	foci   []*process
 	doors  []string // of the foci
 	front  *httptest.Server
-	first  atomic.Int64 // the focus that the front asks first
 }
 
 // focusSecret signs tokens for the room service in these tests.
@@ -46,8 +45,7 @@ func openFoci(t *testing.T, n int) *fociHouse {
 	config.Bus.URL, config.Bus.User, config.Bus.Password = nats, natsUser, natsPassword
 	config.Calls.Secret = focusSecret
 	h := &fociHouse{t: t}
-	h.front = httptest.NewServer(http.HandlerFunc(h.balance))
-	t.Cleanup(h.front.Close)
+	h.front = h.balancer(0)
 	config.Calls.URL = h.front.URL + config.Calls.Path
 	h.config = config
 	if err := os.MkdirAll(config.Data, 0o700); err != nil {
@@ -56,9 +54,9 @@ func openFoci(t *testing.T, n int) *fociHouse {
 	if _, err := federation.LoadKeys(config.ServerName, config.inData(config.SigningKey)); err != nil {
 		t.Fatal(err)
 	}
-	rest := newProcess(t, config, "")
-	rest.part = "rooms,client,federation"
-	rest.start()
+	h.rest = newProcess(t, config, "")
+	h.rest.part = "rooms,client,federation"
+	h.rest.start()
 	for range n {
 		own := config
 		own.Listen.Client = loopback("tcp", 0)
@@ -71,10 +69,25 @@ func openFoci(t *testing.T, n int) *fociHouse {
 	return h
 }
 
+// balancer is one address for all foci: it asks that one first.
+func (h *fociHouse) balancer(first int) *httptest.Server {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.balance(w, r, first) }))
+	h.t.Cleanup(server.Close)
+	return server
+}
+
+// fronts are the sockets of balancers, of which each asks another focus first.
+func (h *fociHouse) fronts() (sockets []string) {
+	for n := range h.foci {
+		sockets = append(sockets, "ws"+strings.TrimPrefix(h.balancer(n).URL, "http")+h.config.Calls.Path)
+	}
+	return sockets
+}
+
 // balance is what a load balancer does: it asks one focus, and another if that one does not open its door.
-func (h *fociHouse) balance(w http.ResponseWriter, r *http.Request) {
+func (h *fociHouse) balance(w http.ResponseWriter, r *http.Request, first int) {
 	for i := range h.doors {
-		door := h.doors[(int(h.first.Load())+i)%len(h.doors)]
+		door := h.doors[(first+i)%len(h.doors)]
 		conn, err := net.DialTimeout("tcp", door, time.Second)
 		if err != nil {
 			continue
