@@ -96,6 +96,8 @@ type town struct {
 	listeners map[string]net.Listener
 	// change, if set, changes the configuration of houses opened from then on.
 	change func(*config)
+	// around, if set, stands before the doors of houses opened from then on.
+	around func(name string, inside http.Handler) http.Handler
 }
 
 type config = federation.Config
@@ -213,6 +215,9 @@ func (h *house) openDoor(handler http.Handler) {
 		}
 	}
 	delete(h.listeners, h.name)
+	if h.around != nil {
+		handler = h.around(h.name, handler)
+	}
 	h.door = &http.Server{Handler: handler, TLSConfig: &tls.Config{Certificates: []tls.Certificate{h.ca.certificate(h.T, h.name)}}}
 	go h.door.ServeTLS(l, "", "")
 }

@@ -90,8 +90,8 @@ func New(cfg Config, keys *Keys, store *storage.Store, files *blobs.Store, b *bu
 		media:  fetches{most: cfg.MaxMedia},
 		notary: newNotary(), calls: cfg.Calls,
 	}
-	f.receiver = receiver.New(client, f.ring, store, b)
 	f.membership = membership.New(client, f.ring, store, b)
+	f.receiver = receiver.New(client, f.ring, store, b, f.membership.Entered)
 	f.sender = sender.New(cfg.Sender, client, store, b)
 	f.door = newDoor(client, f.ring, cfg, log)
 	f.door.heard = f.heard

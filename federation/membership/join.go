@@ -24,6 +24,7 @@ import (
 // Spec: server-server-api/#joining-rooms
 func (m *Membership) Join(ctx context.Context, q *bus.JoinRemote) (bus.FederationAnswer, error) {
 	var answer bus.FederationAnswer
+	defer m.entrances.enter(q.RoomID)()
 	err := m.eachServer(ctx, q.Servers, func(server string) error {
 		eventID, err := m.joinThrough(ctx, server, q)
 		answer = bus.FederationAnswer{RoomID: q.RoomID, EventID: eventID}
@@ -150,6 +151,9 @@ func (m *Membership) SendJoin(ctx context.Context, origin string, room id.RoomID
 	}
 	if stored == nil {
 		return nil, mautrix.MNotFound.WithMessage("The event is gone")
+	}
+	if err := m.tellBetween(ctx, origin, stored, a.ev); err != nil {
+		return nil, err
 	}
 	return m.roomFor(ctx, a.version, stored, signed, servers, omitMembers)
 }

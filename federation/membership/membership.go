@@ -41,6 +41,8 @@ type Membership struct {
 	bus    *bus.Bus
 	view   *view.Reader
 	now    func() time.Time
+	// entrances are the rooms that we are joining now.
+	entrances entrances
 }
 
 // New makes it.

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
 
 	"chancery/federation/remote"
 	"chancery/storage"
@@ -31,7 +33,7 @@ func newReceiver(t testing.TB) *Receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(client, remote.NewRing(client, store.ServerKeys, nil), store, b)
+	return New(client, remote.NewRing(client, store.ServerKeys, nil), store, b, func(context.Context, id.RoomID) {})
 }
 
 // TestForeignEDUs: none of these says anything that its origin may say.

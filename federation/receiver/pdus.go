@@ -55,6 +55,7 @@ func (r *Receiver) takePDUs(ctx context.Context, origin string, raws []json.RawM
 // takeRoom takes PDUs of one room in.
 func (r *Receiver) takeRoom(ctx context.Context, origin string, room id.RoomID, raws []json.RawMessage) (map[id.EventID]result, error) {
 	results := make(map[id.EventID]result, len(raws))
+	r.entered(ctx, room)
 	version, err := r.roomVersion(ctx, room)
 	if err == nil && version == "" {
 		err = errUnknownRoom

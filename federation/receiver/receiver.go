@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
+	"maunium.net/go/mautrix/id"
 
 	"chancery/federation/remote"
 	"chancery/roomserver/view"
@@ -29,6 +30,8 @@ type Receiver struct {
 	bus    *bus.Bus
 	view   *view.Reader
 	now    func() time.Time
+	// entered waits while a room is being joined.
+	entered func(ctx context.Context, room id.RoomID)
 
 	origins *origins
 	tallies *tallies
@@ -36,9 +39,10 @@ type Receiver struct {
 	lists   *lists
 }
 
-// New makes a receiver. Gaps are filled and device lists fetched only while Run runs.
-func New(client *remote.Client, ring *remote.Ring, store *storage.Store, b *bus.Bus) *Receiver {
-	r := &Receiver{client: client, ring: ring, store: store, bus: b, view: view.New(store), now: time.Now, origins: newOrigins(), tallies: newTallies()}
+// New makes a receiver. Gaps are filled and device lists fetched only while Run runs. entered waits while a room is being joined through
+// another server, which may send what happens there before the room is ours.
+func New(client *remote.Client, ring *remote.Ring, store *storage.Store, b *bus.Bus, entered func(context.Context, id.RoomID)) *Receiver {
+	r := &Receiver{client: client, ring: ring, store: store, bus: b, view: view.New(store), now: time.Now, entered: entered, origins: newOrigins(), tallies: newTallies()}
 	r.gaps = newGaps(r)
 	r.lists = newLists(r)
 	return r
