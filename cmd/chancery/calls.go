@@ -18,6 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"chancery/calls"
 	"chancery/clientapi"
 	"chancery/storage/bus"
 )
@@ -119,13 +120,13 @@ type callList struct {
 }
 
 // printCalls writes a table: a call, and below it a participant a line.
-func printCalls(out io.Writer, calls []bus.LiveCall, now time.Time) error {
-	if len(calls) == 0 {
+func printCalls(out io.Writer, live []bus.LiveCall, now time.Time) error {
+	if len(live) == 0 {
 		_, err := fmt.Fprintln(out, "No call is open.")
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	for _, c := range calls {
+	for _, c := range live {
 		name := c.RoomID.String()
 		if name == "" {
 			name = c.Name
@@ -161,8 +162,13 @@ var livePage []byte
 // callKeeper is what the admin listener needs of calls.
 type callKeeper struct {
 	list func(ctx context.Context) ([]bus.LiveCall, error)
-	// keep is nil in a focus without a homeserver.
+	// keep is nil where no client API is.
 	keep func(ctx context.Context, wish clientapi.CallWish) (string, error)
+}
+
+// ownCalls shows those of one focus process.
+func ownCalls(focus *calls.Focus) *callKeeper {
+	return &callKeeper{list: func(context.Context) ([]bus.LiveCall, error) { return focus.Calls(), nil }}
 }
 
 // routes puts the page, its list, and the wishes of the call subcommand on the admin listener.
@@ -177,14 +183,14 @@ func (k *callKeeper) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /calls/list", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 		defer cancel()
-		calls, err := k.list(ctx)
+		live, err := k.list(ctx)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
-		_ = json.NewEncoder(w).Encode(callList{Calls: calls}) // as above
+		_ = json.NewEncoder(w).Encode(callList{Calls: live}) // as above
 	})
 	mux.HandleFunc("POST /calls", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Content-Type") != "application/json" { // see serveAccounts
@@ -197,7 +203,7 @@ func (k *callKeeper) routes(mux *http.ServeMux) {
 			return
 		}
 		if k.keep == nil {
-			http.Error(w, "this focus has no homeserver", http.StatusNotFound)
+			http.Error(w, "this process only lists its calls: ask the one with the client API", http.StatusNotFound)
 			return
 		}
 		said, err := k.keep(r.Context(), wish)

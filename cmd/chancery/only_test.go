@@ -233,6 +233,11 @@ func newProcess(t *testing.T, config Config, part string) *process {
 	return p
 }
 
+// admin is the address of its admin listener.
+func (p *process) admin() string {
+	return strings.TrimSuffix(strings.TrimPrefix(p.health, "http://"), "/health")
+}
+
 // start runs the process and waits until it says that it is well.
 func (p *process) start() {
 	p.t.Helper()
