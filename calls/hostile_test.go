@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,31 @@ import (
 
 	"chancery/calls/signal"
 )
+
+// Where each rule on the focus is tried (those on calls in general too, whose tests stand elsewhere):
+//
+//	C1   cmd/chancery TestCallTokens, TestHomeserverTokens; TestTokensAskedInVain (rate)
+//	C2   cmd/chancery TestCallTokens, TestCallsEndWithMembership (the old token), TestDelegationProbe
+//	C3   cmd/chancery TestCallTokens (another's claim, another server's name, a server that is none), TestHomeserverTokens
+//	C4   TestDoor (unsigned, forged, altered, expired), TestTokenNeverAdministers, FuzzBodies
+//	C5   TestIdentityIsItsOwners, TestIdentities, TestSameIdentityTwice, TestAResumeNeedsTheSession
+//	C6   cmd/chancery TestCallsEndWithMembership, TestCallsEndWithStanding; TestSeveralFoci (on another process)
+//	C7   TestIdentities (the hash), TestDoor (a room opened without a token of ours)
+//	C8   cmd/chancery TestServiceIsNotForParticipants; TestServiceHasItsOwnKeys
+//	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
+//	     private ranges); TestWebhooks (the configuration's address alone)
+//	C10  TestFloodsEndTheirSenderOnly, TestNonsenseEndsItsSenderOnly, TestParseSections; signal.TestConnRefusesGiantFrames, TestParseJoin;
+//	     FuzzSections, FuzzParseSections, FuzzOffer, FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
+//	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams,
+//	     TestAFloodIsCutOff, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
+//	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing; the version of pion/dtls: TestDTLSIsNewEnough
+//	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData
+//	C14  turn.TestReachesNothingElse, TestCredentials, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
+//	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing
+//	C15  TestDoor (full), TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget; cmd/chancery TestRestrictedServers (guests),
+//	     TestCallsObeyTheRoom (capped); turn.TestAllocationsAreBounded, TestBandwidthIsBounded, TestConnectionsAreBounded; sfu.TestBudget
+//	C16  cmd/chancery TestC16FrameKeysAreNeitherSeenNorLogged; sfu.TestEncryptedFramesAreUntouched
+//	C17  cmd/chancery TestMembershipIsAClaim
 
 func trickle(candidate string) *signal.Request {
 	return &signal.Request{Message: &signal.Request_Trickle{Trickle: &signal.Trickle{CandidateInit: candidate}}}
@@ -212,4 +238,55 @@ func TestAResumeNeedsTheSession(t *testing.T) {
 	}
 	ann.say(&signal.Request{Message: &signal.Request_Ping{Ping: 3}})
 	ann.wait("a pong", func(res *signal.Response) bool { return res.GetPong() != 0 })
+}
+
+// TestTracksAreBounded: whoever announces tracks without end gets as many as the configuration says; the call goes on.
+func TestTracksAreBounded(t *testing.T) {
+	_, base := newTestFocus(t, func(c *Config) { c.MaxTracks = 3 })
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	for i := range 10 {
+		ann.say(&signal.Request{Message: &signal.Request_AddTrack{AddTrack: &signal.AddTrack{Cid: fmt.Sprintf("c%d", i), Type: signal.TrackType_AUDIO}}})
+	}
+	ann.say(&signal.Request{Message: &signal.Request_Ping{Ping: 3}})
+	published := 0
+	ann.wait("a pong", func(res *signal.Response) bool {
+		if res.GetTrackPublished() != nil {
+			published++
+		}
+		return res.GetPong() != 0
+	})
+	if published != 3 {
+		t.Errorf("got %d tracks, want 3", published)
+	}
+	bob.publish("bob")
+	ann.hears("bob")
+}
+
+// TestDTLSIsNewEnough: older ones of Pion have been broken (CVE-2026-26014), and so have its interceptors (GHSA-f26w-gh5m-qq77).
+func TestDTLSIsNewEnough(t *testing.T) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || len(info.Deps) == 0 {
+		t.Skip("built without module information")
+	}
+	least := map[string]string{"github.com/pion/dtls/v3": "v3.1.1", "github.com/pion/interceptor": "v0.1.39"}
+	for _, dep := range info.Deps {
+		if want := least[dep.Path]; want != "" {
+			if delete(least, dep.Path); semver(t, dep.Version) < semver(t, want) {
+				t.Errorf("%s: got %s, want at least %s", dep.Path, dep.Version, want)
+			}
+		}
+	}
+	if len(least) > 0 {
+		t.Errorf("not in the program: %v", least)
+	}
+}
+
+// semver is a version as a number that grows with it.
+func semver(t *testing.T, version string) (n int) {
+	t.Helper()
+	var major, minor, patch int
+	if _, err := fmt.Sscanf(version, "v%d.%d.%d", &major, &minor, &patch); err != nil {
+		t.Fatalf("%s: %v", version, err)
+	}
+	return major*1_000_000 + minor*1000 + patch
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -146,6 +147,32 @@ func TestDelegatedLeave(t *testing.T) {
 	if n := fetched.Load(); n != 0 {
 		t.Errorf("an address that a caller chose was fetched %d times", n)
 	}
+}
+
+// TestLeaveOfAnotherServersUser: the focus finds the client API of a guest's server by that server's name, as its .well-known says, and
+// sends the guest's leave there. The server's name is an address, so that it has a port 443 here.
+func TestLeaveOfAnotherServersUser(t *testing.T) {
+	const name = "127.8.2.2"
+	probe, err := net.Listen("tcp", name+":443")
+	if err != nil {
+		t.Skipf("port 443 cannot be had here: %v", err)
+	}
+	probe.Close()
+	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", name)
+	configs[1].Listen.Secure, configs[1].Client.PublicURL = name+":443", "https://"+name
+	var houses []*testHouse
+	for _, config := range configs {
+		house := &testHouse{t: t, config: config, url: "http://" + config.Listen.Client}
+		house.open()
+		t.Cleanup(house.close)
+		houses = append(houses, house)
+	}
+	anna, felix := houses[0].person("anna"), houses[1].person("felix")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(felix.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+	token := handWithToken(t, felix, houses[0], room, enterAsElement(t, felix, houses[0], room), "")
+	leaveCall(t, enterCall(t, "ws"+strings.TrimPrefix(houses[0].focus(), "http"), token))
+	untilGone(t, felix, room)
 }
 
 func handWithToken(t *testing.T, who *mautrix.Client, at *testHouse, room id.RoomID, delay, api string) string {

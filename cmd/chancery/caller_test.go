@@ -34,6 +34,8 @@ type caller struct {
 	pub    *webrtc.PeerConnection
 	sub    *webrtc.PeerConnection
 	others int // who was there before
+	// encrypted: what it sends is said to be.
+	encrypted bool
 
 	published chan string // the track that the focus has taken, by the name that we gave it
 	answers   chan string
@@ -287,6 +289,9 @@ func (c *caller) add(name string, kind signal.TrackType) (send func(), err error
 	cid := fmt.Sprintf("%s-%v", name, kind)
 	capability := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2}
 	request := &signal.AddTrack{Cid: cid, Name: cid, Type: kind, Source: signal.TrackSource_MICROPHONE}
+	if c.encrypted {
+		request.Encryption = 1 // GCM
+	}
 	step, pause, payload := uint32(960), 20*time.Millisecond, func(int) []byte { return silence }
 	if kind == signal.TrackType_VIDEO {
 		capability = webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP8, ClockRate: 90000}
