@@ -7,6 +7,8 @@ const MEMBER = "org.matrix.msc3401.call.member";
 const EXPIRES = 4 * 60 * 60 * 1000;
 const LEAVE_DELAY = 18_000;
 const RESTART_EACH = 5_000;
+// The pauses before a focus is tried again, in milliseconds: on a slow machine a connection may take longer than is waited for it.
+const PAUSES = [500, 1500, 3000];
 const DELAYED = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/";
 
 // callMembers lists who is in the room's call, the first to come first.
@@ -30,7 +32,8 @@ export function callMembers(room) {
 
 // Call is our part in one room's call. It tells "change" whenever what is to be shown has changed, "ended" when it is over.
 export class Call extends EventTarget {
-  media = new Map(); // focus -> MediaRoom
+  media = new Map(); // focus -> MediaRoom, once it is connected
+  opening = new Set(); // foci that are being tried
   microphone = true;
   camera = true;
   screen = false;
@@ -75,11 +78,27 @@ export class Call extends EventTarget {
     return focus.livekit_service_url;
   }
 
-  // connect opens one focus: our own to publish on, another's to listen.
+  // connect opens one focus, our own to publish on, another's to listen; again if that fails, unless it does not want us.
   async connect(focus, own) {
-    if (this.media.has(focus)) return;
+    if (this.media.has(focus) || this.opening.has(focus)) return;
+    this.opening.add(focus);
+    try {
+      for (let tries = 0; ; tries++) {
+        try {
+          return await this.open(focus, own);
+        } catch (error) {
+          if (error.refused || tries === PAUSES.length || this.state === "ended") throw error;
+        }
+        await new Promise((resolve) => setTimeout(resolve, PAUSES[tries]));
+        if (this.state === "ended") return;
+      }
+    } finally {
+      this.opening.delete(focus);
+    }
+  }
+
+  async open(focus, own) {
     const media = new MediaRoom({ adaptiveStream: true, dynacast: true, disconnectOnPageLeave: false });
-    this.media.set(focus, media);
     for (const event of [
       RoomEvent.ParticipantConnected, RoomEvent.ParticipantDisconnected, RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed,
       RoomEvent.TrackMuted, RoomEvent.TrackUnmuted, RoomEvent.LocalTrackPublished, RoomEvent.LocalTrackUnpublished,
@@ -87,11 +106,6 @@ export class Call extends EventTarget {
     ]) {
       media.on(event, () => this.changed());
     }
-    media.on(RoomEvent.Disconnected, () => {
-      if (this.media.get(focus) === media) this.media.delete(focus);
-      if (own && this.state !== "ended") this.end("The call was ended by the server");
-      else this.changed();
-    });
     try {
       const response = await fetch(focus + "/sfu/get", {
         method: "POST",
@@ -99,13 +113,19 @@ export class Call extends EventTarget {
         body: JSON.stringify({ room: this.room.id, openid_token: await this.client.openId(), device_id: this.client.deviceId }),
       });
       const answer = await response.json();
-      if (!response.ok) throw new Error(answer.error || "The focus refused us");
+      if (!response.ok) throw Object.assign(new Error(answer.error || "The focus refused us"), { refused: response.status < 500 && response.status !== 429 });
       await media.connect(answer.url, answer.jwt);
+      if (this.state === "ended") throw new Error("The call is over");
     } catch (error) {
-      this.media.delete(focus);
       media.disconnect();
       throw error;
     }
+    this.media.set(focus, media);
+    media.on(RoomEvent.Disconnected, () => {
+      if (this.media.get(focus) === media) this.media.delete(focus);
+      if (own && this.state !== "ended") this.end("The call was ended by the server");
+      else this.changed();
+    });
   }
 
   async publish() {
