@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,7 @@ type caller struct {
 	pub    *webrtc.PeerConnection
 	sub    *webrtc.PeerConnection
 	others int // who was there before
+	sid    string
 	// encrypted: what it sends is said to be.
 	encrypted bool
 
@@ -44,6 +46,7 @@ type caller struct {
 	because   *signal.Leave // written before gone is closed; none where the socket was lost
 
 	mu      sync.Mutex
+	brought map[string]int // bytes of RTP, by who sent them
 	waiting map[signal.Target][]webrtc.ICECandidateInit
 }
 
@@ -62,7 +65,7 @@ func enter(ctx context.Context, socket, token string) (c *caller, err error) {
 	}
 	c = &caller{
 		ws: ws, published: make(chan string, 4), answers: make(chan string, 4), gone: make(chan struct{}),
-		waiting: map[signal.Target][]webrtc.ICECandidateInit{},
+		waiting: map[signal.Target][]webrtc.ICECandidateInit{}, brought: map[string]int{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := c.connect(); err != nil {
@@ -83,18 +86,23 @@ func (c *caller) connect() error {
 	if first.GetJoin() == nil {
 		return fmt.Errorf("the first message is no welcome but %v", first)
 	}
-	c.others = len(first.GetJoin().OtherParticipants)
+	c.others, c.sid = len(first.GetJoin().OtherParticipants), first.GetJoin().Participant.GetSid()
 	for target, made := range map[signal.Target]**webrtc.PeerConnection{signal.Target_PUBLISHER: &c.pub, signal.Target_SUBSCRIBER: &c.sub} {
 		if *made, err = c.peerConnection(target); err != nil {
 			return err
 		}
 	}
 	c.sub.OnTrack(func(remote *webrtc.TrackRemote, _ *webrtc.RTPReceiver) {
+		sender, _, _ := strings.Cut(remote.StreamID(), "|")
 		for {
-			if _, _, err := remote.ReadRTP(); err != nil {
+			packet, _, err := remote.ReadRTP()
+			if err != nil {
 				return
 			}
 			c.heard.Add(1)
+			c.mu.Lock()
+			c.brought[sender] += packet.MarshalSize()
+			c.mu.Unlock()
 		}
 	})
 	return nil
@@ -365,6 +373,13 @@ func (c *caller) hears(within time.Duration) bool {
 		}
 	}
 	return false
+}
+
+// bytesOf is how much has come of what this participant sends.
+func (c *caller) bytesOf(sid string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.brought[sid]
 }
 
 // out says whether the session has ended, and with which word of the focus.

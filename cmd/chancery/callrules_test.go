@@ -183,13 +183,23 @@ func permission(t *testing.T, next func() *signal.Response, identity string, wan
 	}
 }
 
-// TestCallsObeyTheRoom changes what a room says of its calls while somebody is in one.
+// TestCallsObeyTheRoom changes what a room says of its calls while somebody is in one: a user of the focus's own server, and a guest.
 func TestCallsObeyTheRoom(t *testing.T) {
-	interior := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
-	anna, ben := interior.person("anna"), interior.person("ben")
+	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	anna := houses[0].person("anna")
+	for _, of := range houses {
+		t.Run(of.config.ServerName, func(t *testing.T) { callsObeyTheRoom(t, houses[0], anna, of) })
+	}
+}
+
+func callsObeyTheRoom(t *testing.T, interior *testHouse, anna *mautrix.Client, of *testHouse) {
+	ben := of.person("ben")
+	join := func(t *testing.T, who *mautrix.Client, room id.RoomID) {
+		must(who.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+	}
 	begin := func(t *testing.T) (room id.RoomID, next func() *signal.Response) {
 		room = must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
-		must(ben.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+		join(t, ben, room)
 		socket, token := callToken(t, ben, interior, room)
 		ws := enterCall(t, socket, token)
 		return room, func() *signal.Response { return heard(t, ws) }
@@ -225,8 +235,8 @@ func TestCallsObeyTheRoom(t *testing.T) {
 	})
 	t.Run("locked", func(t *testing.T) {
 		room, _ := begin(t)
-		late := interior.person("late")
-		must(late.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+		late := of.person("late")
+		join(t, late, room)
 		_, token := callToken(t, late, interior, room)
 		interior.settings(anna, room, map[string]any{"locked": true})
 		if got := tokenStatus(t, late, interior, room); got != http.StatusForbidden {
