@@ -2,11 +2,13 @@ package main
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -101,6 +103,60 @@ func TestMediaEndAtOnce(t *testing.T) {
 			}
 			if _, out := stays.out(); out {
 				t.Error("who may stay was sent away")
+			}
+		})
+	}
+}
+
+// TestOrdersReachThePackets mutes and removes a guest who goes on sending, in each way that there is: nothing of it comes to the others.
+func TestOrdersReachThePackets(t *testing.T) {
+	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	interior, finance := houses[0], houses[1]
+	anna, root := interior.person("anna"), interior.administrator("root")
+	command := func(content map[string]any) func(*testing.T, id.RoomID, *mautrix.Client) {
+		return func(t *testing.T, room id.RoomID, who *mautrix.Client) {
+			content["user_id"] = who.UserID
+			must(anna.SendMessageEvent(t.Context(), room, event.Type{Type: "chancery.call.command", Class: event.MessageEventType}, content))(t, "command")
+		}
+	}
+	admin := func(method, verb string, content map[string]any) func(*testing.T, id.RoomID, *mautrix.Client) {
+		return func(t *testing.T, room id.RoomID, who *mautrix.Client) {
+			content["user_id"] = who.UserID
+			do(t, root, method, "/_chancery/admin/v1/rooms/"+url.PathEscape(string(room))+"/call"+verb, content, nil)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		order func(t *testing.T, room id.RoomID, who *mautrix.Client)
+	}{
+		{"muted by the room", func(t *testing.T, room id.RoomID, who *mautrix.Client) {
+			interior.settings(anna, room, map[string]any{"muted": []id.UserID{who.UserID}, "no_video": []string{"@*:finance.test"}})
+		}},
+		{"view-only by the room", func(t *testing.T, room id.RoomID, _ *mautrix.Client) {
+			interior.settings(anna, room, map[string]any{"view_only": true})
+		}},
+		{"without the power level", func(t *testing.T, room id.RoomID, _ *mautrix.Client) {
+			levels := &event.PowerLevelsEventContent{Users: map[id.UserID]int{anna.UserID: 100}, Events: map[string]int{"org.matrix.msc3401.call.member": 30}}
+			must(anna.SendStateEvent(t.Context(), room, event.StatePowerLevels, "", levels))(t, "power levels")
+		}},
+		{"muted by command", command(map[string]any{"command": "mute"})},
+		{"removed by command", command(map[string]any{"command": "remove"})},
+		{"muted by an administrator", admin("POST", "/mute", map[string]any{})},
+		{"removed by an administrator", admin("POST", "/remove", map[string]any{})},
+		{"view-only by an administrator", admin("PUT", "", map[string]any{"view_only": true})},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+			who := finance.person(strings.ReplaceAll(c.name, " ", "-"))
+			must(who.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+			hears, sends := interior.inCall(t, anna, room), interior.inCall(t, who, room)
+			if !hears.hears(patience) {
+				t.Fatal("the guest is not heard")
+			}
+			begun := time.Now()
+			c.order(t, room, who)
+			if took := silent(t, func() int { return hears.bytesOf(sends.sid) })[0].Sub(begun); took > time.Second {
+				t.Errorf("media came for %v, want a second at most", took)
 			}
 		})
 	}
