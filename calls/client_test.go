@@ -74,12 +74,25 @@ func readResponse(ws *websocket.Conn) (*signal.Response, error) {
 // join enters room over UDP, or over TCP alone.
 func join(t *testing.T, base, room, identity string, networks ...webrtc.NetworkType) *testClient {
 	t.Helper()
-	return joinWith(t, base, room, identity, func(*testClient) webrtc.Configuration { return webrtc.Configuration{} }, networks...)
+	return joinAs(t, base, room, identity, joining{networks: networks})
 }
 
 // joinWith is join with peer connections configured by what the focus has said.
 func joinWith(t *testing.T, base, room, identity string, configure func(*testClient) webrtc.Configuration, networks ...webrtc.NetworkType) *testClient {
 	t.Helper()
+	return joinAs(t, base, room, identity, joining{configure: configure, networks: networks})
+}
+
+// joining is how a client comes.
+type joining struct {
+	configure func(*testClient) webrtc.Configuration
+	networks  []webrtc.NetworkType
+	codecs    *webrtc.MediaEngine // nil: Pion's own
+}
+
+func joinAs(t *testing.T, base, room, identity string, how joining) *testClient {
+	t.Helper()
+	networks, media := how.networks, how.codecs
 	c := &testClient{t: t, said: make(chan *signal.Response, 256), media: make(chan *webrtc.TrackRemote, 16), answer: make(chan string, 8)}
 	c.ws = dialSocket(t, base, "/rtc", url.Values{
 		"access_token": {testToken(t, room, identity)}, "protocol": {"16"}, "auto_subscribe": {"1"}, "subscriber_allow_pause": {"1"},
@@ -95,9 +108,11 @@ func joinWith(t *testing.T, base, room, identity string, configure func(*testCli
 	var settings webrtc.SettingEngine
 	settings.SetIncludeLoopbackCandidate(true)
 	settings.SetNetworkTypes(networks)
-	media := &webrtc.MediaEngine{}
-	if err := media.RegisterDefaultCodecs(); err != nil {
-		t.Fatal(err)
+	if media == nil {
+		media = &webrtc.MediaEngine{}
+		if err := media.RegisterDefaultCodecs(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	registry := &interceptor.Registry{}
 	if err := webrtc.RegisterDefaultInterceptors(media, registry); err != nil {
@@ -105,7 +120,11 @@ func joinWith(t *testing.T, base, room, identity string, configure func(*testCli
 	}
 	api := webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(registry))
 	for target, pc := range map[signal.Target]**webrtc.PeerConnection{signal.Target_PUBLISHER: &c.pub, signal.Target_SUBSCRIBER: &c.sub} {
-		if *pc, err = api.NewPeerConnection(configure(c)); err != nil {
+		var configuration webrtc.Configuration
+		if how.configure != nil {
+			configuration = how.configure(c)
+		}
+		if *pc, err = api.NewPeerConnection(configuration); err != nil {
 			t.Fatal(err)
 		}
 		made := *pc

@@ -290,3 +290,67 @@ func semver(t *testing.T, version string) (n int) {
 	}
 	return major*1_000_000 + minor*1000 + patch
 }
+
+// TestSecondCodecsThatAreNone: whatever a client announces beside what it may, it is told why not, and the call lives.
+func TestSecondCodecsThatAreNone(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	video, audio := signal.TrackType_VIDEO, signal.TrackType_AUDIO
+	camera := ann.announces(&signal.AddTrack{Cid: "camera", Type: video, SimulcastCodecs: []*signal.SimulcastCodec{{Codec: "vp9", Cid: "camera"}, {Codec: "vp8"}}})
+	plain := ann.announces(&signal.AddTrack{Cid: "plain", Type: video, SimulcastCodecs: []*signal.SimulcastCodec{{Codec: "vp8", Cid: "plain"}}})
+	voice := ann.announces(&signal.AddTrack{Cid: "voice", Type: audio})
+	bobs := bob.announces(&signal.AddTrack{Cid: "bob", Type: video, SimulcastCodecs: []*signal.SimulcastCodec{{Codec: "vp9", Cid: "bob"}, {Codec: "vp8"}}})
+	codec := func(name, cid string) []*signal.SimulcastCodec {
+		return []*signal.SimulcastCodec{{Codec: name, Cid: cid}}
+	}
+	var thousands []*signal.SimulcastCodec
+	for i := range 3000 {
+		thousands = append(thousands, &signal.SimulcastCodec{Codec: "vp8", Cid: fmt.Sprint(i)})
+	}
+	giant := strings.Repeat("x", maxTrackNames)
+	for _, c := range []struct {
+		name string
+		req  *signal.AddTrack
+		want signal.RequestResponse_Reason
+	}{
+		{"thousands of codecs", &signal.AddTrack{Cid: "a", Type: video, SimulcastCodecs: thousands}, signal.RequestResponse_LIMIT_EXCEEDED},
+		{"a giant name", &signal.AddTrack{Cid: "b" + giant, Type: video}, signal.RequestResponse_LIMIT_EXCEEDED},
+		{"a codec with a giant name", &signal.AddTrack{Cid: "c", Type: video, SimulcastCodecs: codec("vp8", giant)}, signal.RequestResponse_LIMIT_EXCEEDED},
+		{"a giant codec", &signal.AddTrack{Cid: "d", Type: video, SimulcastCodecs: codec(giant, "d")}, signal.RequestResponse_LIMIT_EXCEEDED},
+		{"another's track", &signal.AddTrack{Cid: "e", Sid: bobs.Sid, Type: video, SimulcastCodecs: codec("vp8", "e")}, signal.RequestResponse_NOT_FOUND},
+		{"no track", &signal.AddTrack{Cid: "f", Sid: "TR_none", Type: video, SimulcastCodecs: codec("vp8", "f")}, signal.RequestResponse_NOT_FOUND},
+		{"a track of another kind", &signal.AddTrack{Cid: "g", Sid: voice.Sid, Type: video, SimulcastCodecs: codec("vp8", "g")}, signal.RequestResponse_UNSUPPORTED_TYPE},
+		{"a codec that was not announced", &signal.AddTrack{Cid: "h", Sid: camera.Sid, Type: video, SimulcastCodecs: codec("h264", "h")}, signal.RequestResponse_UNSUPPORTED_TYPE},
+		{"the first codec again", &signal.AddTrack{Cid: "i", Sid: camera.Sid, Type: video, SimulcastCodecs: codec("vp9", "i")}, signal.RequestResponse_UNSUPPORTED_TYPE},
+		{"no codec", &signal.AddTrack{Cid: "j", Sid: camera.Sid, Type: video}, signal.RequestResponse_UNSUPPORTED_TYPE},
+		{"a track with one codec", &signal.AddTrack{Cid: "k", Sid: plain.Sid, Type: video, SimulcastCodecs: codec("vp8", "k")}, signal.RequestResponse_UNSUPPORTED_TYPE},
+		{"a name that another track has", &signal.AddTrack{Cid: "plain", Sid: camera.Sid, Type: video, SimulcastCodecs: codec("vp8", "plain")}, signal.RequestResponse_NOT_ALLOWED},
+		{"no name", &signal.AddTrack{Sid: camera.Sid, Type: video, SimulcastCodecs: codec("vp8", "")}, signal.RequestResponse_NOT_ALLOWED},
+	} {
+		ann.say(&signal.Request{Message: &signal.Request_AddTrack{AddTrack: c.req}})
+		got := ann.wait(c.name, func(res *signal.Response) bool {
+			return res.GetRequestResponse() != nil || res.GetTrackPublished() != nil
+		})
+		refusal := got.GetRequestResponse()
+		if refusal.GetReason() != c.want || refusal.GetMessage() == "" || refusal.GetAddTrack() == nil || len(refusal.GetAddTrack().Cid) > maxTrackNames {
+			t.Errorf("%s: got %.300v, want %v and why", c.name, got, c.want)
+		}
+	}
+	for i := 0; ; i++ {
+		ann.say(&signal.Request{Message: &signal.Request_AddTrack{AddTrack: &signal.AddTrack{Cid: fmt.Sprint("more ", i), Type: audio}}})
+		res := ann.wait("an answer", func(res *signal.Response) bool {
+			return res.GetRequestResponse() != nil || res.GetTrackPublished() != nil
+		})
+		if r := res.GetRequestResponse(); r != nil {
+			if r.Reason != signal.RequestResponse_LIMIT_EXCEEDED {
+				t.Errorf("too many tracks: got %v, want the limit exceeded", r)
+			}
+			break
+		}
+		if i > 200 {
+			t.Fatal("got more than 200 tracks announced, want a limit")
+		}
+	}
+	bob.sends(webrtc.MimeTypeVP9, "bob")
+	ann.shows(ann.track(), "vp9")
+}

@@ -110,3 +110,19 @@ func TestMapProperties(t *testing.T) {
 		}
 	})
 }
+
+func TestMapFollows(t *testing.T) {
+	var m Map
+	m.Begin(Span{In: 10})
+	for in := int64(10); in < 15; in++ {
+		m.Forward(in)
+	}
+	f := m.Follow()
+	f.Begin(Span{In: 500})
+	if out, _, ok := f.Forward(500); !ok || out != m.Next() {
+		t.Errorf("got %d, %v, want %d", out, ok, m.Next())
+	}
+	if _, _, ok := f.Back(uint16(m.Next() - 1)); ok {
+		t.Error("the number of a packet of before was found")
+	}
+}
