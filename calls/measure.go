@@ -81,6 +81,9 @@ func (t *publication) measured() bus.LiveTrack {
 			e.measured(&track)
 		}
 	}
+	if len(track.Layers) == 1 && track.Layers[0].Height == 0 { // announced without layers
+		track.Layers[0].Width, track.Layers[0].Height = t.info.Width, t.info.Height
+	}
 	return track
 }
 

@@ -92,7 +92,14 @@ func (c *caller) connect() error {
 			return err
 		}
 	}
-	c.sub.OnTrack(func(remote *webrtc.TrackRemote, _ *webrtc.RTPReceiver) {
+	c.sub.OnTrack(func(remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
+		go func() { // reads, or Pion does not learn when the focus sent what: its reports then tell no round trip
+			for {
+				if _, _, err := receiver.ReadRTCP(); err != nil {
+					return
+				}
+			}
+		}()
 		sender, _, _ := strings.Cut(remote.StreamID(), "|")
 		for {
 			packet, _, err := remote.ReadRTP()

@@ -100,13 +100,91 @@ func TestOperatorsKeepCalls(t *testing.T) {
 	}
 }
 
+// TestOperatorsSeeQuality lets two people send, and looks for how they do: in the list, and in the metrics by class of call. Then it lets the
+// records grow old.
+func TestOperatorsSeeQuality(t *testing.T) {
+	config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	config.Listen.Admin = loopback("tcp", 0)
+	interior := &testHouse{t: t, config: config, url: config.Client.PublicURL}
+	interior.open()
+	t.Cleanup(func() { interior.close() })
+	root, anna, ben := interior.administrator("root"), interior.person("anna"), interior.person("ben")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(ben.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+	first, second := interior.inCall(t, anna, room), interior.inCall(t, ben, room)
+	seen := func(calls []bus.LiveCall) string {
+		if len(calls) != 1 || len(calls[0].Participants) != 2 || calls[0].Class != "pair" {
+			return "one call of two"
+		}
+		for _, p := range calls[0].Participants {
+			if p.Up == 0 || p.Down == 0 || p.RoundTrip == 0 || len(p.Tracks) != 2 || len(p.Tracks[0].Layers) == 0 || !p.Tracks[0].Layers[0].Alive || p.Tracks[0].Layers[0].Height != pictureHeight {
+				return "rates, round trip and layers of " + p.UserID.String()
+			}
+		}
+		return ""
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		first.asksForPictures()
+		var live struct{ Calls []bus.LiveCall }
+		do(t, root, "GET", "/_chancery/admin/v1/calls", nil, &live)
+		missing := seen(live.Calls)
+		metrics := must(askCalls(t.Context(), config.Listen.Admin, "GET", "/metrics", nil))(t, "metrics")
+		for _, name := range []string{"loss_percent_count", "jitter_seconds_count", "round_trip_seconds_count", "layer_height_count", "track_bitrate_count", "media_total"} {
+			if !strings.Contains(string(metrics), "chancery_calls_"+name+`{class="pair"`) {
+				missing += " metric " + name
+			}
+		}
+		if !strings.Contains(string(metrics), `chancery_calls_media_total{class="pair",what="key_frame_requests"}`) {
+			missing += " key frames asked for"
+		}
+		if missing == "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not seen: %s; got %+v", missing, live.Calls)
+		}
+	}
+	first.leave()
+	second.leave()
+	records := func() []storage.CallRecord {
+		var found struct{ Records []storage.CallRecord }
+		do(t, root, "GET", "/_chancery/admin/v1/calls/records", nil, &found)
+		return found.Records
+	}
+	ended := func() bool {
+		found := records()
+		return len(found) == 2 && found[0].Ended != 0 && found[1].Ended != 0
+	}
+	for deadline := time.Now().Add(patience); !ended(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("records: got %+v, want two that have ended", records())
+		}
+	}
+	if r := records()[0]; r.Kinds != "camera,microphone" || r.Rule != "member, may publish" {
+		t.Errorf("record: got %+v, want the kinds of tracks and the rule", r)
+	}
+	for _, c := range []struct {
+		keep time.Duration
+		want int
+	}{{0, 2}, {time.Hour, 2}, {time.Millisecond, 0}} {
+		interior.close()
+		interior.config.Calls.KeepRecords = c.keep
+		interior.open()
+		for deadline := time.Now().Add(patience); len(records()) != c.want; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("kept for %v: got %d records, want %d", c.keep, len(records()), c.want)
+			}
+		}
+	}
+}
+
 func TestCallsTable(t *testing.T) {
 	now := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 	calls := []bus.LiveCall{{
 		SID: "RM_1", RoomID: "!room:interior.example", Focus: "FO_1", Since: now.Add(-5 * time.Minute).UnixMilli(), Class: "pair",
 		Participants: []bus.LiveParticipant{
 			{UserID: "@ann:interior.example", DeviceID: "DEV", Joined: now.Add(-time.Minute).UnixMilli(), Up: 1_500_000, Down: 64_000, Loss: 2, RoundTrip: 31.4, Jitter: 3.2,
-				Tracks: []bus.LiveTrack{{Kind: "camera"}, {Kind: "microphone", Muted: true}}},
+				KeyAsks: 4, Tracks: []bus.LiveTrack{{Kind: "camera", Layers: []bus.LiveLayer{{Height: 180, Alive: true}, {Height: 360}, {Height: 720, Alive: true}}}, {Kind: "microphone", Muted: true}}},
 			{Identity: "hash", Joined: now.UnixMilli()},
 		},
 	}}
@@ -123,10 +201,10 @@ func TestCallsTable(t *testing.T) {
 	if err := printCalls(&out, list.Calls, now); err != nil {
 		t.Fatal(err)
 	}
-	const want = `!room:interior.example   2 in it  since 5m0s ago              FO_1
-  WHO                    DEVICE   SENDS                       UP           DOWN       LOSS  ROUND TRIP  JITTER  SINCE
-  @ann:interior.example  DEV      camera, microphone (muted)  1500 kbit/s  64 kbit/s  2%    31 ms       3 ms    1m0s ago
-  hash                            -                           0 kbit/s     0 kbit/s   0%    0 ms        0 ms    0s ago
+	const want = `!room:interior.example   2 in it (pair)  since 5m0s ago                        FO_1
+  WHO                    DEVICE          SENDS                                 UP           DOWN       LOSS  ROUND TRIP  JITTER  KEY FRAMES  SINCE
+  @ann:interior.example  DEV             camera 180p 720p, microphone (muted)  1500 kbit/s  64 kbit/s  2%    31 ms       3 ms    4           1m0s ago
+  hash                                   -                                     0 kbit/s     0 kbit/s   0%    0 ms        0 ms    0           0s ago
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &out, want)

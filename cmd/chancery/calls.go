@@ -131,29 +131,39 @@ func printCalls(out io.Writer, live []bus.LiveCall, now time.Time) error {
 		if name == "" {
 			name = c.Name
 		}
-		fmt.Fprintf(table, "%s\t%d in it\tsince %s\t%s\n", name, len(c.Participants), ago(c.Since, now), c.Focus)
-		fmt.Fprintln(table, "  WHO\tDEVICE\tSENDS\tUP\tDOWN\tLOSS\tROUND TRIP\tJITTER\tSINCE")
+		fmt.Fprintf(table, "%s\t%d in it (%s)\tsince %s\t%s\n", name, len(c.Participants), c.Class, ago(c.Since, now), c.Focus)
+		fmt.Fprintln(table, "  WHO\tDEVICE\tSENDS\tUP\tDOWN\tLOSS\tROUND TRIP\tJITTER\tKEY FRAMES\tSINCE")
 		for _, p := range c.Participants {
 			who := p.UserID.String()
 			if who == "" {
 				who = p.Identity
 			}
-			var kinds []string
-			for _, t := range p.Tracks {
-				kind := t.Kind
-				if t.Muted {
-					kind += " (muted)"
-				}
-				kinds = append(kinds, kind)
-			}
-			if len(kinds) == 0 {
-				kinds = []string{"-"}
-			}
-			fmt.Fprintf(table, "  %s\t%s\t%s\t%d kbit/s\t%d kbit/s\t%d%%\t%.0f ms\t%.0f ms\t%s\n", who, p.DeviceID, strings.Join(kinds, ", "),
-				p.Up/1000, p.Down/1000, p.Loss, p.RoundTrip, p.Jitter, ago(p.Joined, now))
+			fmt.Fprintf(table, "  %s\t%s\t%s\t%d kbit/s\t%d kbit/s\t%d%%\t%.0f ms\t%.0f ms\t%d\t%s\n", who, p.DeviceID, sends(p.Tracks),
+				p.Up/1000, p.Down/1000, p.Loss, p.RoundTrip, p.Jitter, p.KeyAsks, ago(p.Joined, now))
 		}
 	}
 	return table.Flush()
+}
+
+// sends names what somebody publishes: of pictures the heights of the layers that come.
+func sends(tracks []bus.LiveTrack) string {
+	var kinds []string
+	for _, t := range tracks {
+		kind := t.Kind
+		for _, l := range t.Layers {
+			if l.Alive && l.Height > 0 {
+				kind += fmt.Sprintf(" %dp", l.Height)
+			}
+		}
+		if t.Muted {
+			kind += " (muted)"
+		}
+		kinds = append(kinds, kind)
+	}
+	if len(kinds) == 0 {
+		return "-"
+	}
+	return strings.Join(kinds, ", ")
 }
 
 //go:embed live/index.html
