@@ -47,6 +47,17 @@ type Meta struct {
 
 	Newest   uint16 // of a RED payload: where its newest block begins, 0 if it is none
 	Restored bool   // taken from a copy in a later packet: who gets the copies needs it not
+
+	// Of a stream with several layers in it: which one, whether its frame ends here, and what is kept beside the payload.
+	Spatial uint8
+	End     bool
+	Extra   uint8 // bytes of dependency descriptor
+	Mask    MaskPlace
+}
+
+// Note takes over what a dependency descriptor of so many bytes tells of the packet's frame.
+func (m *Meta) Note(f *Frame, extra int) {
+	m.Start, m.Key, m.End, m.Spatial, m.Mask, m.Extra = f.Start, f.Key, f.End, f.Spatial, f.Mask, uint8(extra)
 }
 
 // Describe reads what the codec shows of a payload in clear.
@@ -67,7 +78,9 @@ func Describe(codec Codec, h *Header, payload []byte) Meta {
 		m.Start = d.Start
 		m.Key = d.Start && int(d.Size) < len(payload) && payload[d.Size]&1 == 0
 	case VP9:
-		m.Start, m.Key = vp9Start(payload)
+		d, ok := ParseVP9(payload)
+		m.Start = ok && d.Start
+		m.Key = m.Start && !d.Inter && d.Spatial == 0
 	case H264:
 		m.Key = h264Key(payload)
 		m.Start = m.Key
@@ -76,32 +89,6 @@ func Describe(codec Codec, h *Header, payload []byte) Meta {
 		m.Key = m.Start && payload[0]&0x08 != 0 // N: first packet of a coded video sequence
 	}
 	return m
-}
-
-// vp9Start reads the payload descriptor: B begins a frame, P is inter-predicted, SID the spatial layer.
-func vp9Start(p []byte) (start, key bool) {
-	const i, pBit, l, b = 0x80, 0x40, 0x20, 0x08
-	start = p[0]&b != 0
-	if !start || p[0]&pBit != 0 {
-		return start, false
-	}
-	if p[0]&l == 0 {
-		return true, true
-	}
-	at := 1
-	if p[0]&i != 0 {
-		if len(p) < 2 {
-			return true, false
-		}
-		at = 2
-		if p[1]&0x80 != 0 {
-			at = 3
-		}
-	}
-	if len(p) <= at {
-		return true, false
-	}
-	return true, (p[at]>>1)&7 == 0
 }
 
 // h264Key finds an SPS or IDR slice in a single NAL unit, a STAP-A, or the first FU-A fragment.

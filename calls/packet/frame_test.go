@@ -22,10 +22,17 @@ func fuzzFrames(f *testing.F, codec Codec, seeds ...[]byte) {
 		if codec != VP9 || len(payload) == 0 {
 			return
 		}
-		var want codecs.VP9Packet
-		if _, err := want.Unmarshal(payload); err == nil && m.Start != want.B {
-			t.Errorf("%x: got start %v, want %v", payload, m.Start, want.B)
+		d, ok := ParseVP9(payload)
+		if ok && d.Size > len(payload) {
+			t.Errorf("%x: got a descriptor of %d bytes", payload, d.Size)
 		}
+		var want codecs.VP9Packet
+		if _, err := want.Unmarshal(payload); err == nil && (!ok || m.Start != want.B || d.End != want.E || d.Inter != want.P ||
+			d.Spatial != want.SID || d.Temporal != want.TID || d.SwitchUp != want.U || d.Picture != want.PictureID) {
+			t.Errorf("%x: got %+v, want %+v", payload, d, want)
+		}
+		var frame Frame
+		d.Frame(&frame)
 	})
 }
 
