@@ -29,23 +29,24 @@ func NewCache(size int) *Cache {
 	return c
 }
 
-// Put keeps a copy of payload under its unwrapped sequence number, in place of the packet that is a cache's length older.
-// It is false for a packet that is there already, or older than what the cache holds in its place.
-func (c *Cache) Put(seq int64, meta Meta, payload []byte) bool {
+// Put keeps a copy of payload, and of the meta.Extra bytes beside it, under its unwrapped sequence number, in place of the
+// packet that is a cache's length older. It is false for a packet that is there already, or older than what the cache holds in its place.
+func (c *Cache) Put(seq int64, meta Meta, payload, extra []byte) bool {
 	s := &c.slots[seq&c.mask]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if seq <= s.seq {
 		return false
 	}
-	if cap(s.data) < len(payload) {
-		s.data = make([]byte, 0, roundUp(len(payload)))
+	if size := len(payload) + len(extra); cap(s.data) < size {
+		s.data = make([]byte, 0, roundUp(size))
 	}
-	s.seq, s.meta, s.data = seq, meta, append(s.data[:0], payload...)
+	s.seq, s.meta, s.data = seq, meta, append(append(s.data[:0], payload...), extra...)
 	return true
 }
 
-// Get copies the payload into buf and says how long it is. It is false if the packet is not here, or buf too small.
+// Get copies the payload into buf, with what was kept beside it behind it, and says how long the payload is. It is false if
+// the packet is not here, or buf too small.
 func (c *Cache) Get(seq int64, meta *Meta, buf []byte) (n int, ok bool) {
 	if seq < 0 {
 		return 0, false
@@ -57,7 +58,7 @@ func (c *Cache) Get(seq int64, meta *Meta, buf []byte) (n int, ok bool) {
 		return 0, false
 	}
 	*meta = s.meta
-	return copy(buf, s.data), true
+	return copy(buf, s.data) - int(s.meta.Extra), true
 }
 
 // roundUp picks a few sizes, so that a slot seldom grows twice.

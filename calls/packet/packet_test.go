@@ -84,8 +84,8 @@ func TestKeyFrames(t *testing.T) {
 		{"vp8 descriptor only", VP8, []byte{0x90, 0x80, 0x01}, true, false},
 		{"vp9 key", VP9, []byte{0x88, 0x05}, true, true},
 		{"vp9 inter", VP9, []byte{0xc8, 0x05}, true, false},
-		{"vp9 upper spatial layer of a key picture", VP9, []byte{0xa8, 0x85, 0x01, 0x02}, true, false},
-		{"vp9 base spatial layer", VP9, []byte{0xa8, 0x85, 0x01, 0x00}, true, true},
+		{"vp9 upper spatial layer of a key picture", VP9, []byte{0xa8, 0x85, 0x01, 0x02, 0x07}, true, false},
+		{"vp9 base spatial layer", VP9, []byte{0xa8, 0x85, 0x01, 0x00, 0x07}, true, true},
 		{"h264 sps", H264, []byte{0x67, 1}, true, true},
 		{"h264 slice", H264, []byte{0x41, 1}, false, false},
 		{"h264 stap-a with sps", H264, []byte{24, 0, 2, 0x09, 1, 0, 1, 0x67}, true, true},
@@ -136,17 +136,17 @@ func TestCache(t *testing.T) {
 	buf := make([]byte, 1500)
 	var m Meta
 	for seq := int64(65534); seq < 65540; seq++ {
-		if !c.Put(seq, Meta{Timestamp: uint32(seq)}, []byte{byte(seq)}) {
+		if !c.Put(seq, Meta{Timestamp: uint32(seq), Extra: 2}, []byte{byte(seq)}, []byte{7, 8}) {
 			t.Errorf("put %d: refused", seq)
 		}
 	}
 	for seq := int64(65530); seq < 65542; seq++ {
 		n, ok := c.Get(seq, &m, buf)
-		if want := seq >= 65536 && seq < 65540; ok != want || ok && (n != 1 || buf[0] != byte(seq) || m.Timestamp != uint32(seq)) {
+		if want := seq >= 65536 && seq < 65540; ok != want || ok && (n != 1 || buf[0] != byte(seq) || buf[1] != 7 || buf[2] != 8 || m.Timestamp != uint32(seq)) {
 			t.Errorf("get %d: got %v (%d bytes, %x), want %v", seq, ok, n, buf[0], want)
 		}
 	}
-	if c.Put(65535, Meta{}, nil) || c.Put(65539, Meta{}, nil) {
+	if c.Put(65535, Meta{}, nil, nil) || c.Put(65539, Meta{}, nil, nil) {
 		t.Error("an older packet and a repeated one: got kept, want refused")
 	}
 	if _, ok := c.Get(65539, &m, nil); ok {
@@ -163,7 +163,7 @@ func BenchmarkForward(b *testing.B) {
 	m.Begin(Span{In: 0})
 	var meta Meta
 	for i := range int64(1024) { // the slots get their bytes
-		cache.Put(i, meta, raw)
+		cache.Put(i, meta, raw, nil)
 	}
 	b.ReportAllocs()
 	seq := int64(1024)
@@ -171,7 +171,7 @@ func BenchmarkForward(b *testing.B) {
 		seq++
 		h, _ := ParseHeader(raw)
 		payload := raw[h.Payload:h.End]
-		cache.Put(seq, Describe(VP8, &h, payload), payload)
+		cache.Put(seq, Describe(VP8, &h, payload), payload, nil)
 		n, _ := cache.Get(seq, &meta, buf)
 		if _, span, ok := m.Forward(seq); ok {
 			meta.VP8.Apply(span.VP8, buf[:n])

@@ -6,6 +6,11 @@ type Span struct {
 	In, Out   int64  // the run's first number, coming in and going out
 	Timestamp uint32 // is added to the timestamps
 	VP8       Shift
+
+	// Of a stream with several layers in it: the highest spatial layer that goes out, and which decode targets the
+	// subscriber is told to be left; 0: as the publisher tells.
+	Top  int8
+	Mask uint32
 }
 
 // Map lays the packets of one layer after another onto one outgoing stream. Lost packets keep their numbers
@@ -56,6 +61,35 @@ func (m *Map) Drop(in int64, shift Shift) bool {
 	next.In, next.VP8 = in+1, shift
 	m.Begin(next)
 	return true
+}
+
+// Skip leaves out the packet in like Drop, and with it what is missing between the one left out before and in.
+func (m *Map) Skip(in int64) bool {
+	cur := m.Current()
+	if cur == nil || in <= m.high {
+		return false
+	}
+	if m.high >= cur.In { // something has gone out since
+		return m.Drop(in, cur.VP8)
+	}
+	cur.In, m.high = in+1, in
+	return true
+}
+
+// Cut lets a run begin at the packet in that goes on with the numbers as before, for the caller to change what else its span
+// says. It is nil for a late packet.
+func (m *Map) Cut(in int64) *Span {
+	cur := m.Current()
+	if cur == nil || in <= m.high {
+		return nil
+	}
+	if m.high >= cur.In {
+		m.next = in - cur.In + cur.Out
+		next := *cur
+		next.In = in
+		m.Begin(next)
+	}
+	return m.Current()
 }
 
 // Forward gives the outgoing number of a packet of the layer in force, and the span that it belongs to.

@@ -82,6 +82,7 @@ func registerExtensions(m *webrtc.MediaEngine) error {
 		{sdp.SDESRepairRTPStreamIDURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeVideo}, false},
 		{sdp.TransportCCURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeAudio, webrtc.RTPCodecTypeVideo}, true},
 		{audioLevelURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeAudio}, false},
+		{packet.DependencyURI, []webrtc.RTPCodecType{webrtc.RTPCodecTypeVideo}, true},
 	} {
 		for _, kind := range ext.kinds {
 			directions := []webrtc.RTPTransceiverDirection{webrtc.RTPTransceiverDirectionRecvonly}

@@ -9,7 +9,7 @@ func (d *DownTrack) describe(out *demand) bool {
 	if wish.Disabled || d.binding.Load() == nil || d.unsupported.Load() {
 		return false
 	}
-	sizes, alive := *d.up.sizes.Load(), d.up.Alive()
+	sizes, alive := d.up.pictures(), d.up.Alive()
 	want := suits(wish, sizes)
 	least, most := -1, -1
 	for i, there := range alive {
@@ -24,8 +24,8 @@ func (d *DownTrack) describe(out *demand) bool {
 		return false
 	}
 	for i := least; i <= most; i++ {
-		if l := d.up.Layer(i); l != nil && alive[i] {
-			out.addLayer(l, sizes[i], i == least, temporal(wish.FPS))
+		if alive[i] {
+			out.addLayer(d.up, i, sizes[i], i == least, temporal(wish.FPS))
 		}
 	}
 	for i := range out.n {
@@ -38,23 +38,27 @@ func (d *DownTrack) describe(out *demand) bool {
 
 // addLayer adds the steps of a layer: the least one by its temporal layers, and without every other frame to which none
 // refers; the others as a whole.
-func (d *demand) addLayer(l *Layer, size Size, least bool, tid int32) {
-	bps := int(l.rates.usual.Load())
+func (d *demand) addLayer(up *UpTrack, layer int, size Size, least bool, tid int32) {
+	l := up.source(layer)
+	if l == nil {
+		return
+	}
+	bps := l.bits(layer)
 	if bps == 0 {
 		bps = typicalRate(size)
 	}
 	if least {
 		for t := range min(tid, 2) {
-			share := l.rates.share(int(t))
+			share := l.share(layer, int(t))
 			if share > 0 && share <= 90 && (d.n == 0 || share > d.steps[d.n-1].bps*100/bps+10) {
-				d.add(step{grant: grant{layer: l.Index, tid: t}, bps: bps * share / 100})
+				d.add(step{grant: grant{layer: layer, tid: t}, bps: bps * share / 100})
 			}
 		}
 		if spare := int(l.rates.spare.Load()); tid >= allTID && spare >= 15 {
-			d.add(step{grant: grant{layer: l.Index, tid: allTID, thin: true}, bps: bps * (200 - spare) / 200})
+			d.add(step{grant: grant{layer: layer, tid: allTID, thin: true}, bps: bps * (200 - spare) / 200})
 		}
 	}
-	d.add(step{grant: grant{layer: l.Index, tid: allTID}, bps: bps})
+	d.add(step{grant: grant{layer: layer, tid: allTID}, bps: bps})
 }
 
 // add keeps the steps rising, also where a higher layer is quieter for a moment.
@@ -87,7 +91,7 @@ func (d *DownTrack) setGrant(g grant) {
 	if before == g {
 		return
 	}
-	if current := d.current.Load(); g.layer < before.layer && int32(g.layer) < current {
+	if current := d.current.Load(); g.layer < before.layer && int32(g.layer) < current && !d.stepsDown() {
 		d.mu.Lock()
 		if d.current.Load() > int32(g.layer) {
 			d.current.Store(paused)

@@ -50,6 +50,7 @@ type DownTrack struct {
 	header   rtp.Header
 	meta     packet.Meta
 	number   [2]byte // transport-wide number, as the header's extension points to it
+	view     *view   // of a scalable stream; nil before it began
 
 	asked demand // owned by the Downlink, under its lock
 	told  bool   // the subscriber was told that the track is paused
@@ -80,6 +81,9 @@ type binding struct {
 	rtxSSRC uint32
 	rtx     uint8           // 0: no repair stream
 	numbers []rtp.Extension // the transport-wide number; nil if the subscriber gives no feedback on it
+
+	descriptor uint8           // id of the dependency descriptor; 0: the subscriber does not read it
+	described  []rtp.Extension // that and the transport-wide number, if there is one
 }
 
 // sentReport is the newest sender report, by which a receiver report tells the round trip.
@@ -154,10 +158,14 @@ func (d *DownTrack) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameter
 		b.rtxSSRC, b.rtx = uint32(ssrc), uint8(rtx)
 	}
 	for _, ext := range ctx.HeaderExtensions() {
-		if ext.URI == sdp.TransportCCURI {
+		switch ext.URI {
+		case sdp.TransportCCURI:
 			b.numbers = d.extension(uint8(ext.ID))
+		case packet.DependencyURI:
+			b.descriptor = uint8(ext.ID)
 		}
 	}
+	b.describe()
 	d.link.in.addDown(d, b.ssrc, b.rtxSSRC)
 	d.binding.Store(b)
 	return chosen, nil
@@ -209,7 +217,7 @@ func (d *DownTrack) Wanted() int {
 	if d.wish.Disabled {
 		return paused
 	}
-	return suits(d.wish, *d.up.sizes.Load())
+	return suits(d.wish, d.up.pictures())
 }
 
 // LayersChanged chooses anew.
@@ -223,16 +231,18 @@ func (d *DownTrack) retarget() {
 	defer d.wishing.Unlock()
 	d.maxTID.Store(min(temporal(d.wish.FPS), d.grant.tid))
 	d.thin.Store(d.grant.thin)
-	target := choose(d.wish, d.grant.layer, *d.up.sizes.Load(), d.up.Alive())
+	target := choose(d.wish, d.grant.layer, d.up.pictures(), d.up.Alive())
 	if d.target.Swap(int32(target)) == int32(target) || target == paused {
 		return
 	}
-	d.askKeyFrame(target)
+	if l := d.up.source(target); l != nil && l.scalable == nil { // a scalable stream shows whether it needs one
+		d.askKeyFrame(target)
+	}
 }
 
 // askKeyFrame asks for a key frame of a layer, unless it would come before the subscriber can have it.
 func (d *DownTrack) askKeyFrame(layer int) {
-	if l := d.up.Layer(layer); l != nil && d.up.video && d.link.ready.Load() && d.binding.Load() != nil {
+	if l := d.up.source(layer); l != nil && d.up.video && d.link.ready.Load() && d.binding.Load() != nil {
 		l.RequestKeyFrame()
 	}
 }
@@ -243,6 +253,10 @@ func (d *DownTrack) AskKeyFrame() { d.askKeyFrame(int(d.target.Load())) }
 // Push forwards a packet, if it is wanted: under which number, and out.
 func (d *DownTrack) Push(p *Packet) {
 	target, current := d.target.Load(), d.current.Load()
+	if p.Layer.scalable != nil {
+		d.pushScalable(p, target)
+		return
+	}
 	if i := int32(p.Layer.Index); i != current && i != target || !d.link.ready.Load() {
 		if target == paused && current != paused {
 			d.current.Store(paused)
@@ -286,7 +300,7 @@ func (d *DownTrack) pass(b *binding, l *Layer, seq int64, meta *packet.Meta, pay
 		return
 	}
 	d.note(meta, span, l)
-	d.write(b, meta, span, out, payload, l.codec)
+	d.write(b, meta, span, out, payload, nil, l.codec)
 }
 
 // switchTo begins to forward layer l, if seq is where that can be done.
@@ -427,7 +441,7 @@ func (d *DownTrack) note(meta *packet.Meta, span *packet.Span, l *Layer) {
 	}
 }
 
-func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out int64, payload []byte, codec packet.Codec) {
+func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out int64, payload, extra []byte, codec packet.Codec) {
 	if codec == packet.VP8 {
 		meta.VP8.Apply(span.VP8, payload)
 	}
@@ -436,10 +450,13 @@ func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out 
 		kind, payload = d.folded(b, meta, payload)
 	}
 	d.header = rtp.Header{
-		Version: 2, Marker: meta.Marker, PayloadType: kind, SSRC: b.ssrc,
+		Version: 2, Marker: marker(meta, span), PayloadType: kind, SSRC: b.ssrc,
 		SequenceNumber: uint16(out), Timestamp: meta.Timestamp + span.Timestamp,
 	}
-	d.stamp(b, len(payload), false)
+	d.stamp(b, len(payload)+len(extra), false)
+	if len(extra) > 0 {
+		d.describeFrame(b, meta, span, extra)
+	}
 	if _, err := b.writer.WriteRTP(&d.header, payload); err != nil {
 		return // the transport is closing; calls will hear of it
 	}
@@ -485,9 +502,9 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 		return
 	}
 	d.counts.repaired.Add(1)
-	payload := buf[2 : 2+n]
+	payload, extra := buf[2:2+n], buf[2+n:2+n+int(meta.Extra)]
 	if b.rtx == 0 {
-		d.write(b, meta, span, int64(out), payload, l.codec)
+		d.write(b, meta, span, int64(out), payload, extra, l.codec)
 		return
 	}
 	if l.codec == packet.VP8 {
@@ -495,11 +512,14 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	}
 	binary.BigEndian.PutUint16(buf, out)
 	d.header = rtp.Header{
-		Version: 2, Marker: meta.Marker, PayloadType: b.rtx, SSRC: b.rtxSSRC,
+		Version: 2, Marker: marker(meta, span), PayloadType: b.rtx, SSRC: b.rtxSSRC,
 		SequenceNumber: d.rtxSeq, Timestamp: meta.Timestamp + span.Timestamp,
 	}
 	d.rtxSeq++
-	d.stamp(b, 2+n, false)
+	d.stamp(b, 2+n+len(extra), false)
+	if len(extra) > 0 {
+		d.describeFrame(b, meta, span, extra)
+	}
 	_, _ = b.writer.WriteRTP(&d.header, buf[:2+n]) // lost or closing: the subscriber asks again or is gone
 }
 
@@ -579,7 +599,7 @@ func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
 	if b == nil || span == nil || current == paused || d.counts.packets.Load() == 0 {
 		return nil
 	}
-	l := d.up.Layer(int(current))
+	l := d.up.source(int(current))
 	if l == nil {
 		return nil
 	}

@@ -39,6 +39,8 @@ type Layer struct {
 
 	remote atomic.Pointer[webrtc.TrackRemote] // while its repair stream is not known
 
+	scalable *scalable // nil unless the stream may have several layers in it
+
 	reading sync.Mutex // guards what follows; two meet here only while the layer begins
 	in      Packet
 	unwrap  packet.Unwrapper
@@ -59,6 +61,8 @@ type Packet struct {
 	Seq     int64 // unwrapped
 	Meta    packet.Meta
 	Payload []byte
+	Frame   packet.Frame // of a scalable stream, if it shows
+	Extra   []byte       // the dependency descriptor, if there is one
 }
 
 // senderReport ties a stream's timestamps to its publisher's clock.
@@ -143,15 +147,21 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	p.Seq = l.unwrap.Unwrap(h.Sequence)
 	p.Meta = packet.Describe(l.codec, &h, p.Payload)
 	l.fold.read(h.PayloadType, p, l.track.unfolds)
+	if l.scalable != nil {
+		l.scalable.read(&h, b, p)
+	}
 	silent := l.track.silent.Load()
 	if silent {
-		p.Meta.Empty, p.Payload = true, nil // every subscriber leaves it out, and counts on
+		p.Meta.Empty, p.Meta.Extra, p.Payload, p.Extra = true, 0, nil, nil // every subscriber leaves it out, and counts on
 	}
 	if p.Meta.Newest != 0 && !silent {
 		l.restore(p, ms)
 	}
-	if !l.cache.Put(p.Seq, p.Meta, p.Payload) {
+	if !l.cache.Put(p.Seq, p.Meta, p.Payload, p.Extra) {
 		return
+	}
+	if l.scalable != nil {
+		l.scalable.count(p, ms)
 	}
 	l.lastPacket.Store(ms)
 	l.fold.note(p)
@@ -173,7 +183,9 @@ func (l *Layer) receive(b []byte, now time.Time) {
 	}
 	if l.missing.hopeless && l.track.video {
 		l.missing.hopeless = false
-		l.RequestKeyFrame()
+		if l.scalable == nil || !l.scalable.chained() { // chains tell whether it matters
+			l.RequestKeyFrame()
+		}
 	}
 	l.push(p)
 }
@@ -195,6 +207,9 @@ func (l *Layer) push(p *Packet) {
 func (l *Layer) within(ms int64, size int) bool {
 	if l.rates.count(ms/1000, size) {
 		l.counts.second.Store(l.rates.whole)
+		if l.scalable != nil {
+			l.scalable.tellParts()
+		}
 	}
 	if l.rates.counted > maxLayerBytes {
 		return false

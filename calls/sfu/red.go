@@ -72,7 +72,7 @@ func (l *Layer) restore(p *Packet, ms int64) {
 		*r = Packet{Layer: l, Seq: p.Seq - int64(f.blocks.N-i), Payload: p.Payload[b.Start:b.End]}
 		r.Meta = packet.Meta{Timestamp: p.Meta.Timestamp - uint32(b.Back), Start: true, Restored: true}
 		fits := int32(r.Meta.Timestamp-last) > 0 && int32(p.Meta.Timestamp-r.Meta.Timestamp) > 0
-		if r.Seq <= high || !fits || b.Payload != f.payloads.opus || b.Start == b.End || !l.cache.Put(r.Seq, r.Meta, r.Payload) {
+		if r.Seq <= high || !fits || b.Payload != f.payloads.opus || b.Start == b.End || !l.cache.Put(r.Seq, r.Meta, r.Payload, nil) {
 			continue
 		}
 		last = r.Meta.Timestamp

@@ -34,7 +34,7 @@ type wire struct {
 func (w *wire) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
 	w.count++
 	if w.keep {
-		w.packets = append(w.packets, rtp.Packet{Header: *h, Payload: append([]byte(nil), payload...)})
+		w.packets = append(w.packets, rtp.Packet{Header: h.Clone(), Payload: append([]byte(nil), payload...)})
 	}
 	return len(payload), nil
 }

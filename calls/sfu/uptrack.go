@@ -8,6 +8,8 @@ import (
 
 	"github.com/pion/rtcp"
 	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/packet"
 )
 
 // MaxLayers is how many simulcast layers a track may have.
@@ -91,13 +93,20 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 	u.codec.Store(&codec)
 	l := newLayer(u, index, uint32(remote.SSRC()), codec.RTPCodecCapability)
 	l.fold.payloads = fold
+	descriptor := uint8(0)
 	for _, ext := range agreed.HeaderExtensions {
-		if ext.URI == audioLevelURI {
+		switch ext.URI {
+		case audioLevelURI:
 			l.levelID = uint8(ext.ID)
+		case packet.DependencyURI:
+			descriptor = uint8(ext.ID)
 		}
 	}
+	if u.video && remote.RID() == "" && (l.codec == packet.VP9 || l.codec == packet.AV1) {
+		l.scalable = newScalable(l.codec, descriptor)
+	}
 	u.layers[index].Store(l)
-	if u.video && (remote.RID() != "" || !remote.HasRTX()) {
+	if u.video && (remote.RID() != "" || !remote.HasRTX() || l.scalable != nil) {
 		u.look()
 	}
 	u.in.addLayer(l)
@@ -114,6 +123,24 @@ func (u *UpTrack) Layer(index int) *Layer {
 		return nil
 	}
 	return u.layers[index].Load()
+}
+
+// source is the stream that layer i comes in: its own, or the one that has all of them in it.
+func (u *UpTrack) source(i int) *Layer {
+	if l := u.layers[0].Load(); l != nil && l.scalable != nil && i >= 0 {
+		return l
+	}
+	return u.Layer(i)
+}
+
+// pictures are the sizes of the layers: as the stream itself tells, or as they were announced.
+func (u *UpTrack) pictures() [MaxLayers]Size {
+	if l := u.layers[0].Load(); l != nil && l.scalable != nil {
+		if sizes := l.scalable.pictures(); sizes != [MaxLayers]Size{} {
+			return sizes
+		}
+	}
+	return *u.sizes.Load()
 }
 
 // SetSizes replaces the announced sizes.
@@ -171,6 +198,9 @@ func (u *UpTrack) RequestKeyFrame() {
 
 // Alive tells for each layer whether it is there and sends.
 func (u *UpTrack) Alive() (alive [MaxLayers]bool) {
+	if l := u.layers[0].Load(); l != nil && l.scalable != nil {
+		return l.scalable.aliveLayers()
+	}
 	for i := range u.layers {
 		l := u.layers[i].Load()
 		alive[i] = l != nil && l.alive.Load()
@@ -235,6 +265,9 @@ func (u *UpTrack) checkLayers(now int64) (changed bool) {
 		last := l.lastPacket.Load()
 		alive := last != 0 && (now-last < layerSilent.Milliseconds() || newest-last < layerSilent.Milliseconds())
 		if l.alive.Swap(alive) != alive {
+			changed = true
+		}
+		if l.scalable != nil && l.scalable.check(last) {
 			changed = true
 		}
 	}
