@@ -1,7 +1,9 @@
 package calls
 
 import (
+	"cmp"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +37,9 @@ func (t *publication) announce(req *signal.AddTrack) {
 		codec := &signal.TrackCodec{Cid: c.Cid, MimeType: mimeType(req.Type, c.Codec), Layers: cloneLayers(c.Layers), VideoLayerMode: c.VideoLayerMode}
 		if len(codec.Layers) == 0 {
 			codec.Layers = cloneLayers(req.Layers)
+		}
+		if codec.VideoLayerMode == 0 {
+			codec.VideoLayerMode = layerMode(req.Type, codec.MimeType)
 		}
 		t.info.Codecs = append(t.info.Codecs, codec)
 	}
@@ -137,22 +142,49 @@ func (t *publication) sources() (all []source) {
 	return all
 }
 
+// How the wire says that each layer of a picture comes in a stream of its own, or all in one.
+const (
+	layerPerStream  = 1
+	layersPerStream = 2
+)
+
+// layerMode is how the layers of a codec come, unless the client says or shows otherwise.
+func layerMode(kind signal.TrackType, mime string) uint32 {
+	switch {
+	case kind != signal.TrackType_VIDEO:
+		return 0
+	case sfu.Scalable(mime):
+		return layersPerStream
+	}
+	return layerPerStream
+}
+
 // noteLayer keeps what a layer's media show of it.
 func (t *publication) noteLayer(e *encoding, index int, remote *webrtc.TrackRemote) {
+	if e.codec.VideoLayerMode = layerMode(t.info.Type, remote.Codec().MimeType); remote.RID() != "" {
+		e.codec.VideoLayerMode = layerPerStream
+	}
 	lists := [][]*signal.VideoLayer{e.codec.Layers}
 	if e == t.encodings[0] {
 		lists = append(lists, t.info.Layers)
 	}
 	for _, layers := range lists {
-		if index < len(layers) {
-			layers[index].Ssrc, layers[index].Rid = uint32(remote.SSRC()), remote.RID()
+		for i, l := range layers {
+			if e.codec.VideoLayerMode == layersPerStream {
+				l.Ssrc, l.SpatialLayer = uint32(remote.SSRC()), int32(l.Quality)
+			} else if i == index {
+				l.Ssrc, l.Rid = uint32(remote.SSRC()), remote.RID()
+			}
 		}
 	}
 }
 
-// sizes are the announced pictures, smallest first.
+// sizes are the announced pictures, smallest first: of a stream with all layers in it livekit-client names the largest
+// first. (livekit-client 2.23.0)
 func (e *encoding) sizes() (sizes [sfu.MaxLayers]sfu.Size) {
-	for i, l := range e.codec.Layers {
+	layers := slices.Clone(e.codec.Layers)
+	slices.SortStableFunc(layers, func(a, b *signal.VideoLayer) int { return cmp.Compare(a.Height, b.Height) })
+	for i, l := range layers {
 		if i < len(sizes) {
 			sizes[i] = sfu.Size{Width: l.Width, Height: l.Height}
 		}

@@ -33,6 +33,12 @@ type scalable struct {
 	parts [MaxLayers][allTID + 1]atomic.Uint32 // of 1000, that pictures of these layers take of the stream
 }
 
+// Scalable says whether a stream of this codec may have several spatial layers in it.
+func Scalable(mime string) bool {
+	codec := packet.CodecOf(mime)
+	return codec == packet.VP9 || codec == packet.AV1
+}
+
 func newScalable(codec packet.Codec, id uint8) *scalable {
 	s := &scalable{codec: codec, id: id}
 	s.alive.Store(1<<MaxLayers - 1)

@@ -102,7 +102,7 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 			descriptor = uint8(ext.ID)
 		}
 	}
-	if u.video && remote.RID() == "" && (l.codec == packet.VP9 || l.codec == packet.AV1) {
+	if remote.RID() == "" && Scalable(codec.MimeType) {
 		l.scalable = newScalable(l.codec, descriptor)
 	}
 	u.layers[index].Store(l)

@@ -1,0 +1,74 @@
+import { atMost, pause, until } from '../stage.mjs';
+
+// bytes that p gets of who's camera in a second, and the height that it sees at the end.
+async function rate(p, who, ms = 3000) {
+  const got = () => p.ask((w) => window.call.received(w, 'camera'), who);
+  const before = await got();
+  await pause(ms);
+  const after = await got();
+  return ((after.bytesReceived - before.bytesReceived) * 1000) / ms;
+}
+
+// mode checks what the others are told of ann's camera.
+async function announced(p, mime, mode) {
+  const info = await p.ask(() => {
+    const track = window.room.remoteParticipants.get('ann').getTrackPublication('camera').trackInfo;
+    return { mime: track.mimeType.toLowerCase(), codecs: track.codecs.map((c) => ({ mime: c.mimeType.toLowerCase(), mode: c.videoLayerMode, layers: c.layers.length })) };
+  });
+  const first = info.codecs[0];
+  if (info.mime !== mime || first.mime !== mime || first.mode !== mode) throw new Error(`got ${JSON.stringify(info)}, want ${mime} in mode ${mode}`);
+}
+
+const severalPerStream = 2;
+
+// scalable: a camera whose layers come in one stream. A small view gets a small picture and a part of the bytes, a large one
+// the large picture again, and who comes later sees it at once.
+const scalable = (codec, options = {}) => async (stage) => {
+  const mime = 'video/' + codec;
+  const a = await stage.participant('ann', { codec, resolution: 'h720', publish: ['camera'], ...options });
+  const b = await stage.participant('bob', { publish: false, ...options });
+  await b.moving('ann');
+  const received = await b.ask(() => window.call.received('ann', 'camera'));
+  if (received.codec.toLowerCase() !== mime) throw new Error(`got ${received.codec}, want ${mime}`);
+  await announced(b, mime, severalPerStream);
+  const streams = (await a.ask(() => window.call.sent())).length;
+  if (streams !== 1) throw new Error(`got ${streams} streams, want 1`);
+  await b.ask(() => window.call.resize('ann', 1280, 720));
+  await b.sees(720, 'ann', 40000);
+  const large = await rate(b, 'ann');
+  let begun = Date.now();
+  await b.ask(() => window.call.resize('ann', 300, 168));
+  await b.sees(180, 'ann');
+  const down = Date.now() - begun;
+  await b.moving('ann');
+  const small = await rate(b, 'ann');
+  begun = Date.now();
+  await b.ask(() => window.call.resize('ann', 1280, 720));
+  await b.sees(720, 'ann');
+  const up = Date.now() - begun;
+  await b.moving('ann');
+  const times = [];
+  for (const name of ['cat', 'dan', 'eve']) {
+    const late = await stage.participant(name, { publish: false, ...options });
+    times.push((await until(`${name} gets a first frame`, 10000, () => late.ask(() => window.call.first('ann')))) - late.begun);
+    await late.ask(() => window.room.disconnect());
+  }
+  const middle = atMost('milliseconds until a late joiner sees it', times.sort((x, y) => x - y)[1], 1000);
+  await b.moving('ann');
+  return `small view after ${down} ms with ${Math.round((100 * small) / large)} % of the bytes, large one after ${up} ms; a late joiner sees it after ${middle} ms (${times.join(', ')})`;
+};
+
+export const alone = {
+  async 'VP9 layers in one stream'(stage) {
+    return scalable('vp9')(stage);
+  },
+  async 'VP9 layers in one stream, for clients with two peer connections'(stage) {
+    return scalable('vp9', { single: false })(stage);
+  },
+  async 'VP9 layers in one stream, encrypted'(stage) {
+    return scalable('vp9', { secret: 'a shared secret' })(stage);
+  },
+  async 'AV1 layers in one stream'(stage) {
+    return scalable('av1')(stage);
+  },
+};
