@@ -137,13 +137,15 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	s.SetSCTPMaxMessageSize(65535)
 	s.SetReceiveMTU(receiveMTU)
 	s.SetICETimeouts(iceDisconnected, iceFailed, icePing)
+	s.SetPrflxAcceptanceMinWait(iceChoice)
 	return s, nil
 }
 
 const (
 	iceDisconnected = 5 * time.Second // Pion's own, as the next
 	iceFailed       = 25 * time.Second
-	icePing         = time.Second // where nothing else comes: by its silence a client is known that has gone
+	iceChoice       = 50 * time.Millisecond // where we choose the pair, for UDP to be there before TCP; Pion's own is a second
+	icePing         = time.Second           // where nothing else comes: by its silence a client is known that has gone
 
 	receiveMTU   = 1600    // the largest packet that is read
 	tcpBuffer    = 1 << 20 // what may wait for one client on TCP; what comes on top is dropped
