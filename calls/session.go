@@ -114,6 +114,14 @@ func (p *Participant) subscribeAll() {
 	}
 }
 
+// connecting is called when the carrier is on its way: the first key frames may be too.
+func (p *Participant) connecting() {
+	p.link.Near()
+	for _, s := range p.subs {
+		s.down.AskKeyFrame()
+	}
+}
+
 // connected is called when the carrier stands, the first time and after each restart.
 func (p *Participant) connected() {
 	p.link.Ready()

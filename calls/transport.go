@@ -121,6 +121,10 @@ func (p *Participant) transportClosed() bool {
 func (p *Participant) transportChanged(t *transport, s webrtc.PeerConnectionState) {
 	t.state = s
 	switch s {
+	case webrtc.PeerConnectionStateConnecting:
+		if t == p.carrier() {
+			p.connecting()
+		}
 	case webrtc.PeerConnectionStateConnected:
 		if p.transportUp() {
 			p.graceEnds = time.Time{}

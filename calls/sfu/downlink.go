@@ -20,6 +20,7 @@ type Downlink struct {
 	cfg    LinkConfig
 	done   chan struct{}
 	once   sync.Once
+	near   atomic.Bool // the transport is about to stand
 	ready  atomic.Bool
 	began  time.Time
 	woken  chan struct{}
@@ -70,6 +71,9 @@ func newDownlink(e *Engine, peer Uplink, in *incoming, cfg LinkConfig) *Downlink
 		done: make(chan struct{}), woken: make(chan struct{}, 1),
 	}
 }
+
+// Near says that the subscriber's transport is about to stand: key frames that are asked for now come in time.
+func (l *Downlink) Near() { l.near.Store(true) }
 
 // Ready opens the road when the subscriber's transport is connected. Until then media are not forwarded.
 func (l *Downlink) Ready() {

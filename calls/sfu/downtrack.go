@@ -242,7 +242,7 @@ func (d *DownTrack) retarget() {
 
 // askKeyFrame asks for a key frame of a layer, unless it would come before the subscriber can have it.
 func (d *DownTrack) askKeyFrame(layer int) {
-	if l := d.up.source(layer); l != nil && d.up.video && d.link.ready.Load() && d.binding.Load() != nil {
+	if l := d.up.source(layer); l != nil && d.up.video && (d.link.near.Load() || d.link.ready.Load()) && d.binding.Load() != nil {
 		l.RequestKeyFrame()
 	}
 }

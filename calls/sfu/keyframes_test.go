@@ -44,11 +44,11 @@ func TestAsksForNoKeyFrameTooEarly(t *testing.T) {
 	if got := asked(s, 0) - before; got != 0 {
 		t.Errorf("got %d questions before the transport stands, want none", got)
 	}
-	link.Ready()
+	link.Near()
 	s.layers[0].lastAsk.Store(0)
 	early.AskKeyFrame()
 	if got := asked(s, 0) - before; got != 1 {
-		t.Errorf("got %d questions when it stands, want 1", got)
+		t.Errorf("got %d questions when it is about to stand, want 1", got)
 	}
 }
 

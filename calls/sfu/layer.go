@@ -290,7 +290,7 @@ func (l *Layer) keySince(seq int64, age time.Duration) (first int64, ok bool) {
 	return l.keySeq, true
 }
 
-const maxCatchUp = 96 // packets
+const maxCatchUp = 128 // packets
 
 // noteReport keeps the newest sender report.
 func (l *Layer) noteReport(body []byte, now time.Time) {
