@@ -36,7 +36,7 @@ import (
 //	     TestAFloodIsCutOff, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing; the version of pion/dtls: TestDTLSIsNewEnough
 //	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData
-//	C14  turn.TestReachesNothingElse, TestCredentials, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
+//	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
 //	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing
 //	C15  TestDoor (full), TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget; cmd/chancery TestRestrictedServers (guests),
 //	     TestCallsObeyTheRoom (capped); turn.TestAllocationsAreBounded, TestBandwidthIsBounded, TestConnectionsAreBounded; sfu.TestBudget

@@ -41,14 +41,21 @@ var methods = map[stun.MessageType]kind{
 	stun.NewType(stun.MethodSend, stun.ClassIndication):          data,
 }
 
-// classify says what one whole message is.
+// classify says what one whole message is. Channel data in a datagram need no padding, and browsers give them none.
+// RFC 8656, section 12.5
 func classify(b []byte) kind {
 	size, ok := frameSize(b)
-	if !ok || size > len(b) || len(b) > maxFrame {
+	if !ok || len(b) > maxFrame {
 		return nonsense
 	}
 	if b[0]&0xC0 == 0x40 {
+		if 4+int(binary.BigEndian.Uint16(b[2:])) > len(b) {
+			return nonsense
+		}
 		return data
+	}
+	if size > len(b) {
+		return nonsense
 	}
 	var t stun.MessageType
 	t.ReadValue(binary.BigEndian.Uint16(b))
