@@ -49,9 +49,8 @@ type Conn struct {
 	ws     *websocket.Conn
 	limits Limits
 	out    chan []byte
-	done   chan struct{}
+	done   chan struct{} // closed when nothing more can be sent
 	once   sync.Once
-	gone   chan struct{} // closed when the writer has ended
 }
 
 var upgrader = websocket.Upgrader{
@@ -68,7 +67,7 @@ func Accept(w http.ResponseWriter, r *http.Request, limits Limits) (*Conn, error
 	if err != nil {
 		return nil, fmt.Errorf("upgrade signalling socket: %w", err)
 	}
-	c := &Conn{ws: ws, limits: limits.withDefaults(), done: make(chan struct{}), gone: make(chan struct{})}
+	c := &Conn{ws: ws, limits: limits.withDefaults(), done: make(chan struct{})}
 	c.out = make(chan []byte, c.limits.Queue)
 	ws.SetReadLimit(int64(c.limits.FrameBytes))
 	ws.SetPongHandler(func(string) error { return c.heard() })
@@ -160,19 +159,12 @@ func (c *Conn) Send(res *Response) bool {
 // Close ends the socket after what is queued has been written, for at most one write's time.
 func (c *Conn) Close() { c.once.Do(func() { close(c.done) }) }
 
-// Done is closed when nothing more can be sent.
-func (c *Conn) Done() <-chan struct{} { return c.done }
-
-// Gone is closed when the socket has been shut and its writer has ended.
-func (c *Conn) Gone() <-chan struct{} { return c.gone }
-
 func (c *Conn) write() {
 	ping := time.NewTicker(c.limits.PingEvery)
 	defer func() {
 		ping.Stop()
 		c.Close()
 		c.ws.Close()
-		close(c.gone)
 	}()
 	for {
 		select {

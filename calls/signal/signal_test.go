@@ -160,7 +160,7 @@ func TestConnClosesSlowClient(t *testing.T) {
 		}
 	}
 	select {
-	case <-c.Done():
+	case <-c.done:
 	case <-time.After(5 * time.Second):
 		t.Error("socket not closed")
 	}

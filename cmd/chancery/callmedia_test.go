@@ -165,7 +165,7 @@ func TestOrdersReachThePackets(t *testing.T) {
 // TestGuestsShareABudget lets two users of one other server send more together than it may: what is beyond does not come, and
 // nobody else has less. Then the room bounds all of them.
 func TestGuestsShareABudget(t *testing.T) {
-	const perSecond = 1600 // bytes that the guests may send; they would send more than twice that
+	const perSecond = 600 // bytes that the guests may send; each sends more
 	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
 	configs[0].Calls.MaxGuestBitrate = 8 * perSecond
 	houses := openConfigured(t, configs)
@@ -182,29 +182,25 @@ func TestGuestsShareABudget(t *testing.T) {
 			t.Fatal("not everybody is heard")
 		}
 	}
-	measure := func() (ofGuests, ofBob int, span time.Duration) {
-		guests, bob, begun := hears.bytesOf(first.sid)+hears.bytesOf(second.sid), hears.bytesOf(own.sid), time.Now()
+	// Bob is the measure: a busy machine delays what he sends as it does theirs.
+	brought := func() (ofGuests, ofBob int) {
+		guests, bob := hears.bytesOf(first.sid)+hears.bytesOf(second.sid), hears.bytesOf(own.sid)
 		time.Sleep(3 * time.Second) // what is measured is bytes in a time
-		return hears.bytesOf(first.sid) + hears.bytesOf(second.sid) - guests, hears.bytesOf(own.sid) - bob, time.Since(begun)
+		return hears.bytesOf(first.sid) + hears.bytesOf(second.sid) - guests, hears.bytesOf(own.sid) - bob
 	}
-	guests, others, span := measure()
-	// A voice may use a quarter more than the pictures; the span touches a second more than it lasts.
-	if most := int(1.25 * perSecond * (span.Seconds() + 1)); guests > most {
-		t.Errorf("of the guests came %d bytes in %v, want %d at most", guests, span, most)
+	guests, others := brought()
+	t.Logf("of both guests came %d bytes, of who is not bounded %d", guests, others)
+	if guests == 0 || guests > others*3/2 {
+		t.Errorf("of both guests came %d bytes, want some, and far less than twice the %d of who is not bounded", guests, others)
 	}
-	if guests < perSecond {
-		t.Errorf("of the guests came %d bytes in %v, want what they may", guests, span)
-	}
-	if guests > 2*others*9/10 {
-		t.Errorf("of who is bounded by nothing came %d bytes, and of the two guests %d: they were not bounded", others, guests)
-	}
-	interior.settings(anna, room, map[string]any{"max_bitrate": 8 * 800})
+	interior.settings(anna, room, map[string]any{"max_bitrate": 8 * 300})
 	for deadline := time.Now().Add(patience); ; {
-		guests, others, span = measure()
-		if most := int(1.25 * 800 * (span.Seconds() + 1)); guests+others <= most {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatalf("of all came %d bytes in %v, want %d at most", guests+others, span, most)
+		_, bounded := brought()
+		if bounded < others/2 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("of bob came %d bytes in a room that lets all together send little, and %d before", bounded, others)
 		}
 	}
 }

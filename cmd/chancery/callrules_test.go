@@ -50,7 +50,7 @@ func do(t *testing.T, who *mautrix.Client, method, path string, body, into any) 
 	}
 }
 
-// callRoom makes a room with somebody in it, and lets both into its call.
+// settings writes what a room says of its calls.
 func (h *testHouse) settings(by *mautrix.Client, room id.RoomID, content map[string]any) {
 	h.t.Helper()
 	if _, err := by.SendStateEvent(h.t.Context(), room, event.Type{Type: "chancery.call.settings", Class: event.StateEventType}, "", content); err != nil {
