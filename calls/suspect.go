@@ -25,17 +25,35 @@ const (
 	leastSilence   = 120 * time.Millisecond  // proves enough where ten packets a second came, or more
 	longestSilence = 2200 * time.Millisecond // of a client without media: it answers our ping each second
 	silentPackets  = 10                      // so many packets missing in a row are no chance
+
+	voiceRate    = 50                     // packets a second of who speaks
+	pauseSilence = 900 * time.Millisecond // proves enough where a voice may pause: it is heard of each 400 ms all the same
 )
 
-// silence is how long nothing must come until the client counts as gone.
-func (b *pulse) silence(how signal.Ending) time.Duration {
+// silence is how long nothing must come until the client counts as gone. So many voices of what came may pause at any time.
+func (b *pulse) silence(how signal.Ending, voices int) time.Duration {
 	if how == signal.Away {
 		return leastSilence
 	}
-	if b.rate == 0 {
-		return longestSilence
+	longest, rate := longestSilence, b.rate
+	if voices > 0 {
+		longest = pauseSilence
+		rate -= min(rate, uint64(voices*voiceRate))
 	}
-	return min(max(silentPackets*participantTick/time.Duration(b.rate), leastSilence), longestSilence)
+	if rate == 0 {
+		return longest
+	}
+	return min(max(silentPackets*participantTick/time.Duration(rate), leastSilence), longest)
+}
+
+// voices counts the sounds that p sends, and that pause where there is nothing to hear.
+func (p *Participant) voices() (n int) {
+	for _, t := range p.published {
+		if t.live && !t.info.Muted && t.info.Type == signal.TrackType_AUDIO && t.form().dtx {
+			n++
+		}
+	}
+	return n
 }
 
 // received counts what has come from the client: media, data, reports and pings.
@@ -49,7 +67,7 @@ func (p *Participant) received() uint64 {
 
 // suspect watches whether anything still comes from a client whose socket c broke, and ends the session if not.
 func (p *Participant) suspect(c *signal.Conn, how signal.Ending) {
-	silence := p.pulse.silence(how)
+	silence := p.pulse.silence(how, p.voices())
 	p.room.focus.live.Go(func() {
 		tick := time.NewTicker(suspectTick)
 		defer tick.Stop()

@@ -9,21 +9,26 @@ import (
 
 func TestSilence(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		rate uint64 // packets in the last second
-		how  signal.Ending
-		want time.Duration
+		name   string
+		rate   uint64 // packets in the last second
+		voices int    // that may pause
+		how    signal.Ending
+		want   time.Duration
 	}{
-		{"talks and sees", 200, signal.Broken, leastSilence},
-		{"silence suppressed", 5, signal.Broken, 2 * time.Second},
-		{"only pings", 0, signal.Broken, longestSilence},
-		{"one packet", 1, signal.Broken, longestSilence},
-		{"its page goes away", 0, signal.Away, leastSilence},
+		{"talks and sees", 200, 0, signal.Broken, leastSilence},
+		{"few packets", 5, 0, signal.Broken, 2 * time.Second},
+		{"only pings", 0, 0, signal.Broken, longestSilence},
+		{"one packet", 1, 0, signal.Broken, longestSilence},
+		{"its page goes away", 0, 0, signal.Away, leastSilence},
+		{"speaks, and may pause now", 52, 1, signal.Broken, pauseSilence},
+		{"pauses", 5, 1, signal.Broken, pauseSilence},
+		{"speaks, and shows a picture", 100, 1, signal.Broken, 200 * time.Millisecond},
+		{"speaks, and shows a large picture", 250, 1, signal.Broken, leastSilence},
 	} {
 		b := pulse{}
 		b.beat(1000)
 		b.beat(1000 + c.rate)
-		if got := b.silence(c.how); got != c.want {
+		if got := b.silence(c.how, c.voices); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}
