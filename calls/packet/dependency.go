@@ -156,7 +156,12 @@ func (d *Dependencies) Structure() (*Structure, uint32) {
 
 // Read reads a packet's descriptor. It is false, and f unknown, if the descriptor is damaged or speaks of a structure that
 // has not come. f refers to d: it holds until two structures later.
-func (d *Dependencies) Read(b []byte, f *Frame) bool {
+func (d *Dependencies) Read(b []byte, f *Frame) bool { return d.read(b, f, true) }
+
+// Again reads the descriptor of a packet that was read before, since the newest structure came or with it.
+func (d *Dependencies) Again(b []byte, f *Frame) bool { return d.read(b, f, false) }
+
+func (d *Dependencies) read(b []byte, f *Frame, adopt bool) bool {
 	f.Known = false
 	if len(b) < 3 || len(b) > 255 {
 		return false
@@ -210,7 +215,7 @@ func (d *Dependencies) Read(b []byte, f *Frame) bool {
 	place.end = uint16(r.at)
 	f.Known, f.Start, f.End, f.Key, f.Number = true, start, end, brings && start, number
 	f.Spatial, f.Temporal, f.Active, f.Mask = t.Spatial, t.Temporal, active, place
-	if brings {
+	if brings && adopt {
 		d.at = at
 		d.version++
 	}

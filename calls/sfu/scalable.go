@@ -22,6 +22,7 @@ type scalable struct {
 	chains    chainWatch
 	counted   [packet.MaxTargets]int // payload bytes of the targets; older ones count less and less
 	whole     int                    // and of all frames
+	kept      Packet                 // see again
 
 	// for everybody
 	told  atomic.Uint32 // version, as far as the sinks were told
@@ -62,21 +63,46 @@ func (s *scalable) read(h *packet.Header, b []byte, p *Packet) {
 		}
 		return
 	}
-	if s.codec != packet.VP9 || s.described || p.Meta.Empty {
-		return
-	}
-	d, ok := packet.ParseVP9(p.Payload)
+	d, ok := s.bare(p)
 	if !ok {
 		return
 	}
-	d.Frame(&p.Frame)
 	p.Meta.End, p.Meta.Spatial = d.End, d.Spatial
 	if s.structure == nil {
-		s.adopt(packet.VP9Layers, 1)
+		s.adopt(packet.VP9Layers, bareVersion)
 	}
 	if d.Spatials > 0 {
 		s.tellSizes(d.Sizes[:])
 	}
+}
+
+const bareVersion = 1 << 31 // that no dependency descriptor's structure reaches
+
+// bare reads a packet without a dependency descriptor, where there are none.
+func (s *scalable) bare(p *Packet) (d packet.VP9Descriptor, ok bool) {
+	if s.codec != packet.VP9 || s.described || p.Meta.Empty {
+		return d, false
+	}
+	if d, ok = packet.ParseVP9(p.Payload); ok {
+		d.Frame(&p.Frame)
+	}
+	return d, ok
+}
+
+// again gives a packet that is still in the cache, as it came. It holds until the next.
+func (s *scalable) again(l *Layer, seq int64) (*Packet, bool) {
+	p := &s.kept
+	n, ok := l.cache.Get(seq, &p.Meta, l.scratch)
+	if !ok {
+		return nil, false
+	}
+	p.Layer, p.Seq, p.Payload, p.Extra, p.Frame.Known = l, seq, l.scratch[:n], l.scratch[n:n+int(p.Meta.Extra)], false
+	if len(p.Extra) > 0 {
+		s.deps.Again(p.Extra, &p.Frame)
+	} else {
+		s.bare(p)
+	}
+	return p, true
 }
 
 // adopt takes a new structure.

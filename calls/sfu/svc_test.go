@@ -476,6 +476,28 @@ func TestChangesTheTarget(t *testing.T) {
 	}
 }
 
+// Who comes just after a key frame gets it from the cache, with what belongs to the target since, and nobody is asked.
+func TestCatchesUpWithAScalableStream(t *testing.T) {
+	for _, bare := range []bool{false, true} {
+		v := newSVC(3, 3, true)
+		v.bare = bare
+		s := newScalableStage(t, v)
+		s.down.SetWish(Wish{Quality: 1})
+		for i := range 4 {
+			s.link.ready.Store(i == 3)
+			s.feed(t, 0, v.next(i == 0)...)
+		}
+		if s.asks() != 0 {
+			t.Errorf("bare %v: a key frame was asked for", bare)
+		}
+		got := s.seen(t, v, 0)
+		decodable(t, v, got)
+		if spatial, _ := layersOf(v, got, 0); spatial[1] != 4 || spatial[2] != 0 {
+			t.Errorf("bare %v: got layers %v, want four frames of layer 1", bare, spatial)
+		}
+	}
+}
+
 // What goes out says of itself what it is: the descriptors can be read, and their mask names the targets that are left.
 func TestDescriptorsGoOut(t *testing.T) {
 	v := newSVC(3, 3, true)
@@ -657,6 +679,40 @@ func TestRepairsOfAScalableStream(t *testing.T) {
 			t.Errorf("packet %d: got %d, marker %v, want %d, %v", i, osn, got.Marker, want.SequenceNumber, want.Marker)
 		}
 	}
+}
+
+// A publisher that makes its descriptors up: nothing breaks, no number is given twice, and what is good goes on.
+func FuzzScalableStream(f *testing.F) {
+	v := newSVC(3, 2, false)
+	for _, p := range v.next(true)[:3] {
+		f.Add(p.GetExtension(svcDescriptor), p.Payload[:8], uint8(2))
+	}
+	f.Fuzz(func(t *testing.T, descriptor, payload []byte, quality uint8) {
+		v := newSVC(3, 3, true)
+		s := newScalableStage(t, v)
+		s.down.SetWish(Wish{Quality: int(quality % 3), FPS: uint32(quality)})
+		s.feed(t, 0, v.next(true)...)
+		for i := range 6 {
+			for _, p := range v.next(i == 4) {
+				bad := *p
+				bad.Extensions, bad.Payload = nil, payload
+				if len(descriptor) > 0 && len(descriptor) < 256 && bad.SetExtension(svcDescriptor, descriptor) != nil || i%2 == 1 {
+					bad = *p
+				}
+				s.feed(t, 0, &bad)
+			}
+		}
+		s.up.checkLayers(time.Now().UnixMilli())
+		var d demand
+		s.down.describe(&d)
+		came := map[uint16]bool{}
+		for _, p := range s.out.packets {
+			if came[p.SequenceNumber] {
+				t.Fatalf("%x, %x: number %d was given twice", descriptor, payload, p.SequenceNumber)
+			}
+			came[p.SequenceNumber] = true
+		}
+	})
 }
 
 func TestDemandOfAScalableStream(t *testing.T) {

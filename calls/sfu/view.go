@@ -42,9 +42,14 @@ func (d *DownTrack) pushScalable(p *Packet, target int32) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ended || d.current.Load() == paused && !d.beginView(p, target) {
+	if d.ended || d.current.Load() == paused && !d.beginView(p, target) && !d.catchUpView(b, p, target) {
 		return
 	}
+	d.passScalable(b, p, target)
+}
+
+// passScalable sends a packet, or leaves it out.
+func (d *DownTrack) passScalable(b *binding, p *Packet, target int32) {
 	late := d.numbers.Late(p.Seq)
 	if !d.shows(p, target, late) {
 		d.leaveOut(b, p, late)
@@ -59,11 +64,36 @@ func (d *DownTrack) pushScalable(p *Packet, target int32) {
 	d.write(b, &p.Meta, span, out, p.Payload, p.Extra, p.Layer.codec)
 }
 
-// beginView begins with a key frame, or asks for one.
+// catchUpView begins with a key frame that went by a moment ago, and sends what has come since and belongs to the target; or
+// it asks for one. See catchUp.
+func (d *DownTrack) catchUpView(b *binding, p *Packet, target int32) bool {
+	l := p.Layer
+	age := catchUpNew
+	if d.last.sent {
+		age = catchUpSwitch
+	}
+	first, ok := l.keySince(p.Seq, age)
+	if !ok || first >= p.Seq || d.numbers.Current() != nil && d.numbers.Late(first) {
+		l.RequestKeyFrame()
+		return false
+	}
+	for seq := first; seq < p.Seq; seq++ {
+		q, ok := l.scalable.again(l, seq)
+		switch {
+		case seq == first && (!ok || !d.beginView(q, target)):
+			l.RequestKeyFrame()
+			return false
+		case ok:
+			d.passScalable(b, q, target)
+		}
+	}
+	return true
+}
+
+// beginView begins with a key frame. It is false for any other packet.
 func (d *DownTrack) beginView(p *Packet, target int32) bool {
 	s := p.Layer.scalable
 	if p.Meta.Empty || !p.Meta.Key || s.structure != nil && !p.Frame.Known {
-		p.Layer.RequestKeyFrame()
 		return false
 	}
 	if d.view == nil {
