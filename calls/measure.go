@@ -90,8 +90,8 @@ func (t *publication) measured() bus.LiveTrack {
 // measured adds how the encoding is doing.
 func (e *encoding) measured(track *bus.LiveTrack) {
 	track.Silenced = e.up.Silent()
-	numbers, sizes := e.up.Numbers(), e.sizes()
-	for i, l := range numbers.Layers {
+	numbers := e.up.Numbers()
+	for _, l := range numbers.Layers {
 		if l.SSRC == 0 {
 			continue
 		}
@@ -101,7 +101,7 @@ func (e *encoding) measured(track *bus.LiveTrack) {
 		track.Jitter = millis(l.Jitter)
 		if numbers.Video {
 			track.Layers = append(track.Layers, bus.LiveLayer{
-				Bitrate: l.Bitrate, Alive: l.Alive && l.Bitrate > 0, Width: sizes[i].Width, Height: sizes[i].Height,
+				Bitrate: l.Bitrate, Alive: l.Alive && l.Bitrate > 0, Width: l.Size.Width, Height: l.Size.Height,
 			})
 		}
 	}

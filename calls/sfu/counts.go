@@ -24,6 +24,7 @@ type LayerNumbers struct {
 	Jitter  time.Duration
 	Bitrate int  // bits of payload in the last full second
 	Alive   bool // it sends, or everything is silent
+	Size    Size // of its picture, the largest one of a scalable stream; zero if unknown
 }
 
 // DownNumbers is how a down track is doing.
@@ -79,9 +80,20 @@ func (u *UpTrack) Numbers() UpNumbers {
 	if c := u.codec.Load(); c != nil {
 		n.Codec = c.MimeType
 	}
+	sizes := u.pictures()
 	for i := range u.layers {
-		if l := u.layers[i].Load(); l != nil {
-			n.Layers[i] = l.numbers()
+		l := u.layers[i].Load()
+		if l == nil {
+			continue
+		}
+		n.Layers[i] = l.numbers()
+		n.Layers[i].Size = sizes[i]
+		if l.scalable != nil {
+			for spatial, alive := range l.scalable.aliveLayers() {
+				if alive && sizes[spatial].Height > 0 {
+					n.Layers[i].Size = sizes[spatial]
+				}
+			}
 		}
 	}
 	return n
