@@ -15,11 +15,10 @@ type offers struct {
 	removed []*webrtc.RTPSender // to be taken away with the next negotiation
 
 	// single mode: the client offers, and we say when it should
-	asked      bool // it was asked, and has not offered since
-	freed      map[string]bool
-	requested  [2]int // sections asked for that have not come yet: audio, video
-	seenFor    [2]int // sections of the newest offer in which we may send
-	answeredID uint32
+	asked     bool // it was asked, and has not offered since
+	freed     map[string]bool
+	requested [2]int // sections asked for that have not come yet: audio, video
+	seenFor   [2]int // sections of the newest offer in which we may send
 
 	// two connections: we offer on the subscriber's
 	flying  bool // an offer of ours has no answer yet

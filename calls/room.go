@@ -27,8 +27,8 @@ type Room struct {
 	done  chan struct{}
 	once  sync.Once
 
-	everyone atomic.Pointer[[]*Participant] // for data packets, which do not pass through the goroutine
-	words    words                          // as well
+	everyone atomic.Pointer[[]*Participant] // who is in it, for whoever does not ask the goroutine: data packets, orders, counts
+	words    words                          // reliable data, which does not pass through it either
 
 	// owned by run
 	members  map[string]*peer // by identity

@@ -23,11 +23,10 @@ type estimate struct {
 	before  int64   // queued, by the feedback before
 	cut     cut     // the last time that less was believed in
 	decided int64   // when less was believed in for the last time
-	grown   int64
-	heard   int64 // when the newest feedback came
-	calm    int64 // since when the line has shown no congestion; 0: it does
-	watched int64 // since when every packet is numbered
-	dense   int64 // until then every packet is numbered, though the line is open
+	heard   int64   // when the newest feedback came
+	calm    int64   // since when the line has shown no congestion; 0: it does
+	watched int64   // since when every packet is numbered
+	dense   int64   // until then every packet is numbered, though the line is open
 
 	probe probe
 }
@@ -78,7 +77,6 @@ type feedbackRound struct {
 	least    int64 // least delay in it, on two clocks
 	received int
 	lost     int
-	probeEnd bool
 }
 
 // note remembers a packet that is being sent. While a probe runs everything proves something.
