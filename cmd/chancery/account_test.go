@@ -16,6 +16,7 @@ func TestAccountCommand(t *testing.T) {
 	config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
 	config.Listen.Admin = loopback("tcp", 0)
 	config.Client.HTTP.Limits.Enabled = false
+	config.Client.Account.Validity.Period = 1000 * time.Hour
 	house := &testHouse{t: t, config: config, url: config.Client.PublicURL}
 	t.Cleanup(house.close)
 
@@ -140,11 +141,39 @@ func tend(t *testing.T, url, name string, ask func(accountWish) (string, error))
 		t.Errorf("after that: got %q", got)
 	}
 	guest := "@" + name + "-guest:interior.test"
+	if got := said(accountWish{Do: "renew", Name: guest, Until: time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC).UnixMilli()}); got != guest+" until 2026-01-31T00:00:00Z" {
+		t.Errorf("renewed until a day that is over: got %q", got)
+	}
+	if got := said(accountWish{Do: "list", Name: name + "-guest"}); got != guest+" expired" {
+		t.Errorf("the expired account: got %q", got)
+	}
+	said(accountWish{Do: "renew", Name: name + "-guest"})
+	if got := said(accountWish{Do: "list", Name: name + "-guest"}); got != guest {
+		t.Errorf("the renewed account: got %q", got)
+	}
 	if got := said(accountWish{Do: "deactivate", Name: guest}); got != guest {
 		t.Errorf("deactivated: got %q", got)
 	}
 	if got := said(accountWish{Do: "list", Name: name + "-guest"}); got != guest+" deactivated" {
 		t.Errorf("the closed account: got %q", got)
+	}
+}
+
+func TestReadRenewal(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want int64
+		good bool
+	}{
+		{[]string{"renew", "ben"}, 0, true},
+		{[]string{"-until", "2027-01-31", "renew", "ben"}, 1801353600000, true},
+		{[]string{"-until", "31.1.2027", "renew", "ben"}, 0, false},
+		{[]string{"renew"}, 0, false},
+	} {
+		wish, _, err := readWish(c.args)
+		if (err == nil) != c.good || c.good && (wish.Do != "renew" || wish.Name != "ben" || wish.Until != c.want) {
+			t.Errorf("%v: got %+v (%v)", c.args, wish, err)
+		}
 	}
 }
 
