@@ -282,12 +282,30 @@ func (p *Participant) offer() error {
 	if err := p.sub.pc.SetLocalDescription(offer); err != nil {
 		return fmt.Errorf("set offer: %w", err)
 	}
-	p.offers.flying, p.offers.again, p.offers.restart = true, false, false
+	p.offers.again, p.offers.restart = false, false
+	p.tellOffer(offer.SDP)
+	return nil
+}
+
+func (p *Participant) tellOffer(sdp string) {
+	p.offers.flying = true
 	p.offers.id++
 	p.send(&signal.Response{Message: &signal.Response_Offer{Offer: &signal.SessionDescription{
-		Type: "offer", Sdp: p.told(withAudioForms(offer.SDP, p.audioForms(p.sub))), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
+		Type: "offer", Sdp: p.told(withAudioForms(sdp, p.audioForms(p.sub))), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
 	}}})
-	return nil
+}
+
+// offerAgain offers with new ICE credentials to a client that has resumed. Pion takes no offer back: one that the lost socket swallowed, or
+// its answer, is said once more, and the new one follows its answer.
+func (p *Participant) offerAgain() {
+	p.offers.restart = true
+	if pending := p.sub.pc.PendingLocalDescription(); pending != nil {
+		p.offers.again = true
+		p.tellOffer(pending.SDP)
+		return
+	}
+	p.offers.flying = false
+	p.sendOffer()
 }
 
 // addSender puts a subscription on a section that became free, or on a new one.

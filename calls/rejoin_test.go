@@ -2,10 +2,12 @@ package calls
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/pion/webrtc/v4"
 
 	"chancery/calls/signal"
 )
@@ -75,4 +77,69 @@ func TestWhoJoinsAnewIsNotToldTooEarly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestResumeBeforeTheFirstAnswer: the socket is lost while an offer of the focus has no answer. The session goes on: the offer comes once
+// more, and after its answer one with new ICE credentials.
+func TestResumeBeforeTheFirstAnswer(t *testing.T) {
+	_, base := newTestFocus(t)
+	offered := func(ws *websocket.Conn) *signal.SessionDescription {
+		t.Helper()
+		_ = ws.SetReadDeadline(time.Now().Add(patience))
+		for {
+			res, err := readResponse(ws)
+			if err != nil || res.GetLeave() != nil {
+				t.Fatalf("got %v, %v, want an offer", res, err)
+			}
+			if offer := res.GetOffer(); offer != nil {
+				return offer
+			}
+		}
+	}
+	query := url.Values{"access_token": {testToken(t, "room", "ann")}}
+	ws := dialSocket(t, base, "/rtc", query)
+	first, err := readResponse(ws)
+	if err != nil || first.GetJoin() == nil {
+		t.Fatalf("got %v, %v, want join", first, err)
+	}
+	lost := offered(ws)
+	ws.Close()
+	query.Set("reconnect", "1")
+	query.Set("sid", first.GetJoin().Participant.Sid)
+	ws = dialSocket(t, base, "/rtc", query)
+	again := offered(ws)
+	if again.Id <= lost.Id {
+		t.Errorf("got offer %d after %d, want a later one", again.Id, lost.Id)
+	}
+	pc, err := webrtc.NewPeerConnection(webrtc.Configuration{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	if err := pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: again.Sdp}); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := pc.CreateAnswer(nil)
+	if err == nil {
+		err = pc.SetLocalDescription(answer)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame, err := signal.EncodeBody(&signal.Request{Message: &signal.Request_Answer{Answer: &signal.SessionDescription{Type: "answer", Sdp: answer.SDP, Id: again.Id}}}, false)
+	if err == nil {
+		err = ws.WriteMessage(websocket.BinaryMessage, frame)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fresh := offered(ws); ufrag(fresh.Sdp) == ufrag(again.Sdp) || ufrag(fresh.Sdp) == "" {
+		t.Errorf("the offer after the answer has ICE credentials %q, before %q, want new ones", ufrag(fresh.Sdp), ufrag(again.Sdp))
+	}
+}
+
+func ufrag(sdp string) string {
+	_, after, _ := strings.Cut(sdp, "a=ice-ufrag:")
+	value, _, _ := strings.Cut(after, "\r\n")
+	return value
 }

@@ -3,8 +3,6 @@ package calls
 import (
 	"time"
 
-	"github.com/pion/webrtc/v4"
-
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
 )
@@ -168,9 +166,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 		p.offers.asked = false
 		p.askForOffer() // what the lost socket swallowed
 	} else {
-		p.offers.flying, p.offers.restart = false, true
-		p.rollback()
-		p.sendOffer()
+		p.offerAgain()
 	}
 	if e.join.GetSyncState() != nil {
 		p.onSyncState(e.join.SyncState)
@@ -192,18 +188,6 @@ func (p *Participant) repeat() {
 		if s.paused {
 			p.tellStream(track, true)
 		}
-	}
-}
-
-// rollback forgets an offer of ours that the lost socket swallowed.
-func (p *Participant) rollback() {
-	if p.sub.pc.PendingLocalDescription() == nil {
-		return
-	}
-	pending := *p.sub.pc.PendingLocalDescription()
-	pending.Type = webrtc.SDPTypeRollback
-	if err := p.sub.pc.SetLocalDescription(pending); err != nil {
-		p.log.Debug().Err(err).Msg("No rollback")
 	}
 }
 
