@@ -226,7 +226,7 @@ func newProcess(t *testing.T, config Config, part string) *process {
 	}
 	t.Cleanup(func() {
 		p.kill()
-		if t.Failed() {
+		if t.Failed() || os.Getenv("CHANCERY_TEST_LOG") != "" {
 			t.Logf("%s of %s printed:\n%s", part, config.ServerName, p.log.String())
 		}
 	})
