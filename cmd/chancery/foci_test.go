@@ -37,13 +37,16 @@ type fociHouse struct {
 // focusSecret signs tokens for the room service in these tests.
 const focusSecret = "a secret of the foci in tests, long enough"
 
-// openFoci starts a server with n focus processes, on PostgreSQL and an external NATS.
-func openFoci(t *testing.T, n int) *fociHouse {
+// openFoci starts a server with n focus processes, on PostgreSQL and an external NATS; change may alter its configuration.
+func openFoci(t *testing.T, n int, change ...func(*Config)) *fociHouse {
 	t.Helper()
 	nats := externalNATS(t)
 	config := testConfigs(t, func() string { return testdb.Postgres(t) }, "interior.test")[0]
 	config.Bus.URL, config.Bus.User, config.Bus.Password = nats, natsUser, natsPassword
 	config.Calls.Secret = focusSecret
+	for _, fn := range change {
+		fn(&config)
+	}
 	h := &fociHouse{t: t}
 	h.front = h.balancer(0)
 	config.Calls.URL = h.front.URL + config.Calls.Path
