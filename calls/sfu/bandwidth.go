@@ -10,10 +10,11 @@ type estimate struct {
 
 	sent    []sentPacket // by number; nil until the first packet with one
 	base    delays       // the least delay of late, the length of the empty line
-	window  [ackWindows]ackWindow
-	oldest  int64 // first arrival, on the receiver's clock
-	newest  int64 // newest arrival
-	queued  int64 // least wait in a queue of the newest feedback
+	window  arrived
+	out     arrived // what was sent, on our clock
+	oldest  int64   // first arrival, on the receiver's clock
+	newest  int64   // newest arrival
+	queued  int64   // least wait in a queue of the newest feedback
 	lost    lossWindows
 	loss    float64 // share of packets that were lost of late
 	acked   int     // bits per second that arrived in the last half second
@@ -42,6 +43,7 @@ type sentPacket struct {
 const (
 	sentPackets = 1024 // more than is under way on any line
 	ackWindows  = 10
+	ackNarrow   = 5 // windows that tell what a line carries whose queue is full
 	ackWindow50 = 50_000
 	ackLeast    = 150_000 // of arrivals must be known before they tell a rate
 
@@ -51,6 +53,7 @@ const (
 	queueDrain   = 150_000 // beyond which less is sent until it has drained
 	queueProbe   = 400_000 // what a probe may cause before it counts as congestion
 	lossNarrow   = 0.10
+	lossMuch     = 0.25
 	lossChance   = 3      // packets beyond that share which may be missing by chance
 	queueFalls   = 5_000  // less by so much from one feedback to the next: it drains
 	queueSame    = 25_000 // no more than that between two waits: they are the same
@@ -87,6 +90,7 @@ func (e *estimate) note(seq uint16, size int, at int64, probe bool) {
 	if probe {
 		e.probe.seq = seq
 	}
+	e.out.add(at, size*8)
 	e.sent[seq%sentPackets] = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
 }
 
@@ -99,7 +103,7 @@ func (e *estimate) wants(at int64) bool {
 // watch lets every packet be numbered for a while. It is true if that is news: what arrived before was counted in part.
 func (e *estimate) watch(at int64) (news bool) {
 	if news = !e.bounded && at >= e.dense; news {
-		e.window, e.oldest, e.bad = [ackWindows]ackWindow{}, 0, 0
+		e.window, e.out, e.oldest, e.bad = arrived{}, arrived{}, 0, 0
 		e.lost, e.watched = lossWindows{}, at
 	}
 	e.dense = max(e.dense, at+watchFor)
@@ -144,12 +148,7 @@ func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound
 }
 
 func (e *estimate) ack(at int64, bits int) {
-	slot := at / ackWindow50
-	w := &e.window[slot%ackWindows]
-	if w.slot != slot {
-		*w = ackWindow{slot: slot}
-	}
-	w.bits += bits
+	e.window.add(at, bits)
 	if e.oldest == 0 {
 		e.oldest = at
 	}
@@ -158,15 +157,32 @@ func (e *estimate) ack(at int64, bits int) {
 
 // rate is what arrived in the last half second of the receiver's time, or since the beginning. The newest window is not
 // over yet.
-func (e *estimate) rate() int {
-	slot, bits := e.newest/ackWindow50, 0
-	for _, w := range e.window {
-		if w.slot < slot && w.slot > slot-ackWindows {
-			bits += w.bits
+func (e *estimate) rate(windows int64) int {
+	slot := e.newest / ackWindow50
+	span := min(slot*ackWindow50-e.oldest, ackWindow50*windows)
+	return int(e.window.bits(slot, windows) * 1_000_000 / max(span, 2*ackWindow50))
+}
+
+// arrived counts bits by the time of their packets.
+type arrived [ackWindows]ackWindow
+
+func (a *arrived) add(at int64, bits int) {
+	slot := at / ackWindow50
+	w := &a[slot%ackWindows]
+	if w.slot != slot {
+		*w = ackWindow{slot: slot}
+	}
+	w.bits += bits
+}
+
+// bits are those of so many windows before slot.
+func (a *arrived) bits(slot, windows int64) (bits int64) {
+	for _, w := range a {
+		if w.slot < slot && w.slot >= slot-windows {
+			bits += int64(w.bits)
 		}
 	}
-	span := min(slot*ackWindow50-e.oldest, ackWindow50*(ackWindows-1))
-	return int(int64(bits) * 1_000_000 / max(span, 2*ackWindow50))
+	return bits
 }
 
 // hear judges after a feedback. It is true if the estimate has fallen: what is sent must be less, at once.
@@ -174,7 +190,7 @@ func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
 	if r.received+r.lost == 0 {
 		return false
 	}
-	e.acked = e.rate()
+	e.acked = e.rate(ackWindows - 1)
 	share := float64(r.lost) / float64(r.received+r.lost)
 	e.lost.note(now, r.received, r.lost)
 	received, lost := e.lost.sum(now)
@@ -230,22 +246,29 @@ func (e *estimate) narrow(now int64) bool {
 	if e.bad < badFeedbacks || now-e.since < badFor || e.newest-e.oldest < ackLeast || e.bounded && now-e.decided < decideEvery+e.queued {
 		return false
 	}
-	if moved := e.queued - e.cut.queued; e.cut.acked > 0 && e.acked < e.cut.acked*9/10 && max(moved, -moved) < queueSame {
+	acked := min(e.acked, e.rate(ackNarrow))
+	if moved := e.queued - e.cut.queued; e.cut.acked > 0 && acked < e.cut.acked*9/10 && max(moved, -moved) < queueSame && e.arrives(now) {
 		e.base.forget() // less was sent, and all waits as long as before: the way itself has become longer
 		e.bps = max(e.bps, e.cut.acked)
 		e.cut, e.bad, e.queued = cut{}, 0, 0
 		return true
 	}
-	e.decided, e.cut = now, cut{queued: e.queued, acked: e.acked}
+	e.decided, e.cut = now, cut{queued: e.queued, acked: acked}
 	e.lost = lossWindows{} // it was lost of what was too much
-	to := int(float64(e.acked) * keepOnCut)
-	if e.bounded && e.queued <= queueBounded { // loss alone, perhaps of the air: go slowly
+	to := int(float64(acked) * keepOnCut)
+	if e.bounded && e.queued <= queueBounded && e.loss < lossMuch { // loss alone, perhaps of the air: go slowly
 		to = min(max(to, int(float64(e.bps)*(1-e.loss/2))), e.bps)
 	}
 	e.bounded, e.bps = true, max(to, leastRate)
 	e.probe.backoff = max(e.probe.backoff, probeLeast)
 	e.probe.next = max(e.probe.next, now+e.probe.backoff)
 	return true
+}
+
+// arrives says whether as much arrives as was sent of late.
+func (e *estimate) arrives(now int64) bool {
+	sent := e.out.bits(now/ackWindow50, ackWindows-1) * 1_000_000 / (ackWindow50 * (ackWindows - 1))
+	return e.loss < lossNarrow/2 && int64(e.acked)*10 >= sent*9
 }
 
 // budget is what may be sent now: less than the line carries while its queue has to drain.

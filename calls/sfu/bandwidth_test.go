@@ -218,6 +218,19 @@ func TestALongerWay(t *testing.T) {
 	}
 }
 
+// A queue that stays full is no longer way.
+func TestAFullQueue(t *testing.T) {
+	d := newDrive(t, 0)
+	d.run(3*time.Second, nil)
+	d.road.bps, d.road.queue = 250_000, 300_000
+	d.run(3*time.Second, nil)
+	d.run(5*time.Second, func(second float64) {
+		if est := d.link.Numbers().Estimate; est > 300_000 {
+			t.Fatalf("after %.1f s: got an estimate of %d, want about 250000", second, est)
+		}
+	})
+}
+
 // At 100 kbit/s the voice has its room: video pauses, and is told to.
 func TestVoiceFirst(t *testing.T) {
 	d := newDrive(t, 90_000)
