@@ -173,7 +173,7 @@ func TestGuestsShareABudget(t *testing.T) {
 	anna, bob, felix, flora := interior.person("anna"), interior.person("bob"), finance.person("felix"), finance.person("flora")
 	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
 	for _, who := range []*mautrix.Client{bob, felix, flora} {
-		must(who.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+		interior.takesIn(t, who, room)
 	}
 	hears, own := interior.inCall(t, anna, room), interior.inCall(t, bob, room)
 	first, second := interior.inCall(t, felix, room), interior.inCall(t, flora, room)
