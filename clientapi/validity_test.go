@@ -317,13 +317,13 @@ func TestRenewalByCode(t *testing.T) {
 
 // TestValidityRunsOut lets time pass: reminders, the end, and the closure.
 func TestValidityRunsOut(t *testing.T) {
-	const period = 4 * time.Second
+	const period = 6 * time.Second
 	s, box := withMail(t, nil)
 	alice := s.register("alice")
 	alice.addAddress(box, "alice@example.org")
 	s.restart(func(cfg *Config) {
 		v := &cfg.Account.Validity
-		v.Period, v.Reminders, v.CloseAfter = period, []time.Duration{3 * time.Second, 2 * time.Second}, 2*time.Second
+		v.Period, v.Reminders, v.CloseAfter = period, []time.Duration{5 * time.Second, 4 * time.Second}, 3*time.Second
 	})
 	begun := time.Now()
 	if mail := box.next(); mail.to != "alice@example.org" || !strings.Contains(mail.subject, "expires within a day") {
