@@ -102,7 +102,7 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	if err != nil {
 		return s, err
 	}
-	udp, err := e.listenUDP(addresses, ports.UDP)
+	udp, err := e.listenUDP(addresses, ports.UDP, quiet)
 	if err != nil {
 		return s, err
 	}
@@ -180,7 +180,7 @@ func (p *Ports) addresses() ([]net.IP, error) {
 }
 
 // listenUDP opens one socket on each address, so that answers leave from where the question came.
-func (e *Engine) listenUDP(addresses []net.IP, port int) (ice.UDPMux, error) {
+func (e *Engine) listenUDP(addresses []net.IP, port int, logs logging.LoggerFactory) (ice.UDPMux, error) {
 	var muxes []ice.UDPMux
 	for _, ip := range addresses {
 		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip, Port: port})
@@ -192,7 +192,7 @@ func (e *Engine) listenUDP(addresses []net.IP, port int) (ice.UDPMux, error) {
 		_ = conn.SetWriteBuffer(kernelBuffer)
 		socket := newSocket(conn)
 		e.sockets = append(e.sockets, socket)
-		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: socket})
+		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: socket, Logger: logs.NewLogger("ice")})
 		e.closers = append(e.closers, mux)
 		muxes = append(muxes, mux)
 	}

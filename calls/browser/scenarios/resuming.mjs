@@ -37,7 +37,7 @@ const silence = (options) => yardstick(async (stage) => {
   return `back ${stage.figure(named('eight seconds without signalling: back', options), 'ms', said)} ms after signalling was possible again`;
 });
 
-const anew = (scenario, name, options) => yardstick(async (stage) => {
+const anew = (scenario, name, options) => async (stage) => {
   const [a] = await stage.participants(['ann', 'bob'], options);
   await stage.all();
   const cut = Date.now();
@@ -46,7 +46,7 @@ const anew = (scenario, name, options) => yardstick(async (stage) => {
   const said = stage.figure(named(`${name}: the client says so`, options), 'ms', (await a.saw('reconnected', '', 15000, cut)) - cut);
   await stage.all();
   return `media back after ${media} ms, the client says so after ${said} ms`;
-});
+};
 
 const noUDP = (options) => yardstick(async (stage) => {
   const way = await stage.relay();
@@ -109,8 +109,8 @@ export default {
   },
   'eight seconds without signalling': silence({}),
   'eight seconds without signalling, with two peer connections': silence(two),
-  'a full reconnect when the client asks for it': anew('full-reconnect', 'a full reconnect', {}),
-  'a full reconnect when the client asks for it, with two peer connections': anew('full-reconnect', 'a full reconnect', two),
+  'a full reconnect when the client asks for it': yardstick(anew('full-reconnect', 'a full reconnect', {})),
+  'a full reconnect when the client asks for it, with two peer connections': yardstick(anew('full-reconnect', 'a full reconnect', two)),
   'a full reconnect when the focus asks for it': anew('leave-full-reconnect', 'a full reconnect that the server asks for', {}),
   'a full reconnect when the focus asks for it, with two peer connections': anew('leave-full-reconnect', 'a full reconnect that the server asks for', two),
   async 'a socket lost during a resume'(stage) {
