@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
@@ -84,12 +83,6 @@ type binding struct {
 
 	descriptor uint8           // id of the dependency descriptor; 0: the subscriber does not read it
 	described  []rtp.Extension // that and the transport-wide number, if there is one
-}
-
-// sentReport is the newest sender report, by which a receiver report tells the round trip.
-type sentReport struct {
-	middle uint32 // of its NTP time
-	at     time.Time
 }
 
 // shown is the newest of what the subscriber saw.
@@ -587,34 +580,4 @@ func (r *repaired) allow(seq uint16, now, rttMillis int64) bool {
 	s.tries++
 	s.at = now
 	return true
-}
-
-// senderReport tells the subscriber where the track's timestamps stand on the publisher's clock, as all of
-// that publisher's tracks do: lips and voice stay together.
-func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	b, span := d.binding.Load(), d.numbers.Current()
-	current := d.current.Load()
-	if b == nil || span == nil || current == paused || d.counts.packets.Load() == 0 {
-		return nil
-	}
-	l := d.up.source(int(current))
-	if l == nil {
-		return nil
-	}
-	report := l.report.Load()
-	if report == nil {
-		return nil
-	}
-	since := now.Sub(report.arrived)
-	ntp := report.ntp + uint64(since/time.Second)<<32 + uint64(since%time.Second)<<32/uint64(time.Second)
-	d.sentReport.Store(&sentReport{middle: uint32(ntp >> 16), at: now})
-	return &rtcp.SenderReport{
-		SSRC:        b.ssrc,
-		NTPTime:     ntp,
-		RTPTime:     report.rtp + span.Timestamp + uint32(int64(since)*int64(l.clock)/int64(time.Second)),
-		PacketCount: uint32(d.counts.packets.Load()),
-		OctetCount:  uint32(d.counts.bytes.Load()),
-	}
 }

@@ -58,3 +58,39 @@ func (d *DownTrack) RoundTrip() time.Duration {
 
 // Loss is the share of packets, in percent, that the subscriber missed between its last two reports.
 func (d *DownTrack) Loss() int { return int(d.counts.loss.Load()) }
+
+// sentReport is the newest sender report, by which a receiver report tells the round trip.
+type sentReport struct {
+	middle uint32 // of its NTP time
+	at     time.Time
+}
+
+// senderReport tells the subscriber where the track's timestamps stand on the publisher's clock, as all of
+// that publisher's tracks do: lips and voice stay together.
+func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, span := d.binding.Load(), d.numbers.Current()
+	current := d.current.Load()
+	if b == nil || span == nil || current == paused || d.counts.packets.Load() == 0 {
+		return nil
+	}
+	l := d.up.source(int(current))
+	if l == nil {
+		return nil
+	}
+	report := l.report.Load()
+	if report == nil {
+		return nil
+	}
+	since := now.Sub(report.arrived)
+	ntp := report.ntp + uint64(since/time.Second)<<32 + uint64(since%time.Second)<<32/uint64(time.Second)
+	d.sentReport.Store(&sentReport{middle: uint32(ntp >> 16), at: now})
+	return &rtcp.SenderReport{
+		SSRC:        b.ssrc,
+		NTPTime:     ntp,
+		RTPTime:     report.rtp + span.Timestamp + uint32(int64(since)*int64(l.clock)/int64(time.Second)),
+		PacketCount: uint32(d.counts.packets.Load()),
+		OctetCount:  uint32(d.counts.bytes.Load()),
+	}
+}
