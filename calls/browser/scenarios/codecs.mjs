@@ -1,4 +1,4 @@
-import { atMost, pause, until } from '../stage.mjs';
+import { atLeast, atMost, pause, until } from '../stage.mjs';
 
 // rate is how many bytes p gets of who's camera in a second.
 async function rate(p, who, ms = 3000) {
@@ -19,7 +19,7 @@ async function announced(p, mime, mode) {
   if (info.mime !== mime || first.mime !== mime || first.mode !== mode) throw new Error(`got ${JSON.stringify(info)}, want ${mime} in mode ${mode}`);
 }
 
-const severalPerStream = 2;
+const onePerStream = 1, severalPerStream = 2;
 
 // scalable: a camera whose layers come in one stream. A small view gets a small picture and a part of the bytes, a large one
 // the large picture again, and who comes later sees it at once.
@@ -72,5 +72,37 @@ export const alone = {
   },
   async 'AV1 layers in one stream'(stage) {
     return scalable('av1')(stage);
+  },
+  async 'a narrow line and VP9'(stage) {
+    const way = await stage.relay();
+    await stage.participant('ann', { codec: 'vp9', resolution: 'h720', publish: ['camera'] });
+    const b = await stage.participant('bob', { relay: way, publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann', 40000);
+    await way.change({ down: { kbps: 300 } });
+    await pause(8000);
+    const before = await b.frames('ann');
+    await pause(10000);
+    const frames = ((await b.frames('ann')) - before) / 10;
+    const height = await b.height('ann');
+    await way.change({ down: {} });
+    const open = Date.now();
+    await b.sees(720, 'ann', 60000);
+    const back = atMost('milliseconds until the high layer is back', Date.now() - open, 15000);
+    atLeast('frames per second', frames, 5);
+    return `${frames.toFixed(1)} frames/s of ${height} lines; the high layer back after ${back} ms`;
+  },
+  async 'H264 layers in a stream each'(stage) {
+    await stage.participant('ann', { codec: 'h264', resolution: 'h720', publish: ['camera'] });
+    const b = await stage.participant('bob', { publish: false });
+    await b.moving('ann');
+    const got = (await b.ask(() => window.call.received('ann', 'camera'))).codec;
+    if (got.toLowerCase() !== 'video/h264') return `this Chromium does not encode H264: it sent ${got}`;
+    await announced(b, 'video/h264', onePerStream);
+    await b.ask(() => window.call.resize('ann', 300, 168));
+    await b.sees(180, 'ann');
+    await b.moving('ann');
+    return got;
   },
 };
