@@ -125,6 +125,57 @@ func TestAFocusTakenForDeadGivesUp(t *testing.T) {
 	}
 }
 
+// TestADrainedFocusKeepsNothing: what it took and nobody has joined yet begins elsewhere, whichever process is reached, and so does
+// what it is asked to take by one who has not heard of the drain.
+func TestADrainedFocusKeepsNothing(t *testing.T) {
+	foci, bases := newTestFoci(t)
+	for _, call := range []string{"one", "two"} {
+		if home, err := foci[0].homes.claim(t.Context(), call); err != nil || home == nil || home.Process != foci[0].homes.name() {
+			t.Fatalf("claim: got %v, %v", home, err)
+		}
+	}
+	if err := foci[0].Drain(time.Hour, false); err != nil {
+		t.Fatal(err)
+	}
+	join(t, bases[1], "one", "ann") // asks the row, which names the drained one
+	join(t, bases[0], "two", "ann")
+	if answer, err := foci[0].homes.answer(t.Context(), bus.FocusQuestion{Take: "three"}); err == nil {
+		t.Errorf("the drained focus took a call: %+v", answer)
+	}
+	join(t, bases[0], "three", "ann")
+	if here, there := len(foci[0].liveRooms()), len(foci[1].liveRooms()); here != 0 || there != 3 {
+		t.Errorf("%d and %d calls, want all three on the one that is not drained", here, there)
+	}
+	if err := foci[0].Drain(0, true); err != nil {
+		t.Fatal(err)
+	}
+	join(t, bases[0], "four", "ann")
+	if len(foci[0].liveRooms("four")) != 1 {
+		t.Error("taken back, the drain goes on: a new call is not on the one that carries less")
+	}
+}
+
+// TestAFocusStartedAnew: at the address of a call's home answers another process, since it was killed and started again. Whoever
+// joins is not told so, but comes to where the call is next.
+func TestAFocusStartedAnew(t *testing.T) {
+	foci, bases := newTestFoci(t)
+	const dead = "FO_DEAD"
+	if err := foci[0].homes.rows.Begin(t.Context(), dead, "http"+strings.TrimSuffix(strings.TrimPrefix(bases[1], "ws"), "/calls")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := foci[0].homes.rows.Claim(t.Context(), "room", dead); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	ann := join(t, bases[0], "room", "ann")
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("it took %v, want less than five seconds", took)
+	}
+	if node := ann.joined.ServerInfo.NodeId; node != foci[0].homes.name() && node != foci[1].homes.name() {
+		t.Errorf("the call is on %s, want it on a process that lives", node)
+	}
+}
+
 // TestRequestsDoNotGoRound: what is relayed to another focus than this one is refused, and no wish of a client makes it relay.
 func TestRequestsDoNotGoRound(t *testing.T) {
 	foci, bases := newTestFoci(t)
