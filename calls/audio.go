@@ -30,6 +30,9 @@ func (t *publication) form() audioForm {
 	}
 }
 
+// redAllowed says whether a sound may come with copies. Which of them somebody takes its publisher is not told
+// (subscribed_audio_codec_update): livekit-client has no ear for it, and a subscriber without RED gets the same sound.
+// (livekit-client 2.23.0)
 func redAllowed(t *signal.Track) bool { return t.Encryption == 0 && !t.DisableRed }
 
 func isStereo(t *signal.Track) bool {

@@ -189,3 +189,15 @@ func TestWhoHasNoCodecOfATrackIsTold(t *testing.T) {
 		t.Errorf("got %v, want that the codec of %s is not supported", got, track.Sid)
 	}
 }
+
+// TestNobodyWantsWhatTheDepartedWanted: a client is told to stop when the last who saw its picture has left, whether it said so or not.
+func TestNobodyWantsWhatTheDepartedWanted(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann := join(t, base, "room", "ann")
+	ann.announces(&signal.AddTrack{Cid: "camera", Type: signal.TrackType_VIDEO, SimulcastCodecs: []*signal.SimulcastCodec{{Codec: "vp8", Cid: "camera"}}})
+	bob := join(t, base, "room", "bob")
+	ann.sends(webrtc.MimeTypeVP8, "camera")
+	bob.shows(bob.track(), "vp8")
+	bob.say(&signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}})
+	ann.wait("the end of VP8", func(res *signal.Response) bool { on, told := enabled(res, "vp8"); return told && !on })
+}

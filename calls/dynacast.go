@@ -56,6 +56,13 @@ func (p *Participant) noteWanted(track, subscriber string, w want, first bool) {
 	}
 }
 
+// forgetWants lets what a participant wanted end with it.
+func (p *Participant) forgetWants(subscriber string) {
+	for _, wants := range p.wanted {
+		delete(wants, subscriber)
+	}
+}
+
 func (p *Participant) mostWanted(track string, e *encoding) int {
 	most := -1
 	for _, w := range p.wanted[track] {

@@ -45,6 +45,7 @@ func (p *Participant) peerChanged(now *peer) {
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
 		delete(p.peers, sid)
+		p.forgetWants(sid)
 		p.gone.note(now.info, time.Now())
 	} else {
 		p.peers[sid] = now
