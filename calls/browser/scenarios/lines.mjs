@@ -1,4 +1,4 @@
-import { pause, yardstick } from '../stage.mjs';
+import { other, pause, yardstick } from '../stage.mjs';
 
 // concealed: the share of who's sound that p had to invent in the next ms, in percent.
 async function concealed(p, who, ms) {
@@ -34,13 +34,13 @@ export const alone = {
     await b.moving('ann');
     let since = Date.now();
     await way.change({ down: { kbps: 100 } });
-    await b.saw('stream paused', 'ann', 30000, since);
-    const stopped = stage.figure('100 kbit/s: the picture is paused', 'ms', Date.now() - since);
+    const told = (await b.saw('stream paused', 'ann', 10000, since).catch((e) => { if (!other) throw e; })) ?? 0; // others may not pause
+    const stopped = told ? stage.figure('100 kbit/s: the picture is paused', 'ms', told - since) : 'never';
     await pause(4000);
     const lost = stage.figure('100 kbit/s: sound concealed', '%', await concealed(b, 'ann', 5000), { most: 3 });
     since = Date.now();
     await way.change({ down: {} });
-    await b.saw('stream active', 'ann', 30000, since);
+    if (told) await b.saw('stream active', 'ann', 30000, since);
     await b.moving('ann');
     const back = stage.figure('100 kbit/s: the picture moves once the limit is lifted', 'ms', Date.now() - since, { most: 8000 });
     return `stopped after ${stopped} ms, ${lost.toFixed(1)} % of the sound concealed meanwhile, back after ${back} ms`;
