@@ -187,6 +187,9 @@ func newProcess(t *testing.T) *process {
 	return p
 }
 
+// otherPatience is how long another server may take to end.
+const otherPatience = 5 * time.Second
+
 const processEnv = "CHANCERY_TEST_FOCUS" // door, UDP port, TCP port
 
 // start returns when the process answers.
@@ -220,6 +223,11 @@ func (p *process) end(how syscall.Signal) {
 		return
 	}
 	_ = p.cmd.Process.Signal(how)
+	if len(p.command) > 0 { // it may wait for its clients to leave, who wait to be sent away
+		process := p.cmd.Process
+		last := time.AfterFunc(otherPatience, func() { _ = process.Kill() })
+		defer last.Stop()
+	}
 	_ = p.cmd.Wait() // killed: an error by design
 	p.cmd = nil
 }
