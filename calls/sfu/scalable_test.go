@@ -285,6 +285,52 @@ func (s *stage) checkNumbers(t *testing.T, seed uint64, v *svc) {
 	s.out.packets = nil
 }
 
+// A publisher that has no power or no line for its large picture leaves it out, and may say so. The subscriber gets what
+// there is, and the large picture when it is back.
+func TestLayersThatStopAndComeBack(t *testing.T) {
+	for _, tells := range []bool{true, false} {
+		for _, keyed := range []bool{true, false} {
+			v := newSVC(3, 3, keyed)
+			v.tells = tells
+			s := newScalableStage(t, v)
+			now := time.Now()
+			pictures := func(n int, key bool) map[uint16]bool {
+				from := len(s.out.packets)
+				for i := range n {
+					now = now.Add(33 * time.Millisecond)
+					for _, p := range v.next(key && i == 0) {
+						b, _ := p.Marshal()
+						s.layers[0].receive(b, now)
+					}
+					if s.up.checkLayers(now.UnixMilli()) {
+						s.down.LayersChanged()
+					}
+				}
+				return s.seen(t, v, from)
+			}
+			pictures(8, true)
+			v.sends = 2
+			s.mayAsk()
+			before, at := s.asks(), v.ts
+			pictures(12, false)
+			if asked := s.asks() > before; asked != keyed {
+				t.Errorf("keyed %v, tells %v: got a key frame asked for: %v, want %v", keyed, tells, asked, keyed)
+			}
+			got := pictures(8, keyed)
+			if spatial, _ := layersOf(v, got, at); spatial[1] != 8 {
+				t.Errorf("keyed %v, tells %v: got layers %v while there are two, want eight frames of the second", keyed, tells, spatial)
+			}
+			v.sends, at = 0, v.ts
+			pictures(3, true)
+			got = pictures(8, true)
+			if spatial, _ := layersOf(v, got, at); spatial[2] != 8 {
+				t.Errorf("keyed %v, tells %v: got layers %v when all are back, want eight frames of the third", keyed, tells, spatial)
+			}
+			decodable(t, v, s.seen(t, v, 0))
+		}
+	}
+}
+
 func TestABrokenChainAsksForAKeyFrame(t *testing.T) {
 	v := newSVC(3, 3, true)
 	s := newScalableStage(t, v)

@@ -16,6 +16,8 @@ type svc struct {
 	spatial, temporal int
 	keyed             bool // layers need one another in key pictures only (L3T3_KEY)
 	bare              bool // no dependency descriptors
+	sends             int  // spatial layers that are sent just now, 0: all
+	tells             bool // and the descriptors say so
 
 	seq     uint16
 	ts      uint32
@@ -152,11 +154,15 @@ func (v *svc) descriptor(start, end, key bool, spatial, temporal int, needs []ui
 	b.put(template, 6)
 	b.put(int(v.number), 16)
 	b.put(flag(key && start && spatial == 0), 1)
-	b.put(0, 2)
+	b.put(flag(v.tells && v.sends > 0), 1)
+	b.put(0, 1)
 	b.put(1, 1) // what it needs is told of each frame
 	b.put(1, 1) // and the chains
 	if key && start && spatial == 0 {
 		v.structure(&b)
+	}
+	if v.tells && v.sends > 0 {
+		b.put(1<<(v.sends*v.temporal)-1, v.spatial*v.temporal)
 	}
 	for _, need := range needs {
 		b.put(2, 2)
@@ -180,6 +186,9 @@ func (v *svc) next(key bool) (packets []*rtp.Packet) {
 	v.ts += 3000
 	v.picture = (v.picture + 1) & 0x7fff
 	for s := range v.spatial {
+		if v.sends > 0 && s >= v.sends {
+			break
+		}
 		v.number++
 		f := svcFrame{spatial: s, temporal: tid, picture: v.ts}
 		if !key {
