@@ -17,6 +17,7 @@ type scalable struct {
 	deps      packet.Dependencies
 	structure *packet.Structure // nil before the first
 	version   uint32            // rises with each structure
+	since     int64             // the packet that brought it
 	active    uint32            // decode targets that the publisher sends
 	described bool              // a dependency descriptor has come
 	chains    chainWatch
@@ -52,15 +53,7 @@ func (s *scalable) read(h *packet.Header, b []byte, p *Packet) {
 	if p.Extra = h.Extension(b, s.id); p.Extra != nil {
 		s.described = true
 		p.Meta.Extra = uint8(len(p.Extra))
-		if s.deps.Read(p.Extra, &p.Frame) {
-			p.Meta.Note(&p.Frame, len(p.Extra))
-			if structure, version := s.deps.Structure(); version != s.version {
-				s.adopt(structure, version)
-			}
-			if p.Frame.Active != 0 {
-				s.active = p.Frame.Active
-			}
-		}
+		s.readDescriptor(p)
 		return
 	}
 	d, ok := s.bare(p)
@@ -73,6 +66,27 @@ func (s *scalable) read(h *packet.Header, b []byte, p *Packet) {
 	}
 	if d.Spatials > 0 {
 		s.tellSizes(d.Sizes[:])
+	}
+}
+
+// readDescriptor reads a dependency descriptor. What comes late changes nothing for those after it.
+func (s *scalable) readDescriptor(p *Packet) {
+	if p.Seq < s.since {
+		if s.deps.Again(p.Extra, &p.Frame) {
+			p.Meta.Note(&p.Frame, len(p.Extra))
+		}
+		return
+	}
+	if !s.deps.Read(p.Extra, &p.Frame) {
+		return
+	}
+	p.Meta.Note(&p.Frame, len(p.Extra))
+	if structure, version := s.deps.Structure(); version != s.version {
+		s.since = p.Seq
+		s.adopt(structure, version)
+	}
+	if p.Frame.Active != 0 {
+		s.active = p.Frame.Active
 	}
 }
 
@@ -253,7 +267,10 @@ func (w *chainWatch) note(f *packet.Frame, chains int, seq, ms int64) {
 	begins := mark.packets == 0 || mark.number != f.Number
 	if begins {
 		if mark.packets > 0 && int16(f.Number-mark.number) < 0 {
-			return // a straggler
+			if !f.Key {
+				return // a straggler
+			}
+			*w = chainWatch{} // the publisher counts anew
 		}
 		*mark = frameMark{number: f.Number}
 	}

@@ -331,6 +331,29 @@ func TestLayersThatStopAndComeBack(t *testing.T) {
 	}
 }
 
+// The first packet of a key frame that comes after the next key frame does not bring its structure back.
+func TestALateStructure(t *testing.T) {
+	v := newSVC(3, 3, true)
+	s := newScalableStage(t, v)
+	s.feed(t, 0, v.next(true)...)
+	late := v.next(true)
+	s.feed(t, 0, late[1:]...)
+	w := newSVC(2, 2, true)
+	w.seq, w.ts, w.number, w.picture = v.seq, v.ts, v.number, v.picture
+	s.feed(t, 0, w.next(true)...)
+	s.feed(t, 0, late[0])
+	from := len(s.out.packets)
+	for range 4 {
+		s.feed(t, 0, w.next(false)...)
+	}
+	if got := s.layers[0].scalable.structure.Targets; got != 4 {
+		t.Errorf("got a structure of %d targets, want the newest of 4", got)
+	}
+	if got := len(s.out.packets) - from; got != 4*2 {
+		t.Errorf("got %d packets of the upper layer, want 8", got)
+	}
+}
+
 func TestABrokenChainAsksForAKeyFrame(t *testing.T) {
 	v := newSVC(3, 3, true)
 	s := newScalableStage(t, v)
