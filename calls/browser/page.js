@@ -9,15 +9,29 @@ const note = (what, who = '') => events.push({ what, who, at: Date.now() });
 
 // through changes the focus's candidates as the test wishes: the port of a relay in place of the focus's, or TCP alone.
 let through = (line) => line;
+// hidden keeps our own candidates from the server: one that reaches out would find another way around.
+let hidden = false;
 function useWay({ relay, tcp }) {
   if (!relay && !tcp) return;
+  hidden = true;
   through = (line) => {
     const [foundation, component, protocol, priority, address, port, ...rest] = line.split(' ');
     if ((protocol.toLowerCase() === 'tcp') !== !!tcp) return null;
     return [foundation, component, protocol, priority, address, relay && port === relay.from ? relay.to : port, ...rest].join(' ');
   };
 }
-const { addIceCandidate, setRemoteDescription } = RTCPeerConnection.prototype;
+const { addIceCandidate, setRemoteDescription, createOffer, createAnswer } = RTCPeerConnection.prototype;
+const told = Object.getOwnPropertyDescriptor(RTCPeerConnection.prototype, 'onicecandidate');
+Object.defineProperty(RTCPeerConnection.prototype, 'onicecandidate', {
+  ...told,
+  set(fn) { told.set.call(this, fn && ((e) => (hidden && e.candidate ? undefined : fn.call(this, e)))); },
+});
+for (const [name, make] of Object.entries({ createOffer, createAnswer })) {
+  RTCPeerConnection.prototype[name] = async function (...args) {
+    const { type, sdp } = await make.apply(this, args);
+    return { type, sdp: hidden ? sdp.replace(/^a=candidate:.*\r\n/gm, '') : sdp };
+  };
+}
 RTCPeerConnection.prototype.addIceCandidate = function (c) {
   const line = c?.candidate && through(c.candidate);
   if (line === null) return Promise.resolve();
