@@ -59,7 +59,7 @@ func newTestFocus(t testing.TB, change ...func(*Config)) (f *Focus, url string) 
 }
 
 // TestBrowser lets the unmodified livekit-client in headless Chromium call through the focus. SCENARIOS names words of those
-// to run; none: all. REPEAT plays each so often, and FIGURES is a file to which what they measure is appended, a line of JSON
+// to run; none: all; YARDSTICKS those that measure something. REPEAT plays each so often, and FIGURES is a file to which what they measure is appended, a line of JSON
 // for each figure; browser/table.mjs makes a table of such files.
 //
 // SFU_URL, SFU_KEY and SFU_SECRET name another server that speaks the protocol: then the scenarios that measure something are
@@ -130,7 +130,7 @@ func TestBrowser(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("run.mjs: %v", err)
 	}
-	if ran < 30 && !stage.other && os.Getenv("SCENARIOS") == "" {
+	if ran < 30 && !stage.other && os.Getenv("SCENARIOS")+os.Getenv("YARDSTICKS") == "" {
 		t.Errorf("got %d scenarios, want at least 30", ran)
 	}
 }

@@ -2,7 +2,9 @@
 // stands beside it by STAGE_URL. Scenarios are in scenarios/, a file for a subject. They run side by side in LANES (3);
 // those that measure a picture's quality need the processor, and run alone after the others.
 // What fails is played once more in the end, alone, since browsers that share a processor keep no time; the verdict is then the second one,
-// and its note tells of the first. Prints a line of JSON for each: {name, ok, note, ms}.
+// and its note tells of the first. Prints a line of JSON for each: {name, ok, note, ms, figures: [{name, unit, value}], out: it was left out}.
+// FIGURES is a file to which the figures are appended, a line for each. On another server than ours (OTHER), or with YARDSTICKS, those
+// that measure something are played alone.
 import { appendFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -16,7 +18,7 @@ for (const file of readdirSync(join(here, 'scenarios')).sort()) {
   for (const [list, found] of [[together, module.default], [alone, module.alone]]) {
     for (const [name, act] of Object.entries(found ?? {})) {
       if (wanted.length && !wanted.some((w) => name.includes(w))) continue;
-      if (other && !act.yardstick) continue;
+      if ((other || process.env.YARDSTICKS) && !act.yardstick) continue;
       for (let i = 0; i < Number(process.env.REPEAT ?? 1); i++) list.push({ name, act });
     }
   }
