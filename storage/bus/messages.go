@@ -595,7 +595,7 @@ type FocusMedia struct {
 
 // FocusQuestion asks one focus process for something; exactly one field is set.
 type FocusQuestion struct {
-	// Take makes the process the home of a call, by the call's name on the foci, unless it has one already.
+	// Take makes the process the home of a call, by the call's name on the foci, unless it has one already. One that is drained refuses.
 	Take string `json:"take,omitempty"`
 	// Do is a request of the room service, which is answered for the calls of this process.
 	Do *FocusRequest `json:"do,omitempty"`
