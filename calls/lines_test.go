@@ -329,7 +329,7 @@ func TestLines(t *testing.T) {
 			}
 			r.down.Store(&way{})
 			s.forget()
-			t.Logf("%.3f of the voice, up after %v", voice, s.until(t, 2, 8*time.Second))
+			t.Logf("%.3f of the voice, up after %v", voice, s.until(t, 2, 12*time.Second))
 		}},
 		{"five percent lost", way{Loss: 0.05}, steadyPicture},
 		{"80 ms with a swing of 40", way{Delay: 80, Swing: 40}, steadyPicture},

@@ -260,7 +260,7 @@ func (e *estimate) narrow(now int64) bool {
 		to = min(max(to, int(float64(e.bps)*(1-e.loss/2))), e.bps)
 	}
 	e.bounded, e.bps = true, max(to, leastRate)
-	e.probe.backoff = max(e.probe.backoff, probeLeast)
+	e.probe.backoff, e.probe.proved = max(e.probe.backoff, probeLeast), 0
 	e.probe.next = max(e.probe.next, now+e.probe.backoff)
 	return true
 }
@@ -327,12 +327,15 @@ func (w *lossWindows) sum(now int64) (received, lost int) {
 func (e *estimate) open() { e.bounded, e.bps, e.bad, e.cut = false, 0, 0, cut{} }
 
 // goal is how much the next probe tries to prove: little while the line has proved to be narrow, for what is too much waits in
-// its queue; more once it has let a probe through.
+// its queue; more once it has let some through.
 func (e *estimate) goal() int {
-	if e.probe.backoff > 0 || e.probe.next == 0 {
+	switch e.probe.proved {
+	case 0:
 		return e.bps * 3 / 2
+	case 1:
+		return e.bps * 2
 	}
-	return e.bps * 2
+	return e.bps * 3
 }
 
 // delays keeps the least delay of the last seconds, so that a path that becomes longer is believed after a while.
@@ -376,6 +379,7 @@ type probe struct {
 	bits    int // after the first
 	next    int64
 	backoff int64
+	proved  int     // probes in a row that went through
 	debt    float64 // bytes of padding that are due
 	paid    int64   // when it was last counted
 }
@@ -393,7 +397,7 @@ func (p *probe) running() bool { return p.rate > 0 }
 
 // start begins a probe that brings the line's load to rate; seq is the number of the packet that comes next.
 func (p *probe) start(now int64, rate int, seq uint16) {
-	*p = probe{rate: rate, seq: seq, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, paid: now}
+	*p = probe{rate: rate, seq: seq, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, proved: p.proved, paid: now}
 }
 
 func (p *probe) heard(at int64, bits int) {
@@ -415,9 +419,10 @@ func (p *probe) end(now int64, acked int) (proved int) {
 	}
 	if float64(measured) < probeProof*float64(rate) {
 		p.backoff = min(max(p.backoff*3/2, probeLeast), probeMost)
-		p.next = now + p.backoff
+		p.next, p.proved = now+p.backoff, 0
 		return 0
 	}
 	p.backoff, p.next = 0, now+probeSoon
+	p.proved++
 	return min(measured, rate)
 }
