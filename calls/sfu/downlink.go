@@ -22,6 +22,7 @@ type Downlink struct {
 	once   sync.Once
 	near   atomic.Bool // the transport is about to stand
 	ready  atomic.Bool
+	scant  atomic.Bool // too narrow for copies of what was sent
 	began  time.Time
 	woken  chan struct{}
 
@@ -265,11 +266,12 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 			return nil, 0
 		}
 		l.bounded = false
+		l.scant.Store(false)
 		return l.grantAll(), 0
 	}
 	l.bounded = true
 	l.gather()
-	audio := l.audioRate()
+	audio := l.thrift(budget)
 	allocate(budget-audio, whole-audio, l.demands, l.cfg.MayPause)
 	told = l.grantDemands()
 	return told, l.probe(now, at, budget, audio)
@@ -285,15 +287,27 @@ func (l *Downlink) gather() {
 	}
 }
 
-// audioRate is what the voices take. They are never paused: what is left is for video.
-func (l *Downlink) audioRate() (bps int) {
+// thrift decides whether voices leave their copies at home, and gives what they take. They are never paused: what is left is
+// for video.
+func (l *Downlink) thrift(budget int) (audio int) {
+	whole, bare := 0, 0
 	for _, t := range l.tracks {
 		if up := t.up.Layer(0); !t.up.video && up != nil && t.target.Load() != paused {
-			bps += int(up.rates.usual.Load())
+			bps := int(up.rates.usual.Load())
+			whole += bps
+			bare += bps * (100 - int(up.fold.copies.Load())) / 100
 		}
 	}
-	return bps
+	scant := budget < scantLine*whole
+	l.scant.Store(scant)
+	if scant {
+		return bare
+	}
+	return whole
 }
+
+// scantLine is how many times what the voices take with their copies a line must carry for these to be sent.
+const scantLine = 4
 
 func (l *Downlink) grantAll() (told []*DownTrack) {
 	for _, t := range l.tracks {

@@ -273,7 +273,7 @@ func (d *DownTrack) forward(b *binding, p *Packet, target int32) {
 		d.current.Store(paused)
 		return
 	}
-	if meta.Restored && d.red.Load() != 0 {
+	if meta.Restored && d.takesCopies() {
 		return
 	}
 	if int32(l.Index) != d.current.Load() && !d.switchTo(l, p.Seq, meta) {

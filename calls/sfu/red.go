@@ -3,6 +3,7 @@ package sfu
 import (
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/pion/webrtc/v4"
 
@@ -15,6 +16,8 @@ type fold struct {
 	blocks   packet.RED
 	last     uint32 // timestamp of the highest packet
 	restored Packet
+	part     int           // thousandths of a packet that copies take, smoothed
+	copies   atomic.Uint32 // the same in percent, for everybody
 }
 
 // redPayloads are the publisher's payload types. The zero value stands for a stream without RED.
@@ -50,6 +53,9 @@ func (f *fold) read(payload uint8, p *Packet, allowed bool) {
 		return
 	}
 	p.Meta.Newest = uint16(f.blocks.Newest)
+	const header = 20 // of RTP, with its extensions
+	f.part += (f.blocks.Newest*1000/(len(p.Payload)+header+lineOverhead) - f.part) / 16
+	f.copies.Store(uint32(f.part / 10))
 }
 
 func (f *fold) note(p *Packet) {
@@ -85,12 +91,14 @@ func (l *Layer) restore(p *Packet, ms int64) {
 // TakeRED says under which payload type the subscriber takes RED on this track; 0: it does not.
 func (d *DownTrack) TakeRED(payload uint8) { d.red.Store(uint32(payload)) }
 
+// takesCopies says whether the subscriber gets copies just now: where its line is narrow the voice itself comes first.
+func (d *DownTrack) takesCopies() bool { return d.red.Load() != 0 && !d.link.scant.Load() }
+
 // folded gives a redundant payload as the subscriber takes it: whole, or the newest block alone.
 func (d *DownTrack) folded(b *binding, meta *packet.Meta, payload []byte) (kind uint8, out []byte) {
-	red := uint8(d.red.Load())
-	if red == 0 {
+	if !d.takesCopies() {
 		return b.payload, payload[meta.Newest:]
 	}
 	packet.SetREDPayload(payload, b.payload)
-	return red, payload
+	return uint8(d.red.Load()), payload
 }

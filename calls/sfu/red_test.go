@@ -124,6 +124,41 @@ func TestLostAudioComesFromItsCopies(t *testing.T) {
 	}
 }
 
+// TestANarrowLineGetsNoCopies: the voice itself comes first, and what a copy brings of a lost packet comes in its place.
+func TestANarrowLineGetsNoCopies(t *testing.T) {
+	v := newVoice(t, true)
+	for n := range 20 {
+		v.send(t, n, min(n, 1))
+	}
+	link := v.with.link
+	v.layer.rates.usual.Store(60_000)
+	for _, c := range []struct {
+		name   string
+		budget int
+		scant  bool
+	}{
+		{"a wide line", 1_000_000, false},
+		{"a narrow line", 100_000, true},
+		{"a wide one again", 1_000_000, false},
+	} {
+		audio := link.thrift(c.budget)
+		if got := link.scant.Load(); got != c.scant || (audio < 60_000*len(link.tracks)) != c.scant {
+			t.Errorf("%s: got scant %v with %d bit/s for voices, want %v", c.name, got, audio, c.scant)
+		}
+	}
+	link.scant.Store(true)
+	v.red.packets = nil
+	v.send(t, 21, 1) // 20 is lost
+	if len(v.red.packets) != 2 {
+		t.Fatalf("got %d packets, want the lost one and the newest", len(v.red.packets))
+	}
+	for i, p := range v.red.packets {
+		if want := string(rune('a' + 20 + i)); p.PayloadType != 109 || string(p.Payload) != want {
+			t.Errorf("packet %d: got %q of type %d, want %q of type 109", i, p.Payload, p.PayloadType, want)
+		}
+	}
+}
+
 func TestCopiesThatCannotBe(t *testing.T) {
 	packetOf := func(n int, payload ...byte) *rtp.Packet {
 		return &rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: 63, SequenceNumber: uint16(100 + n), Timestamp: uint32(50_000 + n*960)}, Payload: payload}

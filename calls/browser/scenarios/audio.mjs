@@ -75,6 +75,31 @@ export default {
 };
 
 export const alone = {
+  async 'a voice leaves its copies at home where the line is narrow'(stage) {
+    const way = await stage.relay();
+    await stage.participant('ann', { publish: ['picture', 'voice'] });
+    const b = await stage.participant('bob', { publish: false, relay: way, pause: true });
+    await Promise.all([b.moving('ann'), b.hears('ann')]);
+    const read = () => b.ask(() => window.call.received('ann', 'microphone'));
+    const size = async (ms) => {
+      const before = await read();
+      await pause(ms);
+      const after = await read();
+      return {
+        bytes: (after.bytesReceived - before.bytesReceived) / (after.packetsReceived - before.packetsReceived),
+        lost: 100 * (after.concealedSamples - before.concealedSamples) / (after.totalSamplesReceived - before.totalSamplesReceived),
+      };
+    };
+    const wide = await size(2000);
+    const since = Date.now();
+    await way.change({ down: { kbps: 100 } });
+    await b.saw('stream paused', 'ann', 30000, since);
+    await pause(4000);
+    const narrow = await size(5000);
+    atMost('bytes a packet on a narrow line, beside a wide one', narrow.bytes / wide.bytes, 0.7);
+    atMost('percent of the sound concealed', narrow.lost, 3);
+    return `${wide.bytes.toFixed(0)} bytes a packet, ${narrow.bytes.toFixed(0)} at 100 kbit/s, ${narrow.lost.toFixed(1)} % concealed there`;
+  },
   'a voice that carries its own copies': voice({ single: true }),
   'a voice that carries its own copies, with two connections': voice({ single: false }),
 };
