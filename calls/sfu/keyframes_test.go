@@ -22,7 +22,15 @@ func TestAsksForKeyFramesAFewTimesAtOnceAndThenSeldom(t *testing.T) {
 		{"half a second later, without an answer", func() { l.lastAsk.Store(now - 520); l.askDue.Store(now + 480) }, 1},
 		{"a third of a second after an answer", func() { l.lastAsk.Store(now - 320); l.lastKey.Store(now - 250); l.askDue.Store(now + 680) }, 1},
 		{"and then too much for the long run", func() { l.lastAsk.Store(now - 320); l.lastKey.Store(now - 250); l.askDue.Store(now + 1360) }, 0},
+		{"soon after an answer to a question for another layer", func() {
+			l.lastAsk.Store(0)
+			l.askDue.Store(0)
+			s.up.lastAsk.Store(now - 200)
+			l.lastKey.Store(now - 150)
+		}, 0},
+		{"later after it", func() { s.up.lastAsk.Store(now - 310); l.lastKey.Store(now - 250) }, 1},
 	} {
+		s.up.lastAsk.Store(0)
 		c.prep()
 		before := asked(s, 2)
 		l.RequestKeyFrame()

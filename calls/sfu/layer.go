@@ -261,6 +261,9 @@ func (l *Layer) RequestKeyFrame() {
 	if l.lastKey.Load() > last {
 		wait = keyFrameAgain
 	}
+	if any := l.track.lastAsk.Load(); now-any < keyFrameAgain.Milliseconds() && l.lastKey.Load() >= any {
+		return // the answer was for all layers, and who gave it hears nothing yet
+	}
 	due := max(l.askDue.Load(), now)
 	if now-last < wait.Milliseconds() || due-now > every.Milliseconds() || !l.lastAsk.CompareAndSwap(last, now) {
 		return
@@ -268,6 +271,7 @@ func (l *Layer) RequestKeyFrame() {
 	select {
 	case l.track.feedback <- &rtcp.PictureLossIndication{MediaSSRC: l.ssrc}:
 		l.askDue.Store(due + every.Milliseconds())
+		l.track.lastAsk.Store(now)
 		l.counts.keyAsks.Add(1)
 	default:
 		l.lastAsk.Store(last)

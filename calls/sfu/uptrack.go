@@ -41,9 +41,10 @@ type UpTrack struct {
 	feedback chan rtcp.Packet
 	layered  chan struct{} // there are layers to watch, a repair stream to find, or a layer that has woken
 	running  sync.WaitGroup
-	budgets  []*Budget   // that its packets are counted against; set before the first layer
-	silent   atomic.Bool // what comes is not handed on
-	unfolds  bool        // RED may be taken apart; set before the first layer
+	budgets  []*Budget    // that its packets are counted against; set before the first layer
+	silent   atomic.Bool  // what comes is not handed on
+	lastAsk  atomic.Int64 // when a key frame of some layer was last asked for, milliseconds
+	unfolds  bool         // RED may be taken apart; set before the first layer
 
 	layers [MaxLayers]atomic.Pointer[Layer]
 	sinks  atomic.Pointer[[]Sink]
