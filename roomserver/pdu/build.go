@@ -73,55 +73,6 @@ func Template(version id.RoomVersion, draft Draft) ([]byte, error) {
 	return appendObject(nil, all), nil
 }
 
-// ParseTemplate reads the event of a make_join answer into a draft, for Build to finish. The
-// caller checks that it says what was asked for: room, sender, type, state key, membership.
-func ParseTemplate(version id.RoomVersion, raw []byte) (Draft, error) {
-	f, err := formatOf(version)
-	if err != nil {
-		return Draft{}, err
-	}
-	if len(raw) > maxRaw {
-		return Draft{}, fmt.Errorf("%w: template of %d bytes", ErrTooLarge, len(raw))
-	}
-	all, err := parseMembers(raw, f.strictNumbers)
-	if err != nil {
-		return Draft{}, err
-	}
-	all = without(all, "unsigned", "event_id", "hashes", "signatures")
-	e, err := f.read(nil, all)
-	if err != nil {
-		return Draft{}, err
-	}
-	draft := Draft{
-		Type: e.kind, StateKey: e.stateKey, Sender: id.UserID(e.sender), RoomID: id.RoomID(e.room),
-		Content: e.content, Redacts: id.EventID(e.redacts), Depth: e.depth, Timestamp: time.UnixMilli(e.ts),
-		PrevEvents: eventIDs(e.prev), AuthEvents: eventIDs(e.auth),
-	}
-	if f.references {
-		draft.Hashes = map[id.EventID][]byte{}
-		readHashes(draft.Hashes, field(all, "prev_events"))
-		readHashes(draft.Hashes, field(all, "auth_events"))
-	}
-	return draft, nil
-}
-
-// readHashes notes the hashes of a list of references whose form was checked.
-func readHashes(into map[id.EventID][]byte, list []byte) {
-	pairs, _ := items(nil, list)
-	for _, pair := range pairs {
-		parts, _ := items(nil, pair)
-		hashes, err := members(nil, parts[1])
-		if err != nil {
-			continue
-		}
-		event, _ := text(parts[0])
-		encoded, _ := text(field(hashes, "sha256"))
-		if hash, ok := decodeBase64(encoded); ok && len(hash) > 0 {
-			into[id.EventID(event)] = hash
-		}
-	}
-}
-
 // draftMembers writes the fields of a draft, in order of their keys.
 func (f *format) draftMembers(d *Draft) ([]member, error) {
 	content, err := f.draftContent(d)

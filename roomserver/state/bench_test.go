@@ -63,11 +63,11 @@ func BenchmarkResolve(b *testing.B) {
 			if cited {
 				name += ", deep"
 			}
-			whole := []map[pdu.Key]id.EventID{diffs[0].Over(common), diffs[1].Over(common)}
+			whole := []map[pdu.Key]id.EventID{over(diffs[0], common), over(diffs[1], common)}
 			b.Run(name+"/whole", func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					if _, err := Resolve(b.Context(), r.version, whole, r); err != nil {
+					if _, err := resolve(b.Context(), r.version, whole, r); err != nil {
 						b.Fatal(err)
 					}
 				}

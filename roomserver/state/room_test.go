@@ -238,16 +238,16 @@ func (r *room) resolve(states ...Map) Map {
 		for i, n := range order {
 			shuffled[i], sets[i] = states[n], states[n]
 		}
-		whole, err := Resolve(r.t.Context(), r.version, sets, r)
+		whole, err := resolve(r.t.Context(), r.version, sets, r)
 		if err != nil {
 			r.t.Fatalf("resolve in order %v: %v", order, err)
 		}
-		fork := NewFork(shuffled)
+		fork := newFork(shuffled)
 		diff, err := old.Resolve(r.t.Context(), fork)
 		if err != nil {
 			r.t.Fatalf("resolve in order %v, once more: %v", order, err)
 		}
-		if again := diff.Over(fork.Common.(Map)); !maps.Equal(again, whole) {
+		if again := over(diff, fork.Common.(Map)); !maps.Equal(again, whole) {
 			r.t.Fatalf("order %v: a used resolver got %v, want %v", order, again, whole)
 		}
 		if first {

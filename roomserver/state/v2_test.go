@@ -173,7 +173,7 @@ func TestMissingEventIsNamed(t *testing.T) {
 		one := r.topic(s, "$one", "@alice:x")
 		two := r.topic(s, "$two", "@bob:x")
 		r.hidden[hidden] = true
-		_, err := Resolve(t.Context(), r.version, []map[pdu.Key]id.EventID{one, two}, r)
+		_, err := resolve(t.Context(), r.version, []map[pdu.Key]id.EventID{one, two}, r)
 		var missing *MissingError
 		if !errors.As(err, &missing) || missing.EventID != hidden {
 			t.Errorf("without %s: got error %v, want one that names it", hidden, err)
@@ -190,7 +190,7 @@ func TestEventThatCitesItself(t *testing.T) {
 	one[pdu.Key{Type: "m.room.topic"}] = "$hen"
 	resolver := NewResolver(r.version, r)
 	for range 2 {
-		_, err := resolver.Resolve(t.Context(), NewFork([]Map{one, two}))
+		_, err := resolver.Resolve(t.Context(), newFork([]Map{one, two}))
 		if err == nil || !strings.Contains(err.Error(), "cites itself") {
 			t.Errorf("got error %v, want one about an event that cites itself", err)
 		}
@@ -219,7 +219,7 @@ func TestEventsThatCiteNothing(t *testing.T) {
 }
 
 func TestUnknownVersion(t *testing.T) {
-	_, err := Resolve(t.Context(), "quite new", []map[pdu.Key]id.EventID{{}}, newRoom(t, id.RoomV11))
+	_, err := resolve(t.Context(), "quite new", []map[pdu.Key]id.EventID{{}}, newRoom(t, id.RoomV11))
 	if err == nil {
 		t.Error("got no error for an unknown room version")
 	}
@@ -242,7 +242,7 @@ func TestForkByDifferences(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, want := diff.Over(common), r.resolve(one, two, three)
+		got, want := over(diff, common), r.resolve(one, two, three)
 		if len(got) != len(want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
