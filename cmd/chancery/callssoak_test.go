@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -370,19 +372,20 @@ func (s *callSoak) warmUp() {
 	s.empty()
 }
 
-// empty waits until the focuses have no call any more.
+// empty waits until the focuses have no call any more, and have looked after what the last to leave left behind.
 func (s *callSoak) empty() {
 	s.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) { // between two looks
 		left := 0.0
 		for _, admin := range s.admins {
 			left += metric(s.t, admin, "chancery_calls_rooms") + metric(s.t, admin, "chancery_calls_participants")
+			left += float64(standing(s.t, admin).at("chancery/calls.(*Focus).closes"))
 		}
 		if left == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.fault("%v calls and participants are left in the focus a minute after the last has gone", left)
+			s.fault("%v calls, participants and those who wait for what they left behind are in the focus a minute after the last has gone", left)
 			return
 		}
 	}
@@ -404,6 +407,62 @@ type callSample struct {
 	resident                 int64
 	goroutines, participants int
 	udp, tcp                 int
+	stacks                   goroutines
+}
+
+// goroutines counts those that stand at the same place, by a name for it.
+type goroutines map[string]int
+
+// standing reads what a process's goroutines do.
+func standing(t *testing.T, admin string) goroutines {
+	t.Helper()
+	resp, err := http.Get(admin + "/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := goroutines{}
+	_, stacks, _ := strings.Cut(string(text), "\n") // behind the line with their number
+	for _, stack := range strings.Split(stacks, "\n\n") {
+		lines := strings.Split(strings.TrimSpace(stack), "\n")
+		var count int
+		if _, err := fmt.Sscanf(lines[0], "%d @", &count); err != nil {
+			continue
+		}
+		var path []string
+		for _, line := range lines[1:] {
+			if fields := strings.Fields(line); len(fields) > 2 {
+				name, _, _ := strings.Cut(fields[2], "+")
+				path = append(path, name)
+			}
+		}
+		found[strings.Join(path[max(0, len(path)-3):], " < ")] += count
+	}
+	return found
+}
+
+// at counts those in a function.
+func (g goroutines) at(function string) (n int) {
+	for place, count := range g {
+		if strings.Contains(place, function) {
+			n += count
+		}
+	}
+	return n
+}
+
+// grown lists where there are more than before.
+func (g goroutines) grown(before goroutines) (list string) {
+	for _, place := range slices.Sorted(maps.Keys(g)) {
+		if more := g[place] - before[place]; more > 0 {
+			list += fmt.Sprintf("\n  %+d %s", more, place)
+		}
+	}
+	return list
 }
 
 // sample looks at each focus, and prints it.
@@ -414,6 +473,9 @@ func (s *callSoak) sample(when string) (all []callSample) {
 			participants: int(metric(s.t, s.admins[n], "chancery_calls_participants")),
 		}
 		one.udp, one.tcp = openSockets(p.cmd.Process.Pid)
+		if one.participants == 0 {
+			one.stacks = standing(s.t, s.admins[n])
+		}
 		all = append(all, one)
 		fmt.Printf("%s: focus %d has %d participants, %d goroutines, %d MB, %d UDP and %d TCP sockets\n",
 			when, n+1, one.participants, one.goroutines, one.resident>>20, one.udp, one.tcp)
@@ -480,8 +542,8 @@ func (s *callSoak) verdict(length time.Duration, before []callSample, running []
 		s.fault("browsers: %v", browsers)
 	}
 	for n := range after {
-		if grown := after[n].goroutines - before[n].goroutines; grown > 20 {
-			s.fault("focus %d has %d goroutines more than before", n+1, grown)
+		if grown := after[n].goroutines - before[n].goroutines; grown > 5 {
+			s.fault("focus %d has %d goroutines more than before:%s", n+1, grown, after[n].stacks.grown(before[n].stacks))
 		}
 		if after[n].udp > before[n].udp || after[n].tcp > before[n].tcp+5 {
 			s.fault("focus %d has %d UDP and %d TCP sockets, before %d and %d", n+1, after[n].udp, after[n].tcp, before[n].udp, before[n].tcp)
