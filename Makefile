@@ -7,7 +7,7 @@ GO    ?= go
 TAGS  := goolm,sqlite_fts5
 BIN   := bin/chancery
 # The longest time that one package's tests may take.
-TEST_TIMEOUT ?= 15m
+TEST_TIMEOUT ?= 25m
 # The packages with browser tests.
 BROWSERS := ./calls ./clientapi ./cmd/chancery
 # How long each fuzz target and the soak run.
