@@ -96,7 +96,9 @@ func (f *Focus) enter(r *http.Request) (*entry, error) {
 	case errors.Is(err, ErrNotAdmitted):
 		return nil, &refusal{http.StatusUnauthorized, "not a member of the room"}
 	case err != nil:
-		zerolog.Ctx(r.Context()).Error().Err(err).Msg("Admission to a call not decided")
+		if r.Context().Err() == nil { // otherwise whoever asked has gone
+			zerolog.Ctx(r.Context()).Error().Err(err).Msg("Admission to a call not decided")
+		}
 		return nil, &refusal{http.StatusServiceUnavailable, "try again"}
 	}
 	return &entry{claims: claims, join: join, ruling: ruling}, nil
