@@ -159,7 +159,14 @@ func (s *testServer) do(token, method, path string, body any) *answer {
 		}
 		reader = bytes.NewReader(raw)
 	}
-	req, err := http.NewRequest(method, s.url+path, reader)
+	code, raw := s.exchange(method, path, token, reader)
+	return &answer{t: s.t, what: method + " " + path, code: code, body: gjson.ParseBytes(raw)}
+}
+
+// exchange sends a request, and reads the whole answer.
+func (s *testServer) exchange(method, path, token string, body io.Reader) (code int, answer []byte) {
+	s.t.Helper()
+	req, err := http.NewRequest(method, s.url+path, body)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -175,7 +182,7 @@ func (s *testServer) do(token, method, path string, body any) *answer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return &answer{t: s.t, what: method + " " + path, code: resp.StatusCode, body: gjson.ParseBytes(raw)}
+	return resp.StatusCode, raw
 }
 
 // ok says that the answer has to be a 200.

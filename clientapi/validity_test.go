@@ -38,23 +38,8 @@ func withValidity(t *testing.T, set func(*account.ValidityConfig)) (*testServer,
 // page asks for a page, as a browser does.
 func (s *testServer) page(method, path, token string) (code int, text string) {
 	s.t.Helper()
-	req, err := http.NewRequest(method, s.url+path, nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return resp.StatusCode, string(raw)
+	code, raw := s.exchange(method, path, token, nil)
+	return code, string(raw)
 }
 
 // until is until when the account is good, as administrators see it.
