@@ -54,7 +54,7 @@ func (t *transport) received() uint64 {
 	if !ok {
 		return 0
 	}
-	return uint64(pair.PacketsReceived) + pair.RequestsReceived + pair.ResponsesReceived
+	return t.pc.Received() + uint64(pair.PacketsReceived) + pair.RequestsReceived + pair.ResponsesReceived
 }
 
 func (t *transport) close() {

@@ -65,7 +65,7 @@ func newDrive(t *testing.T, bps int) *drive {
 	d.link, d.up, d.down = s.link, s.up, s.down
 	d.link.cfg.Paused = func(_ string, paused bool) { d.told = append(d.told, paused) }
 	d.down.binding.Store(&binding{writer: padWriter{d}, ssrc: 7, payload: 120, rtxSSRC: 8, rtx: 121, numbers: d.down.extension(3)})
-	voice := newUpTrack(nil, s.mouth, nil, false, [MaxLayers]Size{})
+	voice := newUpTrack(s.mouth, nil, false, [MaxLayers]Size{})
 	t.Cleanup(voice.Close)
 	l := newLayer(voice, 0, 99, vp8.RTPCodecCapability)
 	l.rates.usual.Store(int64(d.voice))

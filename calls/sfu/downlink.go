@@ -14,17 +14,16 @@ import (
 // Downlink carries everything that goes to one subscriber: its DownTracks, which share its line. The packets themselves
 // are written by the goroutines of the layers; Run looks after what the line carries, and who gets how much of it.
 type Downlink struct {
-	engine *Engine
-	peer   Uplink
-	in     *incoming
-	cfg    LinkConfig
-	done   chan struct{}
-	once   sync.Once
-	near   atomic.Bool // the transport is about to stand
-	ready  atomic.Bool
-	scant  atomic.Bool // too narrow for copies of what was sent
-	began  time.Time
-	woken  chan struct{}
+	peer  Uplink
+	in    *incoming
+	cfg   LinkConfig
+	done  chan struct{}
+	once  sync.Once
+	near  atomic.Bool // the transport is about to stand
+	ready atomic.Bool
+	scant atomic.Bool // too narrow for copies of what was sent
+	began time.Time
+	woken chan struct{}
 
 	line     sync.Mutex // guards what follows, for the packet path: held for lines
 	estimate estimate
@@ -63,12 +62,12 @@ const (
 	lossGood   = 3
 )
 
-func newDownlink(e *Engine, peer Uplink, in *incoming, cfg LinkConfig) *Downlink {
+func newDownlink(peer Uplink, in *incoming, cfg LinkConfig) *Downlink {
 	if cfg.Paused == nil {
 		cfg.Paused = func(string, bool) {}
 	}
 	return &Downlink{
-		engine: e, peer: peer, in: in, cfg: cfg, began: time.Now(),
+		peer: peer, in: in, cfg: cfg, began: time.Now(),
 		done: make(chan struct{}), woken: make(chan struct{}, 1),
 	}
 }
@@ -388,8 +387,6 @@ func (l *Downlink) allRate(audio int) int {
 const padBurst = 6000
 
 func (l *Downlink) pad(bytes int) {
-	l.engine.hold()
-	defer l.engine.release()
 	for _, t := range l.tracks {
 		if sent := t.pad(bytes); sent > 0 {
 			l.line.Lock()

@@ -46,6 +46,7 @@ type DownTrack struct {
 	ended    bool      // another goes on where it was
 	repaired *repaired // nil until something was asked for again
 	rtxSeq   uint16
+	out      *outbox // for what is being sent; nil: it leaves alone
 	header   rtp.Header
 	meta     packet.Meta
 	number   [2]byte // transport-wide number, as the header's extension points to it
@@ -261,9 +262,11 @@ func (d *DownTrack) Push(p *Packet) {
 		return
 	}
 	d.mu.Lock()
+	d.out = p.out
 	if !d.ended {
 		d.forward(b, p, target)
 	}
+	d.out = nil
 	d.mu.Unlock()
 }
 
@@ -450,11 +453,20 @@ func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out 
 	if len(extra) > 0 {
 		d.describeFrame(b, meta, span, extra)
 	}
-	if _, err := b.writer.WriteRTP(&d.header, payload); err != nil {
+	if d.emit(b, payload) != nil {
 		return // the transport is closing; calls will hear of it
 	}
 	d.counts.packets.Add(1)
 	d.counts.bytes.Add(uint64(len(payload)))
+}
+
+// emit sends d.header and a payload.
+func (d *DownTrack) emit(b *binding, payload []byte) error {
+	if w := d.link.in.road(); w.carries() {
+		return w.write(d.out, &d.header, payload)
+	}
+	_, err := b.writer.WriteRTP(&d.header, payload)
+	return err
 }
 
 // repair answers a NACK pair from the cache, over the repair stream if there is one. buf is the caller's.
@@ -468,6 +480,11 @@ func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 	if d.repaired == nil {
 		d.repaired = &repaired{}
 	}
+	d.out = borrowOutbox()
+	defer func() {
+		d.out.giveBack()
+		d.out = nil
+	}()
 	now := time.Now().UnixMilli()
 	d.repairOne(b, first, now, buf)
 	for i := uint16(1); mask != 0; i, mask = i+1, mask>>1 {
@@ -513,7 +530,7 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	if len(extra) > 0 {
 		d.describeFrame(b, meta, span, extra)
 	}
-	_, _ = b.writer.WriteRTP(&d.header, buf[:2+n]) // lost or closing: the subscriber asks again or is gone
+	_ = d.emit(b, buf[:2+n]) // lost or closing: the subscriber asks again or is gone
 }
 
 // stamp gives d.header the next transport-wide number.
@@ -538,6 +555,11 @@ func (d *DownTrack) pad(bytes int) (sent int) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.out = borrowOutbox()
+	defer func() {
+		d.out.giveBack()
+		d.out = nil
+	}()
 	for sent < bytes {
 		d.header = rtp.Header{
 			Version: 2, Padding: true, PaddingSize: paddingSize, PayloadType: b.rtx, SSRC: b.rtxSSRC,
@@ -545,7 +567,7 @@ func (d *DownTrack) pad(bytes int) (sent int) {
 		}
 		d.rtxSeq++
 		d.stamp(b, paddingSize, true)
-		if _, err := b.writer.WriteRTP(&d.header, nil); err != nil {
+		if d.emit(b, nil) != nil {
 			return sent
 		}
 		sent += paddingSize + packetOverhead

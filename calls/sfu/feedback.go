@@ -27,15 +27,21 @@ func (d *DownTrack) feedback(p rtcp.Packet, ssrc uint32, scratch []byte) {
 			d.repair(pair.PacketID, uint16(pair.LostPackets), scratch)
 		}
 	case *rtcp.ReceiverReport:
-		b := d.binding.Load()
-		for i := range p.Reports {
-			if r := &p.Reports[i]; b != nil && r.SSRC == b.ssrc {
-				d.counts.loss.Store(uint32(r.FractionLost) * 100 / 256)
-				if codec := d.up.Codec(); codec != nil && codec.ClockRate > 0 {
-					d.counts.jitter.Store(int64(r.Jitter) * int64(time.Second) / int64(codec.ClockRate))
-				}
-				d.noteRoundTrip(r, time.Now())
+		d.noteReception(p.Reports)
+	case *rtcp.SenderReport: // of one who publishes too
+		d.noteReception(p.Reports)
+	}
+}
+
+func (d *DownTrack) noteReception(reports []rtcp.ReceptionReport) {
+	b := d.binding.Load()
+	for i := range reports {
+		if r := &reports[i]; b != nil && r.SSRC == b.ssrc {
+			d.counts.loss.Store(uint32(r.FractionLost) * 100 / 256)
+			if codec := d.up.Codec(); codec != nil && codec.ClockRate > 0 {
+				d.counts.jitter.Store(int64(r.Jitter) * int64(time.Second) / int64(codec.ClockRate))
 			}
+			d.noteRoundTrip(r, time.Now())
 		}
 	}
 }

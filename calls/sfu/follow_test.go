@@ -18,7 +18,7 @@ func TestAnotherEncodingGoesOn(t *testing.T) {
 	wish := Wish{Width: 320, Height: 180}
 	s.down.SetWish(wish)
 
-	next := newUpTrack(nil, s.mouth, nil, true, [MaxLayers]Size{{Width: 320, Height: 180}})
+	next := newUpTrack(s.mouth, nil, true, [MaxLayers]Size{{Width: 320, Height: 180}})
 	t.Cleanup(next.Close)
 	h264 := webrtc.RTPCodecParameters{RTPCodecCapability: webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH264, ClockRate: 90000}, PayloadType: 102}
 	next.codec.Store(&h264)

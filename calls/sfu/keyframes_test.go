@@ -43,10 +43,10 @@ func TestAsksForKeyFramesAFewTimesAtOnceAndThenSeldom(t *testing.T) {
 // Who cannot be reached yet asks for nothing: the key frame would be gone before the transport stands.
 func TestAsksForNoKeyFrameTooEarly(t *testing.T) {
 	s := newStage(t, 1)
-	link := newDownlink(nil, s.mouth, nil, LinkConfig{})
+	link := newDownlink(s.mouth, nil, LinkConfig{})
 	before := asked(s, 0)
 	early := NewDownTrack(s.up, link, "TR_2", "PA_2")
-	early.binding.Store(&binding{writer: &wire{}, ssrc: 9, payload: 120})
+	early.binding.Store(&binding{writer: &written{}, ssrc: 9, payload: 120})
 	early.Start()
 	early.AskKeyFrame()
 	if got := asked(s, 0) - before; got != 0 {

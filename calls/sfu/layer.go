@@ -63,6 +63,7 @@ type Packet struct {
 	Payload []byte
 	Frame   packet.Frame // of a scalable stream, if it shows
 	Extra   []byte       // the dependency descriptor, if there is one
+	out     *outbox      // for what is sent of it
 }
 
 // senderReport ties a stream's timestamps to its publisher's clock.
@@ -196,11 +197,18 @@ func (l *Layer) push(p *Packet) {
 	if len(sinks) == 0 {
 		return
 	}
-	l.track.engine.hold()
+	if p.out != nil {
+		for _, s := range sinks {
+			s.Push(p)
+		}
+		return
+	}
+	p.out = borrowOutbox()
 	for _, s := range sinks {
 		s.Push(p)
 	}
-	l.track.engine.release()
+	p.out.giveBack()
+	p.out = nil
 }
 
 // within counts a packet and says whether its second has room for it.

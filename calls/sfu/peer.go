@@ -1,22 +1,19 @@
 package sfu
 
 import (
-	"encoding/binary"
 	"io"
 	"sync"
 	"sync/atomic"
-	"time"
 
+	"github.com/pion/ice/v4"
 	"github.com/pion/interceptor"
-	"github.com/pion/rtcp"
+	"github.com/pion/stun/v4"
 	"github.com/pion/transport/v4/packetio"
 	"github.com/pion/webrtc/v4"
-
-	"chancery/calls/packet"
 )
 
-// Peer is one peer connection. Its RTCP does not wait for a reader in each track: it is handled as it comes in, by the
-// goroutine that deciphered it.
+// Peer is one peer connection. Its media go by its wire, past Pion. RTCP does not wait for a reader in each track: it is
+// handled as it comes in, by the goroutine that deciphered it.
 type Peer struct {
 	*webrtc.PeerConnection
 	engine *Engine
@@ -30,8 +27,14 @@ func (e *Engine) NewPeer() (*Peer, error) {
 		return nil, err
 	}
 	in := newIncoming()
+	in.wire = &wire{engine: e, incoming: in}
 	settings := e.settings
 	settings.BufferFactory = in.buffer
+	(&keys{made: in.wire.key}).listen(&settings)
+	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {
+		e.ways.verified(remote, in.wire)
+		return false // Pion chooses the pair
+	})
 	registry := &interceptor.Registry{}
 	registry.Add(in)
 	api := webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(e.media), webrtc.WithInterceptorRegistry(registry))
@@ -41,23 +44,37 @@ func (e *Engine) NewPeer() (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	in.excess = func() { _ = pc.Close() } // its participant leaves with it
-	return &Peer{PeerConnection: pc, engine: e, in: in}, nil
+	transport := pc.SCTP().Transport().ICETransport()
+	in.wire.pair = transport.GetSelectedCandidatePair
+	transport.OnSelectedCandidatePairChange(in.wire.chosen)
+	peer := &Peer{PeerConnection: pc, engine: e, in: in}
+	in.excess = func() { _ = peer.Close() } // its participant leaves with it
+	return peer, nil
 }
+
+// Close closes the peer connection.
+func (p *Peer) Close() error {
+	p.engine.ways.forget(p.in.wire)
+	return p.PeerConnection.Close()
+}
+
+// Received counts the packets of media and their reports that have come the short way.
+func (p *Peer) Received() uint64 { return p.in.wire.received.Load() }
 
 // NewUpTrack makes a track for what the peer publishes. Close ends it.
 func (p *Peer) NewUpTrack(video bool, sizes [MaxLayers]Size) *UpTrack {
-	return newUpTrack(p.engine, p, p.in, video, sizes)
+	return newUpTrack(p, p.in, video, sizes)
 }
 
 // NewDownlink makes the road to the peer as a subscriber.
 func (p *Peer) NewDownlink(cfg LinkConfig) *Downlink {
-	return newDownlink(p.engine, p, p.in, cfg)
+	return newDownlink(p, p.in, cfg)
 }
 
 // incoming knows whom a peer's RTCP is for. A nil one knows nobody.
 type incoming struct {
 	arrivals *arrivals
+	wire     *wire // nil in tests of the rest
 
 	excess  func()       // is called for a peer that speaks of too many streams
 	streams atomic.Int32 // how many it has spoken of
@@ -115,6 +132,21 @@ func (in *incoming) removeDown(d *DownTrack) {
 	}
 }
 
+// road is the short way, or nil.
+func (in *incoming) road() *wire {
+	if in == nil {
+		return nil
+	}
+	return in.wire
+}
+
+// stream is an RTP stream that Pion has met, or nil.
+func (in *incoming) stream(ssrc uint32) *rtpStream {
+	in.mu.RLock()
+	defer in.mu.RUnlock()
+	return in.rtp[ssrc]
+}
+
 func (in *incoming) find(ssrc uint32) (*Layer, *DownTrack) {
 	in.mu.RLock()
 	defer in.mu.RUnlock()
@@ -147,87 +179,10 @@ func (in *incoming) give(ssrc uint32, l *Layer, repair bool) bool {
 	if in == nil {
 		return true
 	}
-	in.mu.RLock()
-	s := in.rtp[ssrc]
-	in.mu.RUnlock()
+	s := in.stream(ssrc)
 	if s == nil || repair && in.arrivals.stream(ssrc) == nil {
 		return false
 	}
 	s.give(l, repair)
 	return true
 }
-
-// rtcpStream takes the compounds that speak of one SSRC. Nobody reads it.
-type rtcpStream struct {
-	in      *incoming
-	ssrc    uint32
-	scratch []byte // for repairs; most subscribers never need it
-	once    sync.Once
-	closed  chan struct{}
-}
-
-// Write handles what a compound says of the SSRC; the same compound comes to each SSRC that it speaks of.
-func (s *rtcpStream) Write(b []byte) (int, error) {
-	layer, down := s.in.find(s.ssrc)
-	for rest := b; ; {
-		p, next, ok := packet.NextRTCP(rest)
-		if !ok {
-			return len(b), nil
-		}
-		rest = next
-		switch {
-		case p.Type == packet.SenderReport && len(p.Body) >= 24 && binary.BigEndian.Uint32(p.Body) == s.ssrc:
-			now := time.Now()
-			s.in.arrivals.noteReport(p.Body, now)
-			if layer != nil {
-				layer.noteReport(p.Body, now)
-			}
-		case down != nil:
-			s.feedback(down, p)
-		}
-	}
-}
-
-// feedback gives a down track what concerns it.
-func (s *rtcpStream) feedback(d *DownTrack, p packet.RTCP) {
-	switch p.Type {
-	case packet.TransportFeedback, packet.PayloadFeedback:
-		if len(p.Body) < 8 || binary.BigEndian.Uint32(p.Body[4:]) != s.ssrc && p.Format != formatFIR {
-			return
-		}
-		if p.Type == packet.TransportFeedback && p.Format == packet.FormatTransportCC {
-			d.link.transportFeedback(p.Body)
-			return
-		}
-	case packet.ReceiverReport:
-	default:
-		return
-	}
-	packets, err := rtcp.Unmarshal(p.All)
-	if err != nil {
-		return // one bad packet of a subscriber harms nobody
-	}
-	for _, one := range packets {
-		if _, nack := one.(*rtcp.TransportLayerNack); nack && s.scratch == nil {
-			s.scratch = make([]byte, receiveMTU+2)
-		}
-		d.feedback(one, s.ssrc, s.scratch)
-	}
-}
-
-const formatFIR = 4 // names its stream further behind (RFC 5104, section 4.3.1)
-
-// Read waits for the end.
-func (s *rtcpStream) Read([]byte) (int, error) {
-	<-s.closed
-	return 0, io.EOF
-}
-
-// Close ends Read.
-func (s *rtcpStream) Close() error {
-	s.once.Do(func() { close(s.closed) })
-	return nil
-}
-
-// SetReadDeadline is asked for by Pion, and of no use where nobody reads.
-func (s *rtcpStream) SetReadDeadline(time.Time) error { return nil }

@@ -16,13 +16,13 @@ var opus = webrtc.RTPCodecParameters{RTPCodecCapability: webrtc.RTPCodecCapabili
 type voice struct {
 	layer       *Layer
 	with, bare  *DownTrack
-	red, single *wire
+	red, single *written
 }
 
 func newVoice(t *testing.T, unfold bool) *voice {
 	t.Helper()
 	mouth := &noted{said: make(chan rtcp.Packet, 64)}
-	up := newUpTrack(nil, mouth, nil, false, [MaxLayers]Size{})
+	up := newUpTrack(mouth, nil, false, [MaxLayers]Size{})
 	t.Cleanup(up.Close)
 	up.codec.Store(&opus)
 	if unfold {
@@ -31,9 +31,9 @@ func newVoice(t *testing.T, unfold bool) *voice {
 	l := newLayer(up, 0, 1000, opus.RTPCodecCapability)
 	l.fold.payloads = redPayloads{red: 63, opus: 111}
 	up.layers[0].Store(l)
-	link := newDownlink(nil, mouth, nil, LinkConfig{})
+	link := newDownlink(mouth, nil, LinkConfig{})
 	link.Ready()
-	v := &voice{layer: l, red: &wire{keep: true}, single: &wire{keep: true}}
+	v := &voice{layer: l, red: &written{keep: true}, single: &written{keep: true}}
 	v.bare, v.with = NewDownTrack(up, link, "TR_1", "PA_1"), NewDownTrack(up, link, "TR_1", "PA_1")
 	v.bare.binding.Store(&binding{writer: v.single, ssrc: 7, payload: 120})
 	v.with.binding.Store(&binding{writer: v.red, ssrc: 8, payload: 109})
@@ -194,7 +194,7 @@ func TestREDIsNotTakenApartWhereItMayNotBe(t *testing.T) {
 	v.send(t, 0, 0)
 	v.send(t, 1, 1)
 	v.feed(t, &rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: 111, SequenceNumber: 0, Timestamp: 1920}, Payload: []byte("sealed")})
-	for name, got := range map[string]*wire{"with copies": v.red, "without": v.single} {
+	for name, got := range map[string]*written{"with copies": v.red, "without": v.single} {
 		if len(got.packets) != 1 || string(got.packets[0].Payload) != "sealed" {
 			t.Errorf("%s: got %v, want only the packet that is plain Opus", name, got.packets)
 		}

@@ -4,10 +4,11 @@
 // It owns Pion's engine and its ports, the packets and the RTCP. Who may hear whom, and what was agreed
 // in which offer, is decided in calls.
 //
-// What holds on the packet path (rtpStream, Layer.receive, DownTrack.Push, socket):
+// What holds on the packet path (socket, wire, rtpStream, Layer.receive, DownTrack.Push, outbox):
 //   - no allocation of ours, no log, no bus, no database; no lock is held across a system call, and none is shared by two
-//     subscribers but the one under which a packet is put into the socket's batch;
-//   - the goroutine that deciphers a publisher's packet forwards it to all; what it wrote leaves in one system call;
+//     subscribers;
+//   - the goroutine that reads a publisher's packets from the socket deciphers them, forwards them to all and enciphers them for
+//     each; what it wrote leaves in a few system calls. No other goroutine is woken;
 //   - nobody waits for a subscriber: UDP does not block, and TCP has a buffer that drops what is too much;
 //   - what the slow side tells the hot side is one atomic word.
 package sfu
@@ -44,7 +45,7 @@ type Ports struct {
 type Engine struct {
 	settings webrtc.SettingEngine
 	media    *webrtc.MediaEngine
-	sockets  []*socket
+	ways     *ways
 	closers  []io.Closer
 	udp      []netip.AddrPort
 
@@ -55,7 +56,7 @@ type Engine struct {
 
 // NewEngine opens the ports.
 func NewEngine(ports Ports) (*Engine, error) {
-	e := &Engine{}
+	e := &Engine{ways: newWays()}
 	var err error
 	if e.settings, err = e.open(ports); err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -64,24 +65,6 @@ func NewEngine(ports Ports) (*Engine, error) {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
-}
-
-// hold lets what is written to the sockets wait for the release that follows. A nil engine has no sockets.
-func (e *Engine) hold() {
-	if e != nil {
-		for _, s := range e.sockets {
-			s.hold()
-		}
-	}
-}
-
-// release sends what waits.
-func (e *Engine) release() {
-	if e != nil {
-		for _, s := range e.sockets {
-			s.release()
-		}
-	}
 }
 
 // Close frees the ports. Peer connections are closed by whoever made them, before.
@@ -121,7 +104,7 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 			Listener: listener, Logger: quiet.NewLogger("ice"), ReadBufferSize: 64, WriteBufferSize: tcpBuffer,
 		})
 		e.closers = append(e.closers, tcp)
-		s.SetICETCPMux(tcp)
+		s.SetICETCPMux(&tcpMux{TCPMux: tcp, ways: e.ways})
 		networks = append(networks, webrtc.NetworkTypeTCP4, webrtc.NetworkTypeTCP6)
 	}
 	s.SetNetworkTypes(networks)
@@ -134,6 +117,11 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	}
 	// Clients with AES instructions take GCM, which costs a fraction of AES-CM with SHA-1.
 	s.SetSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80)
+	// The client begins the handshake: of one in which we answer, the wire hears the keys. That it is where it says it is, ICE has shown.
+	if err := s.SetAnsweringDTLSRole(webrtc.DTLSRoleServer); err != nil {
+		return s, err
+	}
+	s.SetDTLSInsecureSkipHelloVerify(true)
 	s.SetSCTPMaxMessageSize(65535)
 	s.SetReceiveMTU(receiveMTU)
 	s.SetICETimeouts(iceDisconnected, iceFailed, icePing)
@@ -183,15 +171,12 @@ func (p *Ports) addresses() ([]net.IP, error) {
 func (e *Engine) listenUDP(addresses []net.IP, port int, logs logging.LoggerFactory) (ice.UDPMux, error) {
 	var muxes []ice.UDPMux
 	for _, ip := range addresses {
-		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip, Port: port})
+		socket, err := listenSocket(&net.UDPAddr{IP: ip, Port: port}, e.ways)
 		if err != nil {
 			return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
 		}
-		e.udp = append(e.udp, conn.LocalAddr().(*net.UDPAddr).AddrPort())
-		_ = conn.SetReadBuffer(kernelBuffer) // a smaller buffer serves a smaller call
-		_ = conn.SetWriteBuffer(kernelBuffer)
-		socket := newSocket(conn)
-		e.sockets = append(e.sockets, socket)
+		e.udp = append(e.udp, socket.LocalAddr().(*net.UDPAddr).AddrPort())
+		socket.start()
 		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: socket, Logger: logs.NewLogger("ice")})
 		e.closers = append(e.closers, mux)
 		muxes = append(muxes, mux)

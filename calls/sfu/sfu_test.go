@@ -24,14 +24,14 @@ func (n *noted) WriteRTCP(packets []rtcp.Packet) error {
 	return nil
 }
 
-// wire keeps what was written to a subscriber.
-type wire struct {
+// written keeps what was sent to a subscriber.
+type written struct {
 	packets []rtp.Packet
 	count   int
 	keep    bool
 }
 
-func (w *wire) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
+func (w *written) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
 	w.count++
 	if w.keep {
 		w.packets = append(w.packets, rtp.Packet{Header: h.Clone(), Payload: append([]byte(nil), payload...)})
@@ -39,7 +39,7 @@ func (w *wire) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
 	return len(payload), nil
 }
 
-func (w *wire) Write([]byte) (int, error) { panic("not used") }
+func (w *written) Write([]byte) (int, error) { panic("not used") }
 
 var vp8 = webrtc.RTPCodecParameters{RTPCodecCapability: webrtc.RTPCodecCapability{
 	MimeType: webrtc.MimeTypeVP8, ClockRate: 90000, RTCPFeedback: videoFeedback}, PayloadType: 96}
@@ -50,25 +50,25 @@ type stage struct {
 	layers [MaxLayers]*Layer
 	link   *Downlink
 	down   *DownTrack
-	out    *wire
+	out    *written
 	mouth  *noted
 }
 
 func newStage(t testing.TB, layers int) *stage {
 	t.Helper()
-	s := &stage{out: &wire{keep: true}, mouth: &noted{said: make(chan rtcp.Packet, 64)}}
+	s := &stage{out: &written{keep: true}, mouth: &noted{said: make(chan rtcp.Packet, 64)}}
 	sizes := [MaxLayers]Size{}
 	for i := range layers {
 		sizes[i] = Size{Width: 320 << i, Height: 180 << i}
 	}
-	s.up = newUpTrack(nil, s.mouth, nil, true, sizes)
+	s.up = newUpTrack(s.mouth, nil, true, sizes)
 	t.Cleanup(s.up.Close)
 	s.up.codec.Store(&vp8)
 	for i := range layers {
 		s.layers[i] = newLayer(s.up, i, uint32(1000+i), vp8.RTPCodecCapability)
 		s.up.layers[i].Store(s.layers[i])
 	}
-	s.link = newDownlink(nil, s.mouth, nil, LinkConfig{MayPause: true})
+	s.link = newDownlink(s.mouth, nil, LinkConfig{MayPause: true})
 	s.link.Ready()
 	s.down = NewDownTrack(s.up, s.link, "TR_1", "PA_1")
 	s.down.binding.Store(&binding{writer: s.out, ssrc: 7, payload: 120, rtxSSRC: 8, rtx: 121})

@@ -1,25 +1,30 @@
 package sfu
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
-	"sync/atomic"
+	"syscall"
+	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 )
 
-// socket is one of the focus's UDP sockets. What is written while it is held leaves in one system call when it is let
-// go: a packet for a hundred subscribers goes through the kernel's door once. What is written otherwise leaves at once.
+// socket is one of the focus's UDP addresses: several of the kernel's sockets, among which it shares the clients out, each
+// with its own reader. What is a client's RTP or RTCP goes where it belongs in the reader's goroutine; the rest (STUN,
+// DTLS, and what nobody knows yet) waits for Pion, whose net.PacketConn this is.
 type socket struct {
-	conn   *net.UDPConn
-	many   manyWriter
-	holds  atomic.Int32 // as held, for those who need not wait
-	mu     sync.Mutex   // guards held, filled and spare; never held while sending
-	held   int
-	filled *batch
-	spare  []*batch
+	conns  []*net.UDPConn
+	many   []manyWriter // of the same
+	ways   *ways
+	rest   chan *datagram // waits for Pion
+	closed chan struct{}
+	once   sync.Once
+	ends   sync.WaitGroup // the readers
 }
 
 // manyWriter is sendmmsg, for either family.
@@ -27,131 +32,156 @@ type manyWriter interface {
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
 }
 
+// datagram is a packet that waits for Pion.
+type datagram struct {
+	n    int
+	from netip.AddrPort
+	data [receiveMTU]byte
+}
+
+var datagrams = sync.Pool{New: func() any { return new(datagram) }}
+
 const (
-	batchSize  = 64   // packets that leave together
-	batchBytes = 1500 // the largest that waits; larger ones leave at once
-	maxSpare   = 8
+	maxReaders = 8    // of one address
+	maxRest    = 2048 // datagrams; what comes on top is dropped
 )
 
-// batch is what waits to leave.
-type batch struct {
-	n        int
-	messages [batchSize]ipv4.Message
-	slots    [batchSize]struct {
-		buffer [1][]byte
-		bytes  [batchBytes]byte
-		addr   net.UDPAddr
-		ip     [16]byte
+// listenSocket opens an address for as many readers as there are processors.
+func listenSocket(at *net.UDPAddr, w *ways) (*socket, error) {
+	first, err := net.ListenUDP("udp", at) // alone: a port that is taken is refused
+	if err != nil {
+		return nil, err
 	}
+	s := newSocket(w, first)
+	if shareable(first) {
+		config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return share(c) }}
+		for range min(runtime.GOMAXPROCS(0), maxReaders) - 1 {
+			conn, err := config.ListenPacket(context.Background(), "udp", first.LocalAddr().String())
+			if err != nil {
+				break // fewer readers serve as well
+			}
+			s.add(conn.(*net.UDPConn))
+		}
+	}
+	return s, nil
 }
 
-func newBatch() *batch {
-	b := &batch{}
-	for i := range b.messages {
-		b.messages[i].Buffers = b.slots[i].buffer[:]
-		b.messages[i].Addr = &b.slots[i].addr
-	}
-	return b
-}
-
-// add copies a packet in. The batch must have room.
-func (b *batch) add(p []byte, to netip.AddrPort) {
-	s := &b.slots[b.n]
-	s.buffer[0] = s.bytes[:copy(s.bytes[:], p)]
-	s.addr.Port = int(to.Port())
-	if ip := to.Addr().Unmap(); ip.Is4() {
-		four := ip.As4()
-		s.addr.IP = append(s.ip[:0], four[:]...)
-	} else {
-		s.ip = ip.As16()
-		s.addr.IP, s.addr.Zone = s.ip[:], ip.Zone()
-	}
-	b.n++
-}
-
-func newSocket(conn *net.UDPConn) *socket {
-	s := &socket{conn: conn}
-	if local, ok := conn.LocalAddr().(*net.UDPAddr); ok && local.IP.To4() == nil {
-		s.many = ipv6.NewPacketConn(conn)
-	} else {
-		s.many = ipv4.NewPacketConn(conn)
+// newSocket makes a socket of what is open already. Nothing is read before start.
+func newSocket(w *ways, conns ...*net.UDPConn) *socket {
+	s := &socket{ways: w, rest: make(chan *datagram, maxRest), closed: make(chan struct{})}
+	for _, c := range conns {
+		s.add(c)
 	}
 	return s
 }
 
-// hold lets what is written wait, until release is called as often.
-func (s *socket) hold() {
-	s.mu.Lock()
-	s.held++
-	s.holds.Store(int32(s.held))
-	s.mu.Unlock()
-}
-
-// release sends what waits, also for others who still hold.
-func (s *socket) release() {
-	s.mu.Lock()
-	s.held--
-	s.holds.Store(int32(s.held))
-	full := s.take()
-	s.mu.Unlock()
-	s.send(full)
-}
-
-// take is called with the lock held.
-func (s *socket) take() *batch {
-	full := s.filled
-	s.filled = nil
-	return full
-}
-
-// send writes a batch and keeps it for the next. A destination that cannot be reached loses its packet, no other does.
-func (s *socket) send(b *batch) {
-	if b == nil {
-		return
+func (s *socket) add(conn *net.UDPConn) {
+	_ = conn.SetReadBuffer(kernelBuffer) // a smaller buffer serves a smaller call
+	_ = conn.SetWriteBuffer(kernelBuffer)
+	s.conns = append(s.conns, conn)
+	if local, ok := conn.LocalAddr().(*net.UDPAddr); ok && local.IP.To4() == nil {
+		s.many = append(s.many, ipv6.NewPacketConn(conn))
+	} else {
+		s.many = append(s.many, ipv4.NewPacketConn(conn))
 	}
-	for at := 0; at < b.n; {
-		n, err := s.many.WriteBatch(b.messages[at:b.n], 0)
-		if err != nil && n <= 0 {
-			n = 1 // the first one is refused
+}
+
+// start begins to read.
+func (s *socket) start() {
+	for i := range s.conns {
+		s.ends.Go(func() { s.read(i) })
+	}
+}
+
+// read takes what comes to one of the kernel's sockets, many packets in one system call, until it is closed. What its
+// packets cause to be sent leaves when the last of them has been looked at.
+func (s *socket) read(i int) {
+	in, err := newInbox(s.conns[i])
+	if err != nil {
+		return // closed already
+	}
+	d := &desk{out: &outbox{lane: i}}
+	for {
+		n, err := in.fill()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			time.Sleep(time.Millisecond) // the kernel is out of memory, say
+			continue
 		}
-		at += max(n, 1)
-	}
-	b.n = 0
-	s.mu.Lock()
-	if len(s.spare) < maxSpare {
-		s.spare = append(s.spare, b)
-	}
-	s.mu.Unlock()
-}
-
-// WriteToAddrPort writes or keeps a packet.
-func (s *socket) WriteToAddrPort(p []byte, to netip.AddrPort) (int, error) {
-	if s.holds.Load() == 0 || len(p) > batchBytes {
-		return s.conn.WriteToUDPAddrPort(p, to)
-	}
-	s.mu.Lock()
-	if s.held == 0 {
-		s.mu.Unlock()
-		return s.conn.WriteToUDPAddrPort(p, to)
-	}
-	if s.filled == nil {
-		if n := len(s.spare); n > 0 {
-			s.filled, s.spare = s.spare[n-1], s.spare[:n-1]
-		} else {
-			s.filled = newBatch()
+		d.now = time.Now()
+		for k := range n {
+			p, from := in.datagram(k)
+			if len(p) == 0 {
+				continue
+			}
+			if w := s.ways.of(false, from, p); w == nil || !w.take(p, d) {
+				s.leave(p, from)
+			}
 		}
+		d.out.flush()
 	}
-	s.filled.add(p, to)
-	var full *batch
-	if s.filled.n == batchSize {
-		full = s.take()
-	}
-	s.mu.Unlock()
-	s.send(full)
-	return len(p), nil
 }
 
-// ReadFromAddrPort reads a packet.
+// leave leaves a datagram to Pion.
+func (s *socket) leave(p []byte, from netip.AddrPort) {
+	d := datagrams.Get().(*datagram)
+	d.n, d.from = copy(d.data[:], p), from
+	select {
+	case s.rest <- d:
+	default: // it will be sent again
+		datagrams.Put(d)
+	}
+}
+
+// ReadFromAddrPort gives Pion what is left to it.
 func (s *socket) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
-	return s.conn.ReadFromUDPAddrPort(p)
+	select {
+	case d := <-s.rest:
+		n, from := copy(p, d.data[:d.n]), d.from
+		datagrams.Put(d)
+		return n, from, nil
+	case <-s.closed:
+		return 0, netip.AddrPort{}, net.ErrClosed
+	}
 }
+
+// WriteToAddrPort writes what Pion has to say.
+func (s *socket) WriteToAddrPort(p []byte, to netip.AddrPort) (int, error) {
+	s.ways.leads(to, s)
+	return s.conns[0].WriteToUDPAddrPort(p, to)
+}
+
+// ReadFrom is ReadFromAddrPort for the net.PacketConn that Pion asks for.
+func (s *socket) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, from, err := s.ReadFromAddrPort(p)
+	return n, net.UDPAddrFromAddrPort(from), err
+}
+
+// WriteTo is WriteToAddrPort, likewise.
+func (s *socket) WriteTo(p []byte, to net.Addr) (int, error) {
+	if udp, ok := to.(*net.UDPAddr); ok {
+		return s.WriteToAddrPort(p, udp.AddrPort())
+	}
+	return s.conns[0].WriteTo(p, to)
+}
+
+// Close ends the readers and waits for them.
+func (s *socket) Close() error {
+	var errs []error
+	s.once.Do(func() {
+		close(s.closed)
+		for _, c := range s.conns {
+			errs = append(errs, c.Close())
+		}
+	})
+	s.ends.Wait()
+	return errors.Join(errs...)
+}
+
+// LocalAddr is the address; Pion's deadlines are for writing, and a datagram does not wait.
+func (s *socket) LocalAddr() net.Addr                { return s.conns[0].LocalAddr() }
+func (s *socket) SetDeadline(t time.Time) error      { return s.SetWriteDeadline(t) }
+func (s *socket) SetReadDeadline(time.Time) error    { return nil }
+func (s *socket) SetWriteDeadline(t time.Time) error { return s.conns[0].SetWriteDeadline(t) }

@@ -3,6 +3,8 @@ package sfu
 import (
 	"net"
 	"net/netip"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 )
@@ -30,62 +32,53 @@ func readOne(t *testing.T, conn *net.UDPConn) string {
 	return string(buf[:n])
 }
 
-// What is written while a socket is held comes in its order, each to its own, none before the release.
-func TestSocketSendsABatch(t *testing.T) {
+// put writes a packet into an outbox, as a wire does.
+func put(o *outbox, s *socket, what string, to netip.AddrPort) {
+	b := o.batch(s)
+	room := b.room()
+	b.add(room[:copy(room, what)], to)
+}
+
+func addressOf(c *net.UDPConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
+
+// What is put into an outbox comes in its order, each to its own; a full batch leaves when the next packet comes.
+func TestOutboxSendsABatch(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
-		s := newSocket(listen(t, address))
+		s, o := newSocket(newWays(), listen(t, address)), &outbox{}
 		one, two := listen(t, address), listen(t, address)
-		to := func(c *net.UDPConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
-		write := func(what string, c *net.UDPConn) {
-			t.Helper()
-			if n, err := s.WriteToAddrPort([]byte(what), to(c)); err != nil || n != len(what) {
-				t.Errorf("%s: write %q: got %d, %v", address, what, n, err)
-			}
+		for range batchSize {
+			put(o, s, "first", addressOf(one))
 		}
-		write("at once", one)
-		if got := readOne(t, one); got != "at once" {
-			t.Errorf("%s: got %q, want what was not held", address, got)
-		}
-		s.hold()
-		s.hold()
-		for range batchSize { // a full batch does not wait
-			write("first", one)
-		}
+		put(o, s, "second", addressOf(two))
 		for range batchSize {
 			if got := readOne(t, one); got != "first" {
 				t.Fatalf("%s: got %q, want first", address, got)
 			}
 		}
-		write("second", two)
-		write("third", one)
-		if s.filled == nil || s.filled.n != 2 {
-			t.Errorf("%s: what was written did not wait", address)
+		put(o, s, "third", addressOf(one))
+		if n := o.batches[0].n; n != 2 {
+			t.Errorf("%s: %d packets wait, want 2", address, n)
 		}
-		s.release() // sends, though another still holds
+		o.flush()
 		if got := readOne(t, two); got != "second" {
 			t.Errorf("%s: got %q, want second", address, got)
 		}
 		if got := readOne(t, one); got != "third" {
 			t.Errorf("%s: got %q, want third", address, got)
 		}
-		s.release()
-		write("after", two)
-		if got := readOne(t, two); got != "after" {
-			t.Errorf("%s: got %q, want after", address, got)
+		if n := o.batches[0].n; n != 0 {
+			t.Errorf("%s: %d packets still wait", address, n)
 		}
 	}
 }
 
 // One destination that the kernel refuses costs the others nothing.
-func TestSocketPassesOverWhatIsRefused(t *testing.T) {
-	s, one := newSocket(listen(t, "127.0.0.1:0")), listen(t, "127.0.0.1:0")
-	s.hold()
+func TestOutboxPassesOverWhatIsRefused(t *testing.T) {
+	s, one, o := newSocket(newWays(), listen(t, "127.0.0.1:0")), listen(t, "127.0.0.1:0"), &outbox{}
 	for _, to := range []string{"255.255.255.255:9", one.LocalAddr().String(), "255.255.255.255:9", "255.255.255.255:9", one.LocalAddr().String()} {
-		if _, err := s.WriteToAddrPort([]byte(to), netip.MustParseAddrPort(to)); err != nil {
-			t.Error(err)
-		}
+		put(o, s, to, netip.MustParseAddrPort(to))
 	}
-	s.release()
+	o.flush()
 	for range 2 {
 		if got := readOne(t, one); got != one.LocalAddr().String() {
 			t.Errorf("got %q, want both of mine", got)
@@ -93,20 +86,94 @@ func TestSocketPassesOverWhatIsRefused(t *testing.T) {
 	}
 }
 
-func TestSocketDoesNotAllocate(t *testing.T) {
-	s, one := newSocket(listen(t, "127.0.0.1:0")), listen(t, "127.0.0.1:0")
-	to, p := one.LocalAddr().(*net.UDPAddr).AddrPort(), make([]byte, 1200)
+func TestOutboxDoesNotAllocate(t *testing.T) {
+	s, one, o := newSocket(newWays(), listen(t, "127.0.0.1:0")), listen(t, "127.0.0.1:0"), &outbox{}
+	to, p := addressOf(one), string(make([]byte, 1200))
 	turn := func() {
-		s.hold()
 		for range 10 {
-			if _, err := s.WriteToAddrPort(p, to); err != nil {
-				t.Fatal(err)
-			}
+			put(o, s, p, to)
 		}
-		s.release()
+		o.flush()
 	}
 	turn()
 	if got := testing.AllocsPerRun(200, turn); got > 1 { // the race detector empties pools at times
 		t.Errorf("got %v allocations for ten packets, want none", got)
+	}
+}
+
+// A socket has a reader for each processor, which share its address; nobody else may open it; Pion gets what comes to any of them.
+func TestSocketReadersShareAnAddress(t *testing.T) {
+	s, err := listenSocket(&net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}, newWays())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	t.Cleanup(func() { _ = s.Close() })
+	if want := min(runtime.GOMAXPROCS(0), maxReaders); runtime.GOOS == "linux" && len(s.conns) != want {
+		t.Errorf("got %d readers, want %d", len(s.conns), want)
+	}
+	if other, err := net.ListenUDP("udp", s.LocalAddr().(*net.UDPAddr)); err == nil {
+		_ = other.Close()
+		t.Error("the address could be opened a second time")
+	}
+	if other, err := listenSocket(s.LocalAddr().(*net.UDPAddr), newWays()); err == nil {
+		_ = other.Close()
+		t.Error("a second focus could open the address")
+	}
+	const clients, each = 16, 20
+	want := map[netip.AddrPort]bool{}
+	for range clients {
+		c := listen(t, "127.0.0.1:0")
+		want[addressOf(c)] = true
+		for range each {
+			if _, err := c.WriteTo([]byte("what may this be"), s.LocalAddr()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, buf := map[netip.AddrPort]int{}, make([]byte, 2000)
+	late := time.AfterFunc(5*time.Second, func() { _ = s.Close() })
+	defer late.Stop()
+	for range clients * each {
+		n, from, err := s.ReadFromAddrPort(buf)
+		if err != nil {
+			t.Fatalf("after packets of %d clients: %v", len(got), err)
+		}
+		if string(buf[:n]) != "what may this be" || !want[from] {
+			t.Fatalf("got %q from %v", buf[:n], from)
+		}
+		got[from]++
+	}
+	for from, n := range got {
+		if n != each {
+			t.Errorf("got %d packets from %v, want %d", n, from, each)
+		}
+	}
+	var waits sync.WaitGroup
+	waits.Go(func() {
+		if _, _, err := s.ReadFromAddrPort(buf); err == nil {
+			t.Error("read from a closed socket")
+		}
+	})
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	waits.Wait()
+}
+
+// A datagram larger than any of ours is nobody's.
+func TestSocketDropsWhatDoesNotFit(t *testing.T) {
+	s := newSocket(newWays(), listen(t, "127.0.0.1:0"))
+	s.start()
+	t.Cleanup(func() { _ = s.Close() })
+	c := listen(t, "127.0.0.1:0")
+	for _, size := range []int{receiveMTU + 1, 100} {
+		if _, err := c.WriteTo(make([]byte, size), s.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 4000)
+	if n, _, err := s.ReadFromAddrPort(buf); err != nil || n != 100 {
+		t.Errorf("got %d bytes, %v; want the one of 100", n, err)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"chancery/calls/packet"
 )
 
-// rtpStream is where Pion writes the deciphered packets of one SSRC. Until somebody knows whose they are Pion reads them
-// from the buffer; from then on they go to their layer at once, in the goroutine that deciphered them.
+// rtpStream is one SSRC of a publisher, deciphered by Pion or by the wire. Until somebody knows whose its packets are Pion reads
+// them from the buffer; from then on they go to their layer at once, in the goroutine that deciphered them.
 type rtpStream struct {
 	*packetio.Buffer
 	in   *incoming
@@ -32,28 +32,36 @@ func (s *rtpStream) give(l *Layer, repair bool) {
 	s.owner.Store(&owner{layer: l, repair: repair, noted: s.in.arrivals.stream(s.ssrc)})
 }
 
-// Write takes a packet. Its bytes are the caller's, who has no more use for what is in them.
+// Write takes a packet that Pion has deciphered. Its bytes are the caller's, who has no more use for what is in them.
 func (s *rtpStream) Write(b []byte) (int, error) {
-	o := s.owner.Load()
-	if o == nil {
+	if !s.take(b, time.Now(), nil) {
 		return s.Buffer.Write(b)
 	}
-	now := time.Now()
+	return len(b), nil
+}
+
+// take hands a packet to whose it is; false if that is not known yet. out takes what subscribers get of it; nil: it leaves by itself.
+func (s *rtpStream) take(b []byte, now time.Time, out *outbox) bool {
+	o := s.owner.Load()
+	if o == nil {
+		return false
+	}
 	if o.noted != nil {
 		s.in.arrivals.note(o.noted, b, now)
 	}
-	whole := len(b)
 	if o.repair {
 		var ok bool
 		if b, ok = original(b); !ok {
-			return whole, nil
+			return true
 		}
 	}
 	l := o.layer
 	l.reading.Lock()
+	l.in.out = out
 	l.receive(b, now)
+	l.in.out = nil
 	l.reading.Unlock()
-	return whole, nil
+	return true
 }
 
 // original turns a packet of a repair stream into the one that was lost, in place. It is false for mere padding.

@@ -32,7 +32,6 @@ type Uplink interface {
 
 // UpTrack is one published track.
 type UpTrack struct {
-	engine   *Engine
 	up       Uplink
 	in       *incoming
 	video    bool
@@ -54,8 +53,8 @@ type UpTrack struct {
 	mu sync.Mutex // guards changes of sinks and layers, not their reading
 }
 
-func newUpTrack(e *Engine, up Uplink, in *incoming, video bool, sizes [MaxLayers]Size) *UpTrack {
-	u := &UpTrack{engine: e, up: up, in: in, video: video, feedback: make(chan rtcp.Packet, 32), layered: make(chan struct{}, 1)}
+func newUpTrack(up Uplink, in *incoming, video bool, sizes [MaxLayers]Size) *UpTrack {
+	u := &UpTrack{up: up, in: in, video: video, feedback: make(chan rtcp.Packet, 32), layered: make(chan struct{}, 1)}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.sinks.Store(&[]Sink{})
 	u.sizes.Store(&sizes)

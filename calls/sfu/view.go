@@ -42,6 +42,8 @@ func (d *DownTrack) pushScalable(p *Packet, target int32) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.out = p.out
+	defer func() { d.out = nil }()
 	if d.ended || d.current.Load() == paused && !d.beginView(p, target) && !d.catchUpView(b, p, target) {
 		return
 	}
@@ -227,7 +229,7 @@ func (d *DownTrack) leaveOut(b *binding, p *Packet, late bool) {
 				SequenceNumber: uint16(out), Timestamp: p.Meta.Timestamp + span.Timestamp,
 			}
 			d.stamp(b, 4, false)
-			_, _ = b.writer.WriteRTP(&d.header, nil) // lost or closing: nobody misses it
+			_ = d.emit(b, nil) // lost or closing: nobody misses it
 		}
 	case d.view.left && !p.Meta.Empty:
 		d.numbers.Skip(p.Seq) // what is missing before it is of the same frame

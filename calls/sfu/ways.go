@@ -1,0 +1,190 @@
+package sfu
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pion/ice/v4"
+	"github.com/pion/webrtc/v4"
+)
+
+// ways knows whose media come from which address. An address becomes a client's when it has asked from there with the
+// password of its session (a STUN binding request that Pion has verified), and stays it while its peer connection lives.
+type ways struct {
+	mu sync.RWMutex // held for a look
+	at map[place]*way
+}
+
+// place is a client's address, as it is seen from here.
+type place struct {
+	tcp  bool
+	addr netip.AddrPort
+}
+
+// way is a place, and how what is sent there leaves.
+type way struct {
+	place
+	wire *wire
+	by   atomic.Pointer[exit] // nil until Pion has sent something there
+}
+
+// exit is one of our addresses on UDP, or what carries a client's packets on TCP.
+type exit struct {
+	socket *socket
+	conn   net.PacketConn
+	to     net.Addr
+}
+
+// maxWays is how many addresses one client may be at: its networks, their changes, and its relays.
+const maxWays = 32
+
+func newWays() *ways { return &ways{at: map[place]*way{}} }
+
+// of is whose an RTP or RTCP packet is that came from an address, or nil: others are Pion's (RFC 7983, section 7).
+func (w *ways) of(tcp bool, from netip.AddrPort, p []byte) *wire {
+	if len(p) < 12 || p[0] < 128 || p[0] > 191 {
+		return nil
+	}
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if known := w.at[place{tcp, from}]; known != nil {
+		return known.wire
+	}
+	return nil
+}
+
+// verified makes an address a client's.
+func (w *ways) verified(c ice.Candidate, owner *wire) {
+	at, ok := placeOf(c)
+	if !ok {
+		return
+	}
+	w.mu.RLock()
+	known := w.at[at]
+	w.mu.RUnlock()
+	if known != nil && known.wire == owner {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if owner.closed || len(owner.places) >= maxWays {
+		return
+	}
+	next := &way{place: at, wire: owner}
+	if old := w.at[at]; old != nil {
+		next.by.Store(old.by.Load())
+	}
+	w.at[at] = next
+	owner.places = append(owner.places, at)
+}
+
+func placeOf(c ice.Candidate) (place, bool) {
+	addr, err := netip.ParseAddr(c.Address())
+	return place{c.NetworkType().IsTCP(), netip.AddrPortFrom(addr.Unmap(), uint16(c.Port()))}, err == nil
+}
+
+// leads notes by which of our addresses Pion reaches one of the client's.
+func (w *ways) leads(to netip.AddrPort, s *socket) {
+	if known := w.find(place{false, netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}); known != nil {
+		if by := known.by.Load(); by == nil || by.socket != s {
+			known.by.Store(&exit{socket: s})
+		}
+	}
+}
+
+// leadsByTCP is leads for what carries a client's packets on TCP.
+func (w *ways) leadsByTCP(to net.Addr, conn net.PacketConn) {
+	tcp, ok := to.(*net.TCPAddr)
+	if !ok {
+		return
+	}
+	at := tcp.AddrPort()
+	if known := w.find(place{true, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())}); known != nil {
+		if by := known.by.Load(); by == nil || by.conn != conn {
+			known.by.Store(&exit{conn: conn, to: to})
+		}
+	}
+}
+
+func (w *ways) find(at place) *way {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.at[at]
+}
+
+// forget takes all that is the owner's.
+func (w *ways) forget(owner *wire) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	owner.closed = true
+	for _, at := range owner.places {
+		if known := w.at[at]; known != nil && known.wire == owner {
+			delete(w.at, at)
+		}
+	}
+	owner.places = nil
+}
+
+// tcpMux stands before Pion's, so that media that come by TCP go the short way too.
+type tcpMux struct {
+	ice.TCPMux
+	ways *ways
+}
+
+// GetConnByUfrag is Pion's.
+func (m *tcpMux) GetConnByUfrag(ufrag string, six bool, local net.IP) (net.PacketConn, error) {
+	conn, err := m.TCPMux.GetConnByUfrag(ufrag, six, local)
+	if err != nil {
+		return nil, err
+	}
+	return &tcpConn{PacketConn: conn, ways: m.ways, desk: newDesk()}, nil
+}
+
+// tcpConn is what carries a client's packets on TCP. One goroutine reads it.
+type tcpConn struct {
+	net.PacketConn
+	ways *ways
+	desk *desk
+}
+
+// ReadFrom gives what is Pion's; media go where they belong.
+func (c *tcpConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := c.PacketConn.ReadFrom(b)
+		if err != nil {
+			return n, from, err
+		}
+		tcp, ok := from.(*net.TCPAddr)
+		if !ok {
+			return n, from, nil
+		}
+		at := tcp.AddrPort()
+		w := c.ways.of(true, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), b[:n])
+		if w == nil {
+			return n, from, nil
+		}
+		c.desk.begin()
+		taken := w.take(b[:n], c.desk)
+		c.desk.out.flush()
+		if !taken {
+			return n, from, nil
+		}
+	}
+}
+
+// WriteTo writes what Pion has to say.
+func (c *tcpConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	c.ways.leadsByTCP(to, c.PacketConn)
+	return c.PacketConn.WriteTo(b, to)
+}
+
+// chosen is the way to a candidate of a client, or nil.
+func (w *ways) chosen(c *webrtc.ICECandidate) *way {
+	addr, err := netip.ParseAddr(c.Address)
+	if err != nil {
+		return nil
+	}
+	return w.find(place{c.Protocol == webrtc.ICEProtocolTCP, netip.AddrPortFrom(addr.Unmap(), c.Port)})
+}
