@@ -88,15 +88,21 @@ type joining struct {
 	configure func(*testClient) webrtc.Configuration
 	networks  []webrtc.NetworkType
 	codecs    *webrtc.MediaEngine // nil: Pion's own
+	anew      bool                // as livekit-client comes back by itself
 }
 
 func joinAs(t *testing.T, base, room, identity string, how joining) *testClient {
 	t.Helper()
 	networks, media := how.networks, how.codecs
 	c := &testClient{t: t, said: make(chan *signal.Response, 256), media: make(chan *webrtc.TrackRemote, 16), answer: make(chan string, 8)}
-	c.ws = dialSocket(t, base, "/rtc", url.Values{
-		"access_token": {testToken(t, room, identity)}, "protocol": {"16"}, "auto_subscribe": {"1"}, "subscriber_allow_pause": {"1"},
-	})
+	query := url.Values{
+		"access_token": {testToken(t, room, identity, func(c *Claims) { c.Again = how.anew })},
+		"protocol":     {"16"}, "auto_subscribe": {"1"}, "subscriber_allow_pause": {"1"},
+	}
+	if how.anew {
+		query.Set("sdk", "js")
+	}
+	c.ws = dialSocket(t, base, "/rtc", query)
 	first, err := readResponse(c.ws)
 	if err != nil || first.GetJoin() == nil {
 		t.Fatalf("first message: got %v, %v, want join", first, err)

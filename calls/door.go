@@ -230,6 +230,7 @@ func (f *Focus) serveResume(conn *signal.Conn, room *Room, e *entry) {
 		return
 	}
 	joins.WithLabelValues("resume", "unknown").Inc()
+	f.refused.note(e.claims)
 	sendAway(conn, signal.DisconnectReason_STATE_MISMATCH, signal.Leave_RECONNECT)
 }
 

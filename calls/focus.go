@@ -49,6 +49,7 @@ type Focus struct {
 	handler http.Handler
 	door    doorLimit
 	roads   roads
+	refused sentAway
 	guests  guests
 	leaves  *leaves       // likewise
 	hooks   *hooks        // nil where nobody is told

@@ -69,6 +69,7 @@ type Participant struct {
 	line      lineQuality
 	gone      departed
 	deaf      deafness
+	returning returning
 	ordeal    ordeal
 	road      road
 }

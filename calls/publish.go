@@ -85,7 +85,9 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	t := &publication{info: info, cid: req.Cid, at: time.Now()}
 	t.announce(req)
 	p.published[info.Sid] = t
-	p.sendPublished(t)
+	if !p.waits(t) {
+		p.sendPublished(t)
+	}
 	p.force(t)
 }
 

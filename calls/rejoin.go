@@ -1,7 +1,10 @@
 package calls
 
 import (
+	"sync"
 	"time"
+
+	"github.com/pion/webrtc/v4"
 
 	"chancery/calls/signal"
 )
@@ -10,13 +13,23 @@ import (
 // seconds as one that reconnects. What it hears of others in between it keeps back from its application, and forgets: a track that
 // comes then is never shown. So where two come back at once, as after the end of a focus, each would miss the other. Whoever joins
 // anew is therefore told who was there when it came, and of what has changed since only when these seconds are over.
-// (livekit-client 2.23.0: Room.emitWhenConnected, RTCEngine.waitForPCReconnected)
+// Only one whose first attempt was to join anew is so deaf: where it tried to resume before and was sent away, its timer has been
+// forgotten on the way, and it hears everything.
+//
+// It is connected again as soon as its own tracks are out, provided that its connections stand by then; if they do not, it waits until
+// those two seconds are over. So its tracks are answered when the connections stand, and not before.
+// (livekit-client 2.23.0: Room.emitWhenConnected, Room.handleSignalRestarted, RTCEngine.handleDisconnect, RTCEngine.waitForPCReconnected)
 
 const (
 	// deafFor is how long such a client hears nothing, from its first word after the welcome; its own timer may be late.
 	deafFor = 2300 * time.Millisecond
 	// deafMost is the same from the welcome on.
 	deafMost = 3 * time.Second
+	// tracksWait is how long it waits for its connections, to hear that its tracks are taken.
+	tracksWait = 1500 * time.Millisecond
+	// noticeOne and noticeTwo are how long after us its own page may notice that its one or two connections stand.
+	noticeOne = 20 * time.Millisecond
+	noticeTwo = 100 * time.Millisecond
 )
 
 // The kinds of livekit-client, as clients name themselves.
@@ -38,6 +51,87 @@ type deafness struct {
 func joinsAnew(claims *Claims, join *signal.Join) bool {
 	sdk := join.GetClientInfo().GetSdk()
 	return claims.Again && !join.GetReconnect() && (sdk == sdkJS || sdk == sdkReactNative)
+}
+
+// returning is what a client that has joined anew is kept waiting with.
+type returning struct {
+	on     bool
+	tracks []*publication // taken, and it does not know it yet
+}
+
+// returns begins the time in which the client's tracks wait for its connections.
+func (p *Participant) returns() {
+	p.returning.on = true
+	time.AfterFunc(tracksWait, func() { p.post(p.stopWaiting) })
+}
+
+// waits says whether the client is to hear later that a track of its own is taken.
+func (p *Participant) waits(t *publication) bool {
+	if !p.returning.on {
+		return false
+	}
+	p.returning.tracks = append(p.returning.tracks, t)
+	return true
+}
+
+// stands says whether all connections stand that the client has begun.
+func (p *Participant) stands() bool {
+	return p.carrier().state == webrtc.PeerConnectionStateConnected &&
+		(p.pub.state == webrtc.PeerConnectionStateConnected || p.pub.pc.RemoteDescription() == nil)
+}
+
+// stood is called when a connection has come to stand.
+func (p *Participant) stood() {
+	if !p.returning.on || !p.stands() {
+		return
+	}
+	notice := noticeOne
+	if !p.single {
+		notice = noticeTwo
+	}
+	time.AfterFunc(notice, func() { p.post(p.stopWaiting) })
+}
+
+// stopWaiting says what has waited.
+func (p *Participant) stopWaiting() {
+	tracks := p.returning.tracks
+	p.returning = returning{}
+	for _, t := range tracks {
+		if p.published[t.info.Sid] != t {
+			continue
+		}
+		p.sendPublished(t)
+		if t.forced {
+			p.sendMute(t)
+		}
+	}
+}
+
+// sentAway remembers who was told, instead of a resume, to join anew.
+type sentAway struct {
+	mu    sync.Mutex
+	known map[string]time.Time // by call and identity: until when it counts
+}
+
+const sentAwayFor = 20 * time.Second
+
+func (s *sentAway) note(claims *Claims) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == nil || len(s.known) >= maxRemembered {
+		s.known = map[string]time.Time{}
+	}
+	s.known[claims.Video.Room+" "+claims.Subject] = time.Now().Add(sentAwayFor)
+}
+
+// take says whether it was so, and forgets it.
+func (s *sentAway) take(claims *Claims) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := claims.Video.Room + " " + claims.Subject
+	until, ok := s.known[key]
+	delete(s.known, key)
+	return ok && time.Now().Before(until)
 }
 
 // deafen begins the seconds in which p's client hears nothing.

@@ -42,13 +42,18 @@ func TestWhoJoinsAnewIsNotToldTooEarly(t *testing.T) {
 	for _, c := range []struct {
 		name, sdk string
 		again     bool
+		resumed   bool // it tried to resume before
 		late      bool
 	}{
-		{"livekit-client, anew", "js", true, true},
-		{"livekit-client, for the first time", "js", false, false},
-		{"another client, anew", "go", true, false},
+		{"livekit-client, anew", "js", true, false, true},
+		{"livekit-client, anew after a resume", "js", true, true, false},
+		{"livekit-client, for the first time", "js", false, false, false},
+		{"another client, anew", "go", true, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.resumed {
+				sentAwayAtResume(t, base, "ann "+c.name)
+			}
 			there, _ := enter("there "+c.name, "js", false)
 			ann, joined := enter("ann "+c.name, c.sdk, c.again)
 			begun := time.Now()
@@ -76,6 +81,36 @@ func TestWhoJoinsAnewIsNotToldTooEarly(t *testing.T) {
 				t.Errorf("told of a newcomer after %v, want that to be late: %v", took, c.late)
 			}
 		})
+	}
+}
+
+// sentAwayAtResume tries to resume a session that the focus does not know.
+func sentAwayAtResume(t *testing.T, base, identity string) {
+	t.Helper()
+	ws := dialSocket(t, base, "/rtc", url.Values{"access_token": {testToken(t, "room", identity)}, "reconnect": {"1"}, "sid": {"PA_gone"}})
+	if first, err := readResponse(ws); err != nil || first.GetLeave().GetAction() != signal.Leave_RECONNECT {
+		t.Fatalf("a resume of an unknown session: got %v, %v, want to be sent away to join anew", first, err)
+	}
+}
+
+// TestWhoJoinsAnewHearsOfItsTracksWhenItIsConnected: livekit-client says that it is back when it knows that its tracks are taken, if both its
+// connections stand by then.
+func TestWhoJoinsAnewHearsOfItsTracksWhenItIsConnected(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann := joinAs(t, base, "room", "ann", joining{anew: true})
+	if !ann.joined.FastPublish {
+		t.Error("got no wish that the publisher's connection is begun at once")
+	}
+	ann.say(&signal.Request{Message: &signal.Request_AddTrack{AddTrack: &signal.AddTrack{Cid: "voice", Type: signal.TrackType_AUDIO}}})
+	if _, err := ann.pub.AddTransceiverFromKind(webrtc.RTPCodecTypeAudio, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionRecvonly}); err != nil {
+		t.Fatal(err)
+	}
+	ann.offer()
+	ann.wait("track_published", func(res *signal.Response) bool { return res.GetTrackPublished().GetCid() == "voice" })
+	for name, pc := range map[string]*webrtc.PeerConnection{"publisher's": ann.pub, "subscriber's": ann.sub} {
+		if s := pc.ConnectionState(); s != webrtc.PeerConnectionStateConnected {
+			t.Errorf("track_published came when the %s connection was %v, want it connected", name, s)
+		}
 	}
 }
 

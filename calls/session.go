@@ -43,7 +43,10 @@ func (p *Participant) begin(c *signal.Conn) error {
 	live.Go(p.link.Run)
 	live.Go(func() {
 		if joinsAnew(p.claims, p.join) {
-			p.deafen()
+			p.returns()
+			if !p.room.focus.refused.take(p.claims) {
+				p.deafen()
+			}
 		}
 		p.welcome(others)
 		p.recheck(func() {}) // what changed between the first check and the room's knowing p
@@ -69,7 +72,7 @@ func (p *Participant) welcome(others []*peer) {
 	p.send(&signal.Response{Message: &signal.Response_Join{Join: &signal.Joined{
 		Room: p.room.describe(len(others)+1, p.publishers()), Participant: p.snapshot().info, OtherParticipants: infos,
 		ServerVersion: serverVersion, ServerInfo: p.serverInfo(),
-		IceServers: p.room.focus.iceServers(p.sid), SubscriberPrimary: !p.single, FastPublish: p.single,
+		IceServers: p.room.focus.iceServers(p.sid), SubscriberPrimary: !p.single, FastPublish: p.single || p.returning.on,
 		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
 	}}})
 	p.sendToken()
@@ -140,6 +143,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 	}
 	p.claims = e.claims
 	p.hear()
+	p.stopWaiting()
 	p.attach(c)
 	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{

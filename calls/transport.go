@@ -132,6 +132,7 @@ func (p *Participant) transportChanged(t *transport, s webrtc.PeerConnectionStat
 		if t == p.carrier() {
 			p.connected()
 		}
+		p.stood()
 	case webrtc.PeerConnectionStateDisconnected, webrtc.PeerConnectionStateFailed:
 		p.startGrace(p.room.focus.config.Grace)
 	case webrtc.PeerConnectionStateClosed:
