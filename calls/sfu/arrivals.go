@@ -3,7 +3,10 @@ package sfu
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/interceptor"
@@ -19,8 +22,9 @@ import (
 // interceptor: what goes out is ours alone.
 type arrivals struct {
 	interceptor.NoOp
-	began time.Time
-	timer *time.Timer // runs while there is something to tell
+	began  time.Time
+	timer  *time.Timer   // runs while there is something to tell
+	number atomic.Uint32 // extension that bears the transport-wide number; 0: each stream says its own, once Pion has met it
 
 	mu      sync.Mutex // guards the rest; held for lines
 	writer  interceptor.RTCPWriter
@@ -63,7 +67,7 @@ func (a *arrivals) BindRemoteStream(info *interceptor.StreamInfo, next intercept
 	return interceptor.RTPReaderFunc(func(b []byte, attr interceptor.Attributes) (int, interceptor.Attributes, error) {
 		n, attr, err := next.Read(b, attr)
 		if err == nil {
-			a.note(s, b[:n], time.Now())
+			a.read(s, b[:n], time.Now())
 		}
 		return n, attr, err
 	})
@@ -94,17 +98,64 @@ func (a *arrivals) stream(ssrc uint32) *arriving {
 	return a.streams[ssrc]
 }
 
+// expect takes what the peer says of itself before its media come.
+func (a *arrivals) expect(description string) {
+	for line := range strings.Lines(description) {
+		number, uri, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "a=extmap:")), " ")
+		if uri != sdp.TransportCCURI {
+			continue
+		}
+		number, _, _ = strings.Cut(number, "/")
+		if id, err := strconv.ParseUint(number, 10, 8); err == nil {
+			a.number.Store(uint32(id)) // one for all sections of a bundle (RFC 9143, section 7.1.3)
+		}
+	}
+}
+
+// note takes a packet of a known stream as it comes in.
 func (a *arrivals) note(s *arriving, b []byte, now time.Time) {
 	h, ok := packet.ParseHeader(b)
 	if !ok {
 		return
 	}
-	ext := h.Extension(b, s.transportID)
+	id := uint8(a.number.Load())
+	if id == 0 {
+		id = s.transportID
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.note(&h, now)
+	a.noteNumber(s.ssrc, h.Extension(b, id), now)
+}
+
+// early takes a packet as it comes in of a stream that is not known yet: that it waits to be read must not look like a delay of the line.
+func (a *arrivals) early(ssrc uint32, b []byte, now time.Time) {
+	id := uint8(a.number.Load())
+	h, ok := packet.ParseHeader(b)
+	if id == 0 || !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.noteNumber(ssrc, h.Extension(b, id), now)
+}
+
+// read takes a packet that early has taken, when Pion reads it.
+func (a *arrivals) read(s *arriving, b []byte, now time.Time) {
+	if a.number.Load() == 0 {
+		a.note(s, b, now)
+		return
+	}
+	if h, ok := packet.ParseHeader(b); ok {
+		a.mu.Lock()
+		s.note(&h, now)
+		a.mu.Unlock()
+	}
+}
+
+func (a *arrivals) noteNumber(ssrc uint32, ext []byte, now time.Time) {
 	if len(ext) >= 2 {
-		a.record.Record(s.ssrc, binary.BigEndian.Uint16(ext), now.Sub(a.began).Microseconds())
+		a.record.Record(ssrc, binary.BigEndian.Uint16(ext), now.Sub(a.began).Microseconds())
 		a.noted = true
 	}
 	if a.armed || a.closed {

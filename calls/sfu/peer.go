@@ -52,6 +52,12 @@ func (e *Engine) NewPeer() (*Peer, error) {
 	return peer, nil
 }
 
+// SetRemoteDescription is Pion's, and takes note of how the peer numbers its packets.
+func (p *Peer) SetRemoteDescription(d webrtc.SessionDescription) error {
+	p.in.arrivals.expect(d.SDP)
+	return p.PeerConnection.SetRemoteDescription(d)
+}
+
 // Close closes the peer connection.
 func (p *Peer) Close() error {
 	p.engine.ways.forget(p.in.wire)

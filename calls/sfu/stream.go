@@ -34,7 +34,9 @@ func (s *rtpStream) give(l *Layer, repair bool) {
 
 // Write takes a packet that Pion has deciphered. Its bytes are the caller's, who has no more use for what is in them.
 func (s *rtpStream) Write(b []byte) (int, error) {
-	if !s.take(b, time.Now(), nil) {
+	now := time.Now()
+	if !s.take(b, now, nil) {
+		s.in.arrivals.early(s.ssrc, b, now)
 		return s.Buffer.Write(b)
 	}
 	return len(b), nil

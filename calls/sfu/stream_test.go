@@ -5,6 +5,7 @@ import (
 
 	"github.com/pion/interceptor"
 	"github.com/pion/rtp"
+	"github.com/pion/sdp/v3"
 	"github.com/pion/transport/v4/packetio"
 )
 
@@ -66,4 +67,51 @@ func FuzzRepair(f *testing.F) {
 			t.Errorf("got %d bytes of %d", len(got), before)
 		}
 	})
+}
+
+// What comes before anybody knows whose it is counts as come when it came: a browser tries how much its line carries with padding on its
+// repair streams, which Pion meets late, or never.
+func TestArrivalOfUnknownStreams(t *testing.T) {
+	for _, c := range []struct {
+		name, said string
+		want       int
+	}{
+		{"an offer with numbers", "v=0\r\na=extmap:2 urn:ietf:params:rtp-hdrext:sdes:mid\r\na=extmap:4 " + sdp.TransportCCURI + "\r\n", 1},
+		{"an offer with numbers that it sends", "a=extmap:4/sendonly " + sdp.TransportCCURI + "\r\n", 1},
+		{"an offer without", "a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid\r\n", 0},
+		{"no sense", "a=extmap:999999 " + sdp.TransportCCURI + "\r\na=extmap:-1 " + sdp.TransportCCURI + "\r\na=extmap: " + sdp.TransportCCURI, 0},
+	} {
+		in := newIncoming()
+		in.arrivals.expect(c.said)
+		padding := rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: 10, SSRC: 11, PayloadType: 97, Padding: true, PaddingSize: 200}}
+		if err := padding.SetExtension(4, []byte{1, 2}); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := padding.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream := in.buffer(packetio.RTPBufferPacket, 11).(*rtpStream)
+		if _, err := stream.Write(raw); err != nil {
+			t.Fatal(err)
+		}
+		if got := in.arrivals.record.PacketsHeld(); got != c.want {
+			t.Errorf("%s: got %d packets to tell of, want %d", c.name, got, c.want)
+		}
+		pion := in.arrivals.BindRemoteStream(&interceptor.StreamInfo{SSRC: 11, RTPHeaderExtensions: []interceptor.RTPHeaderExtension{{URI: sdp.TransportCCURI, ID: 4}}},
+			interceptor.RTPReaderFunc(func(b []byte, a interceptor.Attributes) (int, interceptor.Attributes, error) {
+				n, err := stream.Read(b)
+				return n, a, err
+			}))
+		if _, _, err := pion.Read(make([]byte, receiveMTU), nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := in.arrivals.record.PacketsHeld(); got != 1 {
+			t.Errorf("%s, read by Pion: got %d packets to tell of, want 1", c.name, got)
+		}
+		if got := in.arrivals.stream(11).received; got != 1 {
+			t.Errorf("%s: got %d packets for the receiver report, want 1", c.name, got)
+		}
+		_ = in.arrivals.Close()
+	}
 }
