@@ -49,6 +49,7 @@ export class Encryption {
     }));
     this.say(`${this.devices().length} devices are signed in and verified, and have restored the history`);
     await Promise.all(this.devices().map((device) => this.settle(device)));
+    await this.greet();
     await Promise.all([this.talk(this.facts.messages), this.disturb()]);
     await Promise.all(this.devices().map((device) => this.wake(device)));
     this.say("everybody is there again; each device reads everything");
@@ -148,6 +149,7 @@ export class Encryption {
     const device = await this.appear(person);
     if (byEmoji) {
       const voucher = person.devices.find((other) => other !== device && other.awake && other.ready);
+      await this.ask(voucher, "knows", device.session.device_id);
       const [shown, compared] = await Promise.all([this.ask(voucher, "vouch", device.session.device_id), this.ask(device, "prove")]);
       if (shown !== compared) this.fault(`${device.name}: the emoji are ${compared}, and ${shown} on the other device`);
     } else {
@@ -171,6 +173,20 @@ export class Encryption {
     const there = this.devices().filter((other) => other.awake && other.ready);
     await Promise.all(there.map((other) => this.ask(other, "trusts", [[device.person.id, device.session.device_id]])));
     device.since = Math.min(device.since ?? Infinity, this.begun);
+  }
+
+  // greet lets all devices that are there greet one another, twice. Two that begin to speak at the same moment open an Olm session each, and
+  // then send a room key again, from the message on at which they have come. A device that gets both at once, since it was away, may keep
+  // the later one. After the second greeting each has what the others sent before the first.
+  async greet() {
+    const there = this.devices().filter((one) => one.awake && one.ready);
+    for (let round = 0; round < 2; round++) {
+      const number = (this.greetings = (this.greetings ?? 0) + 1);
+      const word = (one) => `${one.name}, greeting ${number}`;
+      const others = (one) => there.filter((other) => other !== one);
+      await Promise.all(there.map((one) => this.ask(one, "greet", word(one), others(one).map(({ person, session }) => ({ userId: person.id, deviceId: session.device_id })))));
+      await Promise.all(there.map((one) => this.ask(one, "greeted", others(one).map(word))));
+    }
   }
 
   // talk lets all devices that are awake speak until so many more messages are sent.
@@ -263,6 +279,7 @@ export class Encryption {
     device.awake = false;
     await device.speaking;
     await this.countLate(device);
+    await this.ask(device, "rest");
     await this.keepLines(device);
     await device.page.close();
     this.slept.closed++;
@@ -293,6 +310,7 @@ export class Encryption {
     const others = this.devices().filter((other) => other.ready);
     await this.ask(device, "trusts", others.map((other) => [other.person.id, other.session.device_id]));
     device.awake = true;
+    await this.greet();
     this.say(`${device.name} is back`);
     this.speak(device);
   }
@@ -310,6 +328,7 @@ export class Encryption {
     await device.context.close();
     const next = await this.newDevice(person, this.slept.replaced % 2 === 0);
     await this.settle(next);
+    await this.greet();
     this.slept.replaced++;
     this.say(`${next.name} came for ${device.name}`);
     this.speak(next);
@@ -342,7 +361,7 @@ export class Encryption {
     const unread = await this.askFor(2 * STEP + 2 * RESTORE, device, "unread", byRoom, help, help ? RESTORE : STEP);
     if (unread.length > 0) {
       const { from } = messages.find(({ id }) => id === unread[0][0]);
-      for (const one of [device, ...this.devices().filter(({ name }) => name === from)]) await this.keepLines(one);
+      for (const one of this.devices()) await this.keepLines(one);
       this.fault(`${device.name} cannot read ${unread.length} of ${messages.length} messages ${which}, such as ${unread[0][0]} from ${from}: ${unread[0][1]}`, unread.length);
     }
     return messages.length - unread.length;
