@@ -27,7 +27,7 @@ func (p *Participant) newTransport(target signal.Target) (*transport, error) {
 	}
 	t := &transport{pc: pc, target: target}
 	pc.OnICECandidate(func(c *webrtc.ICECandidate) { p.do(func() { p.sendCandidate(t, c) }) })
-	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) { p.do(func() { p.transportChanged(t, s) }) })
+	pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) { p.transportTold(t, s) })
 	pc.OnTrack(func(remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
 		mid := midOf(pc, receiver)
 		p.do(func() { p.onMedia(remote, receiver, mid) })
@@ -115,6 +115,12 @@ func (t *transport) ailing() bool {
 func (p *Participant) transportClosed() bool {
 	s := p.carrier().state
 	return s == webrtc.PeerConnectionStateClosed || s == webrtc.PeerConnectionStateFailed
+}
+
+// transportTold hears of a peer connection's life. Pion says each state in a goroutine of its own, so that on a busy machine an older
+// word may come last: what is counts, not what was said.
+func (p *Participant) transportTold(t *transport, _ webrtc.PeerConnectionState) {
+	p.do(func() { p.transportChanged(t, t.pc.ConnectionState()) })
 }
 
 // transportChanged follows a peer connection's life.
