@@ -7,6 +7,7 @@ import (
 	"github.com/pion/webrtc/v4"
 	"github.com/rs/zerolog"
 
+	"chancery/calls/sfu"
 	"chancery/calls/signal"
 )
 
@@ -40,14 +41,19 @@ func (p *Participant) open() (err error) {
 		return fmt.Errorf("calls: peer connection: %w", err)
 	}
 	p.sub = p.pub
-	if p.single {
-		return nil
+	if !p.single {
+		if p.sub, err = p.newTransport(signal.Target_SUBSCRIBER); err != nil {
+			return fmt.Errorf("calls: peer connection: %w", err)
+		}
+		if err = p.openDataChannels(p.sub); err != nil {
+			return fmt.Errorf("calls: data channels: %w", err)
+		}
 	}
-	if p.sub, err = p.newTransport(signal.Target_SUBSCRIBER); err != nil {
-		p.pub.close()
-		return fmt.Errorf("calls: peer connection: %w", err)
-	}
-	return p.openDataChannels(p.sub)
+	p.link = p.sub.pc.NewDownlink(sfu.LinkConfig{
+		MayPause: mayPause(p.join.GetConnectionSettings()),
+		Paused:   func(track string, paused bool) { p.post(func() { p.tellStream(track, paused) }) },
+	})
+	return nil
 }
 
 // negotiate sees to it that what is wanted and what is agreed come to be the same.

@@ -237,7 +237,9 @@ func (p *Participant) close() {
 	}
 	p.dismissGuest()
 	p.conn.Close()
-	p.link.Close()
+	if p.link != nil { // otherwise it never had a peer connection
+		p.link.Close()
+	}
 	for _, s := range p.subs {
 		s.down.Stop()
 	}

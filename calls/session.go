@@ -16,13 +16,6 @@ func (p *Participant) serverInfo() *signal.ServerInfo {
 // begin lets the client in: it hears of the room first, then of its token, then gets its answer or our offer.
 func (p *Participant) begin(c *signal.Conn) error {
 	p.conn = c
-	if err := p.open(); err != nil {
-		return err
-	}
-	p.link = p.sub.pc.NewDownlink(sfu.LinkConfig{
-		MayPause: mayPause(p.join.GetConnectionSettings()),
-		Paused:   func(track string, paused bool) { p.post(func() { p.tellStream(track, paused) }) },
-	})
 	var others []*peer
 	err := p.admitGuest()
 	if err == nil {
@@ -31,16 +24,11 @@ func (p *Participant) begin(c *signal.Conn) error {
 	}
 	if err != nil {
 		p.dismissGuest()
-		p.pub.close()
-		if !p.single {
-			p.sub.close()
-		}
 		return err
 	}
 	p.enters()
 	p.measure()
 	live := &p.room.focus.live
-	live.Go(p.link.Run)
 	live.Go(func() {
 		if joinsAnew(p.claims, p.join) {
 			p.returns()
@@ -49,6 +37,13 @@ func (p *Participant) begin(c *signal.Conn) error {
 			}
 		}
 		p.welcome(others)
+		if err := p.open(); err != nil {
+			p.log.Error().Err(err).Msg("No peer connection")
+			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
+		} else {
+			live.Go(p.link.Run)
+			p.introduce()
+		}
 		p.recheck(func() {}) // what changed between the first check and the room's knowing p
 		live.Go(func() { p.read(c) })
 		p.run()
@@ -56,7 +51,7 @@ func (p *Participant) begin(c *signal.Conn) error {
 	return nil
 }
 
-// welcome says the first words.
+// welcome says the first words. The client makes its peer connections meanwhile, and so do we, afterwards.
 func (p *Participant) welcome(others []*peer) {
 	infos := make([]*signal.Participant, 0, len(others))
 	for _, o := range others {
@@ -76,6 +71,10 @@ func (p *Participant) welcome(others []*peer) {
 		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
 	}}})
 	p.sendToken()
+}
+
+// introduce begins with what the client asked for when it came.
+func (p *Participant) introduce() {
 	p.startGrace(p.room.focus.config.Grace) // for the first connection
 	for _, req := range p.join.GetAddTrackRequests() {
 		p.onAddTrack(req)
