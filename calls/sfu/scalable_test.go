@@ -485,7 +485,7 @@ func TestDemandOfAScalableStream(t *testing.T) {
 func scalablePath(b testing.TB) func() {
 	v := newSVC(3, 3, true)
 	s := newScalableStage(b, v)
-	s.out.keep = false
+	s.out.keep, s.layers[0].in.out = false, &outbox{}
 	s.down.SetWish(Wish{Quality: 1})
 	s.feed(b, 0, v.next(true)...)
 	s.link.estimate.bounded = true

@@ -176,6 +176,7 @@ func (e *Engine) listenUDP(addresses []net.IP, port int, logs logging.LoggerFact
 			return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
 		}
 		e.udp = append(e.udp, socket.LocalAddr().(*net.UDPAddr).AddrPort())
+		e.ways.add(socket)
 		socket.start()
 		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: socket, Logger: logs.NewLogger("ice")})
 		e.closers = append(e.closers, mux)

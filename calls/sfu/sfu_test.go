@@ -361,7 +361,7 @@ func TestChoose(t *testing.T) {
 // packetPath gives a function that takes one packet in and out again, numbered, and a line that is judged.
 func packetPath(b testing.TB) func() {
 	s, v := newStage(b, 1), &stream{seq: 1}
-	s.out.keep = false
+	s.out.keep, s.layers[0].in.out = false, &outbox{}
 	numbered := *s.down.binding.Load()
 	numbered.numbers = s.down.extension(3)
 	s.down.binding.Store(&numbered)

@@ -13,8 +13,9 @@ import (
 // ways knows whose media come from which address. An address becomes a client's when it has asked from there with the
 // password of its session (a STUN binding request that Pion has verified), and stays it while its peer connection lives.
 type ways struct {
-	mu sync.RWMutex // held for a look
-	at map[place]*way
+	mu      sync.RWMutex // guards the rest; held for a look
+	at      map[place]*way
+	sockets []*socket // ours
 }
 
 // place is a client's address, as it is seen from here.
@@ -37,7 +38,8 @@ type exit struct {
 	to     net.Addr
 }
 
-// maxWays is how many addresses one client may be at: its networks, their changes, and its relays.
+// maxWays is how many addresses of one client are known: its networks and their relays. Of one that changes them often the
+// oldest is forgotten.
 const maxWays = 32
 
 func newWays() *ways { return &ways{at: map[place]*way{}} }
@@ -69,15 +71,48 @@ func (w *ways) verified(c ice.Candidate, owner *wire) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if owner.closed || len(owner.places) >= maxWays {
+	if owner.closed {
 		return
 	}
+	if len(owner.places) >= maxWays {
+		w.drop(owner, owner.places[0])
+		owner.places = owner.places[1:]
+	}
 	next := &way{place: at, wire: owner}
-	if old := w.at[at]; old != nil {
-		next.by.Store(old.by.Load())
+	if s := w.only(at); s != nil {
+		next.by.Store(&exit{socket: s})
 	}
 	w.at[at] = next
 	owner.places = append(owner.places, at)
+}
+
+// only is the one of our addresses by which a place can be reached, nil if Pion has to show which it is.
+func (w *ways) only(at place) (found *socket) {
+	for _, s := range w.sockets {
+		local := s.LocalAddr().(*net.UDPAddr)
+		if at.tcp || (local.IP.To4() != nil) != at.addr.Addr().Is4() {
+			continue
+		}
+		if found != nil {
+			return nil
+		}
+		found = s
+	}
+	return found
+}
+
+// add takes one of our addresses in.
+func (w *ways) add(s *socket) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sockets = append(w.sockets, s)
+}
+
+// drop forgets a place, if it still is the owner's. The lock is held.
+func (w *ways) drop(owner *wire, at place) {
+	if known := w.at[at]; known != nil && known.wire == owner {
+		delete(w.at, at)
+	}
 }
 
 func placeOf(c ice.Candidate) (place, bool) {
@@ -120,9 +155,7 @@ func (w *ways) forget(owner *wire) {
 	defer w.mu.Unlock()
 	owner.closed = true
 	for _, at := range owner.places {
-		if known := w.at[at]; known != nil && known.wire == owner {
-			delete(w.at, at)
-		}
+		w.drop(owner, at)
 	}
 	owner.places = nil
 }
