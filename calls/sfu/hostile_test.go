@@ -142,11 +142,12 @@ func FuzzIncomingRTCP(f *testing.F) {
 	s := newStage(f, 1)
 	in := newIncoming()
 	in.layers[7], in.downs[7] = s.layers[0], s.down
-	stream := in.buffer(packetio.RTCPBufferPacket, 7)
+	stream, scratch := in.buffer(packetio.RTCPBufferPacket, 7), make([]byte, receiveMTU+2)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if n, err := stream.Write(b); err != nil || n != len(b) {
 			t.Errorf("got %d, %v", n, err)
 		}
+		in.hear(b, 0, time.Now(), scratch)
 	})
 }
 

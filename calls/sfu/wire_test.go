@@ -300,6 +300,39 @@ func TestWireDropsWhatIsForged(t *testing.T) {
 	}
 }
 
+// FuzzWire gives a datagram of a client to its wire, as it came and as the client would have sealed it.
+func FuzzWire(f *testing.F) {
+	w, client := keyedWire(f)
+	s := newStage(f, 1)
+	w.incoming.layers[7], w.incoming.downs[7] = s.layers[0], s.down
+	stream := w.incoming.buffer(packetio.RTPBufferPacket, 7).(*rtpStream)
+	stream.give(s.layers[0], false)
+	d, seq := newDesk(), uint16(0)
+	f.Add(sealed(f, client, 1))
+	f.Add([]byte{0x80, 96, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7, 0x10, 1, 2, 3})
+	f.Add([]byte{0x81, 206, 0, 2, 0, 0, 0, 1, 0, 0, 0, 7})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > receiveMTU || w.engine.ways.of(false, w.to.Load().addr, b) == nil {
+			return
+		}
+		w.take(b, d)
+		b = bytes.Clone(b)
+		sealed, err := []byte(nil), error(nil)
+		if b[1] >= 192 && b[1] <= 223 {
+			sealed, err = client.EncryptRTCP(nil, b, nil)
+		} else {
+			seq++
+			binary.BigEndian.PutUint16(b[2:], seq)
+			binary.BigEndian.PutUint32(b[8:], 7)
+			sealed, err = client.EncryptRTP(nil, b, nil)
+		}
+		if err == nil {
+			w.take(sealed, d)
+		}
+		s.layers[0].rates.counted = 0
+	})
+}
+
 func TestWireDoesNotAllocate(t *testing.T) {
 	w, client := keyedWire(t)
 	s := newStage(t, 1)
