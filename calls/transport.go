@@ -47,7 +47,7 @@ func midOf(pc *sfu.Peer, receiver *webrtc.RTPReceiver) string {
 
 // received counts packets and pings that have come from the client on the pair in use.
 func (t *transport) received() uint64 {
-	if t == nil {
+	if t == nil || t.pc.ConnectionState() == webrtc.PeerConnectionStateNew { // Pion may be about to start it, and takes no question meanwhile
 		return 0
 	}
 	pair, ok := t.pc.SCTP().Transport().ICETransport().GetSelectedCandidatePairStats()
