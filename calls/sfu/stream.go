@@ -32,6 +32,17 @@ func (s *rtpStream) give(l *Layer, repair bool) {
 	s.owner.Store(&owner{layer: l, repair: repair, noted: s.in.arrivals.stream(s.ssrc)})
 }
 
+// Close is called when Pion's receiver stops. Should the client send the same stream again, Pion meets it anew.
+func (s *rtpStream) Close() error {
+	s.in.mu.Lock()
+	if s.in.rtp[s.ssrc] == s {
+		delete(s.in.rtp, s.ssrc)
+	}
+	s.in.mu.Unlock()
+	s.owner.Store(nil)
+	return s.Buffer.Close()
+}
+
 // Write takes a packet that Pion has deciphered. Its bytes are the caller's, who has no more use for what is in them.
 func (s *rtpStream) Write(b []byte) (int, error) {
 	now := time.Now()

@@ -300,6 +300,32 @@ func TestWireDropsWhatIsForged(t *testing.T) {
 	}
 }
 
+// Pion gets a packet of a stream now and then, and all of one whose receiver has stopped: it may have to meet the stream again.
+func TestPionKeepsUpWithTheWire(t *testing.T) {
+	w, client := keyedWire(t)
+	s := newStage(t, 1)
+	stream := w.incoming.buffer(packetio.RTPBufferPacket, 7).(*rtpStream)
+	stream.give(s.layers[0], false)
+	d := newDesk()
+	left := 0
+	for seq := range 1 << 16 {
+		if !w.take(sealed(t, client, uint16(seq)), d) {
+			left++
+		}
+		s.layers[0].rates.counted = 0
+	}
+	if want := 1 << 16 / pionHears; left != want {
+		t.Errorf("Pion got %d packets of a round of numbers, want %d", left, want)
+	}
+	if got := s.layers[0].counts.packets.Load(); got != 1<<16 {
+		t.Errorf("the layer got %d packets, want all", got)
+	}
+	must(t, stream.Close())
+	if w.take(sealed(t, client, 5), d) {
+		t.Error("a stream whose receiver has stopped is kept from Pion")
+	}
+}
+
 // FuzzWire gives a datagram of a client to its wire, as it came and as the client would have sealed it.
 func FuzzWire(f *testing.F) {
 	w, client := keyedWire(f)
@@ -342,7 +368,7 @@ func TestWireDoesNotAllocate(t *testing.T) {
 	const rounds, each = 60, 10
 	packets := make([][]byte, (videoCache/each+rounds+3)*each)
 	for i := range packets {
-		packets[i] = sealed(t, client, uint16(i))
+		packets[i] = sealed(t, client, uint16(i+1))
 	}
 	h, payload := &rtp.Header{Version: 2, SSRC: 9, PayloadType: 96}, make([]byte, 1000)
 	turn := func() {
