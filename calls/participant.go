@@ -69,6 +69,7 @@ type Participant struct {
 	line      lineQuality
 	gone      departed
 	deaf      deafness
+	hears     bool // what comes after its join; see deafness
 	returning returning
 	ordeal    ordeal
 	road      road
@@ -98,7 +99,7 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 	claims, join := e.claims, e.join
 	p := &Participant{
 		room: r, sid: newID("PA_"), identity: claims.Subject, single: single,
-		claims: claims, join: join, ruling: e.ruling,
+		claims: claims, join: join, ruling: e.ruling, hears: e.hears,
 		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
 		wishes: map[string]bool{}, wanted: map[string]map[string]want{},

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"net/http"
 	"sync"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // forgotten on the way, and it hears everything.
 //
 // It is connected again as soon as its own tracks are out, provided that its connections stand by then; if they do not, it waits until
-// those two seconds are over. So its tracks are answered when the connections stand, and not before.
+// those two seconds are over. So it hears that its tracks are taken when the connections stand, and not before.
 // (livekit-client 2.23.0: Room.emitWhenConnected, Room.handleSignalRestarted, RTCEngine.handleDisconnect, RTCEngine.waitForPCReconnected)
 
 const (
@@ -132,6 +133,21 @@ func (s *sentAway) take(claims *Claims) bool {
 	until, ok := s.known[key]
 	delete(s.known, key)
 	return ok && time.Now().Before(until)
+}
+
+// resumedBefore tells the home of a call, where a join is relayed to it, that the client was sent away when it tried to resume. Whoever says
+// so himself hears too early, which harms nobody else.
+const resumedBefore = "Chancery-Resumed-Before"
+
+// resumedBefore says whether a client tried to resume before this join, here or where the request came in.
+func (f *Focus) resumedBefore(r *http.Request, e *entry) bool {
+	if e.join.Reconnect {
+		return false
+	}
+	if f.refused.take(e.claims) {
+		r.Header.Set(resumedBefore, "1")
+	}
+	return r.Header.Get(resumedBefore) != ""
 }
 
 // deafen begins the seconds in which p's client hears nothing.

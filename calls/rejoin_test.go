@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 	"github.com/pion/webrtc/v4"
 
@@ -25,19 +26,9 @@ func TestWhoJoinsAnewIsNotToldTooEarly(t *testing.T) {
 		}
 		return ws, first.GetJoin()
 	}
-	// hears says when ws was told of identity with that state, for the first time.
 	hears := func(ws *websocket.Conn, identity string, state signal.Participant_State) time.Time {
 		t.Helper()
-		_ = ws.SetReadDeadline(time.Now().Add(patience))
-		for {
-			res, err := readResponse(ws)
-			if err != nil {
-				t.Fatalf("not told of %s: %v", identity, err)
-			}
-			if mentions(res, identity, state) {
-				return time.Now()
-			}
-		}
+		return toldOf(t, ws, identity, state)
 	}
 	for _, c := range []struct {
 		name, sdk string
@@ -81,6 +72,50 @@ func TestWhoJoinsAnewIsNotToldTooEarly(t *testing.T) {
 				t.Errorf("told of a newcomer after %v, want that to be late: %v", took, c.late)
 			}
 		})
+	}
+}
+
+// toldOf says when ws was told of identity with that state, for the first time.
+func toldOf(t *testing.T, ws *websocket.Conn, identity string, state signal.Participant_State) time.Time {
+	t.Helper()
+	_ = ws.SetReadDeadline(time.Now().Add(patience))
+	for {
+		res, err := readResponse(ws)
+		if err != nil {
+			t.Fatalf("not told of %s: %v", identity, err)
+		}
+		if mentions(res, identity, state) {
+			return time.Now()
+		}
+	}
+}
+
+// TestTheHomeLearnsOfAResume: the client was sent away by the focus that it reached, which relays its join to the call's home.
+func TestTheHomeLearnsOfAResume(t *testing.T) {
+	foci, bases := newTestFoci(t)
+	if err := foci[0].Drain(time.Hour, false); err != nil {
+		t.Fatal(err)
+	}
+	token, err := foci[0].tokens.sign(Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: "ann"}, Video: Grant{Room: "room", RoomJoin: true}, Again: true}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := url.Values{"access_token": {token}, "sdk": {"js"}, "reconnect": {"1"}, "sid": {"PA_gone"}}
+	if first, err := readResponse(dialSocket(t, bases[0], "/rtc", query)); err != nil || first.GetLeave().GetAction() != signal.Leave_RECONNECT {
+		t.Fatalf("a resume of an unknown session: got %v, %v, want to be sent away to join anew", first, err)
+	}
+	query.Del("reconnect")
+	ann := dialSocket(t, bases[0], "/rtc", query)
+	if first, err := readResponse(ann); err != nil || first.GetJoin() == nil {
+		t.Fatalf("got %v, %v, want join", first, err)
+	}
+	if len(foci[1].liveRooms()) != 1 {
+		t.Fatal("the call is not on the other focus")
+	}
+	begun := time.Now()
+	join(t, bases[1], "room", "bob")
+	if took := toldOf(t, ann, "bob", signal.Participant_JOINED).Sub(begun); took >= deafFor {
+		t.Errorf("told of a newcomer after %v, want at once", took)
 	}
 }
 

@@ -32,7 +32,7 @@ func (p *Participant) begin(c *signal.Conn) error {
 	live.Go(func() {
 		if joinsAnew(p.claims, p.join) {
 			p.returns()
-			if !p.room.focus.refused.take(p.claims) {
+			if !p.hears {
 				p.deafen()
 			}
 		}
