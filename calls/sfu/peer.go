@@ -44,9 +44,10 @@ func (e *Engine) NewPeer() (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := pc.SCTP().Transport().ICETransport()
-	in.wire.pair = transport.GetSelectedCandidatePair
-	transport.OnSelectedCandidatePairChange(in.wire.chosen)
+	transport := pc.SCTP().Transport()
+	in.wire.pair = transport.ICETransport().GetSelectedCandidatePair
+	transport.ICETransport().OnSelectedCandidatePairChange(in.wire.chosen)
+	transport.OnStateChange(in.wire.shaken)
 	peer := &Peer{PeerConnection: pc, engine: e, in: in}
 	in.excess = func() { _ = peer.Close() } // its participant leaves with it
 	return peer, nil

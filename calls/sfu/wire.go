@@ -53,7 +53,7 @@ func newDesk() *desk { return &desk{out: &outbox{lane: int(lanes.Add(1) & 0xff)}
 
 func (d *desk) begin() { d.now = time.Now() }
 
-// key lets the wire carry media.
+// key takes the keys; media go by the wire when the handshake has come to its end, and has shown that the client is the one who signalled.
 func (w *wire) key(in, out *srtp.Context) {
 	w.inward.Lock()
 	w.in = in
@@ -61,7 +61,16 @@ func (w *wire) key(in, out *srtp.Context) {
 	w.outward.Lock()
 	w.out = out
 	w.outward.Unlock()
-	w.keyed.Store(true)
+}
+
+// shaken is told how the handshake stands; before Pion carries any media.
+func (w *wire) shaken(s webrtc.DTLSTransportState) {
+	w.inward.Lock()
+	keyed := w.in != nil
+	w.inward.Unlock()
+	if s == webrtc.DTLSTransportStateConnected && keyed {
+		w.keyed.Store(true)
+	}
 }
 
 // carries says whether media go by the wire. It is so from the end of the handshake on, or never: the counters of SRTP

@@ -254,6 +254,10 @@ func keyedWire(t testing.TB) (*wire, *srtp.Context) {
 		return c
 	}
 	w.key(context(1), context(2))
+	if w.carries() {
+		t.Error("the wire carries media before the handshake is over")
+	}
+	w.shaken(webrtc.DTLSTransportStateConnected)
 	client := listen(t, "127.0.0.1:0")
 	to := &way{place: place{addr: addressOf(client)}, wire: w}
 	to.by.Store(&exit{socket: newSocket(ways, listen(t, "127.0.0.1:0"))})
