@@ -42,6 +42,9 @@ type caller struct {
 	published chan string // the track that the focus has taken, by the name that we gave it
 	answers   chan string
 	heard     atomic.Int64 // packets
+	offers    atomic.Int64 // of the focus
+	answered  atomic.Int64 // of these
+	tracks    atomic.Int64 // of which packets came
 	gone      chan struct{}
 	because   *signal.Leave // written before gone is closed; none where the socket was lost
 
@@ -93,6 +96,7 @@ func (c *caller) connect() error {
 		}
 	}
 	c.sub.OnTrack(func(remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
+		c.tracks.Add(1)
 		go func() { // reads, or Pion does not learn when the focus sent what: its reports then tell no round trip
 			for {
 				if _, _, err := receiver.ReadRTCP(); err != nil {
@@ -255,6 +259,7 @@ func (c *caller) learn(target signal.Target, kind webrtc.SDPType, sdp string) er
 
 // answer takes an offer of the focus. What fails shows as media that do not come; at a session's end it may well fail.
 func (c *caller) answer(offer *signal.SessionDescription) {
+	c.offers.Add(1)
 	if c.learn(signal.Target_SUBSCRIBER, webrtc.SDPTypeOffer, offer.Sdp) != nil {
 		return
 	}
@@ -263,6 +268,13 @@ func (c *caller) answer(offer *signal.SessionDescription) {
 		return
 	}
 	c.say(&signal.Request{Message: &signal.Request_Answer{Answer: &signal.SessionDescription{Type: "answer", Sdp: answer.SDP, Id: offer.Id}}})
+	c.answered.Add(1)
+}
+
+// standing says how far the caller has come on the way to hearing others.
+func (c *caller) standing() string {
+	return fmt.Sprintf("its connection is %v (ICE %v), %d of %d offers are answered, of %d tracks something came",
+		c.sub.ConnectionState(), c.sub.ICEConnectionState(), c.answered.Load(), c.offers.Load(), c.tracks.Load())
 }
 
 // publish announces the tracks, negotiates, and sends until the caller leaves.
@@ -366,17 +378,19 @@ func await[T any](c *caller, from chan T, what string) (value T, err error) {
 	}
 }
 
-// hears waits until packets of others come.
+// hears waits until packets of others come. Its looks are counted, not the time: where this process hardly gets a processor, neither
+// do the callers in it, each of which has a handshake to get through.
 func (c *caller) hears(within time.Duration) bool {
-	before, deadline := c.heard.Load(), time.Now().Add(within)
-	for time.Now().Before(deadline) {
+	const look = 20 * time.Millisecond
+	before := c.heard.Load()
+	for range within / look {
 		if c.heard.Load() > before+10 {
 			return true
 		}
 		select {
 		case <-c.gone:
 			return true // nothing can be said of one who is out
-		case <-time.After(20 * time.Millisecond): // between two looks at a counter
+		case <-time.After(look): // between two looks at a counter
 		}
 	}
 	return false

@@ -240,7 +240,7 @@ func (s *callSoak) comeIn(seat *callSeat, picture bool) *caller {
 		return nil
 	}
 	if c.others > 0 && !c.hears(callHeardWithin) && !s.aroundKill() && !s.ended.Load() { // in the end all leave
-		s.fault("%s came in to %d others and heard none of them", seat.who.UserID, c.others)
+		s.fault("%s came in to %d others and heard none of them: %s", seat.who.UserID, c.others, c.standing())
 	}
 	return c
 }
