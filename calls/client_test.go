@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,7 @@ type testClient struct {
 	media  chan *webrtc.TrackRemote
 	answer chan string
 
+	mute    atomic.Bool         // answers no offer
 	through func(string) string // changes what the focus says of where it is; nil: nothing
 }
 
@@ -197,6 +199,9 @@ func (c *testClient) way(said string) string {
 
 // onOffer answers. What fails here shows as media that do not come; at a session's end it may well fail.
 func (c *testClient) onOffer(offer *signal.SessionDescription) {
+	if c.mute.Load() {
+		return
+	}
 	if c.sub.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: c.way(offer.Sdp)}) != nil {
 		return
 	}

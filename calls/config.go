@@ -86,7 +86,8 @@ type Config struct {
 	Limits bool `yaml:"limits"`
 	// EmptyTimeout is how long a call stays open after its last participant left. Default: 20s.
 	EmptyTimeout time.Duration `yaml:"empty_timeout"`
-	// Grace is how long a participant whose connection was lost may take to come back. Default: 15s.
+	// Grace is how long a participant whose connection was lost may take to come back, and how long an offer may stay unanswered.
+	// Default: 15s.
 	Grace time.Duration `yaml:"grace"`
 }
 

@@ -3,6 +3,7 @@ package calls
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pion/webrtc/v4"
 	"github.com/rs/zerolog"
@@ -26,6 +27,8 @@ type offers struct {
 	again   bool // and another is wanted after it
 	restart bool // with new ICE credentials
 	id      uint32
+	told    time.Time // when the newest was said
+	overdue int       // how often the client has said something else since its answer was due
 }
 
 func kindIndex(video bool) int {
@@ -294,7 +297,7 @@ func (p *Participant) offer() error {
 }
 
 func (p *Participant) tellOffer(sdp string) {
-	p.offers.flying = true
+	p.offers.flying, p.offers.told, p.offers.overdue = true, time.Now(), 0
 	p.offers.id++
 	p.send(&signal.Response{Message: &signal.Response_Offer{Offer: &signal.SessionDescription{
 		Type: "offer", Sdp: p.told(withAudioForms(sdp, p.audioForms(p.sub))), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
@@ -312,6 +315,18 @@ func (p *Participant) offerAgain() {
 	}
 	p.offers.flying = false
 	p.sendOffer()
+}
+
+// missAnswer ends a session whose client goes on speaking and leaves an offer unanswered: nothing that has come since would reach it. It joins
+// anew. Who was asleep may say one thing before it answers.
+func (p *Participant) missAnswer(now time.Time) {
+	if !p.offers.flying || now.Sub(p.offers.told) < p.room.focus.config.Grace {
+		return
+	}
+	if p.offers.overdue++; p.offers.overdue > 1 {
+		p.log.Info().Uint32("offer", p.offers.id).Msg("Offer not answered by the client")
+		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_RECONNECT)
+	}
 }
 
 // addSender puts a subscription on a section that became free, or on a new one.

@@ -130,3 +130,33 @@ func checkAnswered(t *testing.T, m *sdp.MediaDescription, offer, first string) {
 		t.Error("Opus was not answered")
 	}
 }
+
+// TestAnOfferWithoutAnswer: a client that goes on speaking and does not answer is sent away to join anew.
+func TestAnOfferWithoutAnswer(t *testing.T) {
+	_, base := newTestFocus(t, func(c *Config) { c.Grace = time.Second })
+	bob := join(t, base, "room", "bob")
+	bob.wait("its connection", func(res *signal.Response) bool { return mentions(res, "bob", signal.Participant_ACTIVE) })
+	bob.mute.Store(true)
+	ann := join(t, base, "room", "ann")
+	ann.publish("ann")
+	ask := time.NewTicker(100 * time.Millisecond)
+	defer ask.Stop()
+	for deadline := time.After(patience); ; {
+		select {
+		case res, ok := <-bob.said:
+			if !ok {
+				t.Fatal("the socket ended without a word")
+			}
+			if leave := res.GetLeave(); leave != nil {
+				if leave.Action != signal.Leave_RECONNECT {
+					t.Errorf("got %v, want to be asked to join anew", leave)
+				}
+				return
+			}
+		case <-ask.C:
+			bob.say(&signal.Request{Message: &signal.Request_Ping{Ping: 1}})
+		case <-deadline:
+			t.Fatal("a client that answers no offer is kept")
+		}
+	}
+}

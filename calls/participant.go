@@ -326,7 +326,7 @@ func (p *Participant) read(c *signal.Conn) {
 			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
 			break
 		}
-		if !p.do(func() { p.spoken(); p.handle(req) }) {
+		if !p.do(func() { p.spoken(); p.missAnswer(time.Now()); p.handle(req) }) {
 			break
 		}
 	}
