@@ -61,7 +61,7 @@ type entry struct {
 	claims *Claims
 	join   *signal.Join
 	ruling ruling
-	hears  bool // see resumedBefore
+	hears  bool // see resumedBefore and triedBefore
 }
 
 // refusal is an answer to a request to join that is not granted.
@@ -163,7 +163,7 @@ func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool)
 	}
 	var room *Room
 	if err == nil {
-		e.hears = f.resumedBefore(r, e)
+		e.hears = f.resumedBefore(r, e) || f.triedBefore(e.claims)
 		if f.elsewhere(w, r, e.claims.Video.Room, e.ruling.start && !e.join.Reconnect) {
 			return
 		}

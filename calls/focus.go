@@ -54,6 +54,7 @@ type Focus struct {
 	leaves  *leaves       // likewise
 	hooks   *hooks        // nil where nobody is told
 	ending  chan struct{} // closed when the focus begins to shut
+	began   time.Time
 	// closeAfter is how long after somebody's last session what a crashed client left is closed.
 	closeAfter time.Duration
 	records    *recorder       // nil in a focus alone
@@ -85,7 +86,7 @@ func newFocus(ctx context.Context, config Config, admit admission) (*Focus, erro
 	f := &Focus{
 		config: config, engine: engine, admit: admit, rooms: map[string]*Room{},
 		tokens: tokens{key: config.Key, secret: secret, now: time.Now},
-		ending: make(chan struct{}), closeAfter: closeAfter,
+		ending: make(chan struct{}), closeAfter: closeAfter, began: time.Now(),
 	}
 	if err := f.openTURN(ports); err != nil {
 		return nil, errors.Join(fmt.Errorf("calls: %w", err), engine.Close())

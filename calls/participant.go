@@ -232,6 +232,9 @@ func (p *Participant) close() {
 	}
 	p.room.focus.departed(p)
 	if !p.because.silent {
+		if p.because.reason == signal.DisconnectReason_SERVER_SHUTDOWN {
+			p.sendTokenAs(time.Now().UnixMilli())
+		}
 		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
 			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,
 		}}})
@@ -373,13 +376,16 @@ func (p *Participant) recheck(then func()) {
 // refresh gives the client a new token, if it may still be here.
 func (p *Participant) refresh() { p.recheck(p.sendToken) }
 
-func (p *Participant) sendToken() {
+func (p *Participant) sendToken() { p.sendTokenAs(0) }
+
+// sendTokenAs is sendToken, as the last word of a focus that stops if sentAway says when (see Claims).
+func (p *Participant) sendTokenAs(sentAway int64) {
 	life := leastRefresh
 	if p.claims.ExpiresAt != nil {
 		life = max(life, time.Until(p.claims.ExpiresAt.Time))
 	}
 	claims := *p.claims
-	claims.Name, claims.Metadata, claims.Again = p.info.Name, p.info.Metadata, true
+	claims.Name, claims.Metadata, claims.Again, claims.SentAway = p.info.Name, p.info.Metadata, true, sentAway
 	token, err := p.room.focus.tokens.sign(claims, life)
 	if err != nil {
 		p.log.Error().Err(err).Msg("No refresh token")

@@ -14,8 +14,8 @@ import (
 // seconds as one that reconnects. What it hears of others in between it keeps back from its application, and forgets: a track that
 // comes then is never shown. So where two come back at once, as after the end of a focus, each would miss the other. Whoever joins
 // anew is therefore told who was there when it came, and of what has changed since only when these seconds are over.
-// Only one whose first attempt was to join anew is so deaf: where it tried to resume before and was sent away, its timer has been
-// forgotten on the way, and it hears everything.
+// Only one whose first attempt was this one is so deaf: where it tried to resume before and was sent away, or came to a door that was
+// shut, its timer has been forgotten on the way, and it hears everything.
 //
 // It is connected again as soon as its own tracks are out, provided that its connections stand by then; if they do not, it waits until
 // those two seconds are over. So it hears that its tracks are taken when the connections stand, and not before.
@@ -26,6 +26,8 @@ const (
 	deafFor = 2300 * time.Millisecond
 	// deafMost is the same from the welcome on.
 	deafMost = 3 * time.Second
+	// firstTry is when the first attempt of such a client is over, on slow lines too; it waits for half a second at most.
+	firstTry = 2 * time.Second
 	// tracksWait is how long it waits for its connections, to hear that its tracks are taken.
 	tracksWait = 1500 * time.Millisecond
 	// noticeOne and noticeTwo are how long after us its own page may notice that its one or two connections stand.
@@ -148,6 +150,12 @@ func (f *Focus) resumedBefore(r *http.Request, e *entry) bool {
 		r.Header.Set(resumedBefore, "1")
 	}
 	return r.Header.Get(resumedBefore) != ""
+}
+
+// triedBefore says whether a client that joins anew must have found the door shut before: it was sent away by a focus that stopped, and this
+// one began when such a client had tried already.
+func (f *Focus) triedBefore(claims *Claims) bool {
+	return claims.SentAway != 0 && f.began.Sub(time.UnixMilli(claims.SentAway)) > firstTry
 }
 
 // deafen begins the seconds in which p's client hears nothing.

@@ -213,3 +213,27 @@ func ufrag(sdp string) string {
 	value, _, _ := strings.Cut(after, "\r\n")
 	return value
 }
+
+// Who was sent away by a focus that stopped, and comes to one that began later than such a client first tries, has found the door shut.
+func TestTriedBefore(t *testing.T) {
+	began := time.Now()
+	for _, c := range []struct {
+		name  string
+		away  time.Duration // before this process began
+		none  bool
+		tried bool
+	}{
+		{"sent away long before", 3 * time.Second, false, true},
+		{"sent away just before: its first attempt may be this one", time.Second, false, false},
+		{"sent away by another process, while this one ran", -time.Second, false, false},
+		{"not sent away", 0, true, false},
+	} {
+		claims := &Claims{Again: true, SentAway: began.Add(-c.away).UnixMilli()}
+		if c.none {
+			claims.SentAway = 0
+		}
+		if got := (&Focus{began: began}).triedBefore(claims); got != c.tried {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.tried)
+		}
+	}
+}

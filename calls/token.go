@@ -32,6 +32,8 @@ type Claims struct {
 	Matrix   *Matrix `json:"matrix,omitempty"`
 	// Again: it was given to somebody inside, as a refreshed one; who comes in with it was there before.
 	Again bool `json:"again,omitempty"`
+	// SentAway: when it was given to somebody as the last word of a focus that stopped; milliseconds.
+	SentAway int64 `json:"sent_away,omitempty"`
 }
 
 // Grant says what the bearer may do. Publishing and subscribing are allowed unless forbidden.
