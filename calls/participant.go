@@ -68,6 +68,7 @@ type Participant struct {
 	pulse     pulse
 	line      lineQuality
 	gone      departed
+	arrived   arrived
 	deaf      deafness
 	hears     bool // what comes after its join; see deafness
 	returning returning

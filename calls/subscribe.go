@@ -41,7 +41,7 @@ func (p *Participant) peerChanged(now *peer) {
 		return
 	}
 	if !now.info.Permission.GetHidden() && (before == nil || before.info.Version != now.info.Version) {
-		p.send(&signal.Response{Message: &signal.Response_Update{Update: &signal.ParticipantUpdate{Participants: []*signal.Participant{now.info}}}})
+		p.tellOf(now.info, before)
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
 		delete(p.peers, sid)
@@ -51,7 +51,9 @@ func (p *Participant) peerChanged(now *peer) {
 		p.peers[sid] = now
 		p.tellPermissions(before, now)
 	}
-	p.resubscribe()
+	if len(now.ups) > 0 || before != nil && len(before.ups) > 0 {
+		p.resubscribe()
+	}
 }
 
 // tellPermissions says which of a publisher's tracks have become allowed or forbidden.
