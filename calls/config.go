@@ -49,7 +49,7 @@ type Config struct {
 	// Default: none.
 	ICEServers []ICEServer `yaml:"ice_servers"`
 
-	// MaxParticipants bounds one call. Default: 200.
+	// MaxParticipants bounds one call. Default: 1000.
 	MaxParticipants int `yaml:"max_participants"`
 	// MaxTracks bounds what one participant publishes. Default: 16.
 	MaxTracks int `yaml:"max_tracks"`
@@ -133,7 +133,7 @@ func DefaultConfig() Config {
 	return Config{
 		Enabled: true, Path: "/calls", Key: "chancery", UDPPort: 7882, TCPPort: 7881,
 		TURN:            TURN{Relay: true, UDPPort: 3478, TCPPort: 3478, MaxRelays: 4096, MaxKbps: 20_000, MaxTotalMbps: 1000},
-		MaxParticipants: 200, MaxTracks: 16, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
+		MaxParticipants: 1000, MaxTracks: 16, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
 		EmptyTimeout: 20 * time.Second, Grace: 15 * time.Second,
 	}
 }
