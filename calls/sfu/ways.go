@@ -120,9 +120,14 @@ func placeOf(c ice.Candidate) (place, bool) {
 	return place{c.NetworkType().IsTCP(), netip.AddrPortFrom(addr.Unmap(), uint16(c.Port()))}, err == nil
 }
 
+// unmapped is an address as places name it: IPv4 as such.
+func unmapped(at netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+}
+
 // leads notes by which of our addresses Pion reaches one of the client's.
 func (w *ways) leads(to netip.AddrPort, s *socket) {
-	if known := w.find(place{false, netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}); known != nil {
+	if known := w.find(place{false, unmapped(to)}); known != nil {
 		if by := known.by.Load(); by == nil || by.socket != s {
 			known.by.Store(&exit{socket: s})
 		}
@@ -135,8 +140,7 @@ func (w *ways) leadsByTCP(to net.Addr, conn net.PacketConn) {
 	if !ok {
 		return
 	}
-	at := tcp.AddrPort()
-	if known := w.find(place{true, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())}); known != nil {
+	if known := w.find(place{true, unmapped(tcp.AddrPort())}); known != nil {
 		if by := known.by.Load(); by == nil || by.conn != conn {
 			known.by.Store(&exit{conn: conn, to: to})
 		}
@@ -193,8 +197,7 @@ func (c *tcpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		if !ok {
 			return n, from, nil
 		}
-		at := tcp.AddrPort()
-		w := c.ways.of(true, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), b[:n])
+		w := c.ways.of(true, unmapped(tcp.AddrPort()), b[:n])
 		if w == nil {
 			return n, from, nil
 		}
