@@ -15,6 +15,7 @@ import (
 // offers is where negotiation stands.
 type offers struct {
 	removed []*webrtc.RTPSender // to be taken away with the next negotiation
+	tidying bool                // there will be one for them alone
 
 	// single mode: the client offers, and we say when it should
 	asked     bool // it was asked, and has not offered since
@@ -59,6 +60,30 @@ func (p *Participant) open() (err error) {
 	return nil
 }
 
+// tidyAfter is how long senders that have ended wait for a negotiation about something new, before there is one for them alone. Nobody misses
+// anything meanwhile; and where one goes and comes back at once, as after a lost line, all others negotiate once and not twice.
+const tidyAfter = time.Second
+
+// tidyLater sees to it that what has ended is taken away.
+func (p *Participant) tidyLater() {
+	if p.offers.tidying || len(p.offers.removed) == 0 {
+		return
+	}
+	p.offers.tidying = true
+	time.AfterFunc(tidyAfter, func() { p.post(p.tidy) })
+}
+
+func (p *Participant) tidy() {
+	p.offers.tidying = false
+	switch {
+	case len(p.offers.removed) == 0, !p.deaf.until.IsZero(): // done; or to be done when it hears
+	case !p.single:
+		p.sendOffer()
+	case !p.offers.asked:
+		p.requestOffer([2]int{})
+	}
+}
+
 // negotiate sees to it that what is wanted and what is agreed come to be the same.
 func (p *Participant) negotiate() {
 	if !p.deaf.until.IsZero() {
@@ -68,13 +93,13 @@ func (p *Participant) negotiate() {
 		p.askForOffer()
 		return
 	}
-	pending := len(p.offers.removed) > 0
 	for _, s := range p.subs {
-		pending = pending || s.sender == nil
+		if s.sender == nil {
+			p.sendOffer()
+			return
+		}
 	}
-	if pending {
-		p.sendOffer()
-	}
+	p.tidyLater()
 }
 
 // --- one peer connection: the client offers ---
@@ -90,7 +115,8 @@ func (p *Participant) askForOffer() {
 			need[kindIndex(s.up.Video())]++
 		}
 	}
-	if need == [2]int{} && len(p.offers.removed) == 0 {
+	if need == [2]int{} {
+		p.tidyLater()
 		return
 	}
 	var ask [2]int
@@ -98,9 +124,13 @@ func (p *Participant) askForOffer() {
 	for k := range ask {
 		ask[k] = max(0, need[k]-free[k]-p.offers.requested[k])
 	}
-	if p.offers.asked && ask == [2]int{} {
-		return
+	if !p.offers.asked || ask != [2]int{} {
+		p.requestOffer(ask)
 	}
+}
+
+// requestOffer asks for an offer with so many more sections.
+func (p *Participant) requestOffer(ask [2]int) {
 	p.offers.asked = true
 	for k := range ask {
 		p.offers.requested[k] += ask[k]

@@ -134,6 +134,8 @@ func sameForm(codec webrtc.RTPCodecCapability, fmtp string) bool {
 			profile(codec.SDPFmtpLine) == profile(fmtp)
 	case packet.VP9:
 		return parameter(codec.SDPFmtpLine, "profile-id", "0") == parameter(fmtp, "profile-id", "0")
+	case packet.AV1:
+		return parameter(codec.SDPFmtpLine, "profile", "0") == parameter(fmtp, "profile", "0")
 	}
 	return true
 }

@@ -53,8 +53,12 @@ func (e *Engine) NewPeer() (*Peer, error) {
 	return peer, nil
 }
 
-// SetRemoteDescription is Pion's, and takes note of how the peer numbers its packets.
+// SetRemoteDescription is Pion's, and takes note of how the peer numbers its packets. Formats that we do not forward are left out.
 func (p *Peer) SetRemoteDescription(d webrtc.SessionDescription) error {
+	var err error
+	if d.SDP, err = onlyOurs(d.SDP); err != nil {
+		return err
+	}
 	p.in.arrivals.expect(d.SDP)
 	return p.PeerConnection.SetRemoteDescription(d)
 }
