@@ -2,6 +2,7 @@ package sfu
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,7 +79,20 @@ func (u *UpTrack) Silent() bool { return u.silent.Load() }
 // Video says whether it is video; otherwise it is audio.
 func (u *UpTrack) Video() bool { return u.video }
 
-// Codec is what the publisher sends, or nil before its first packet.
+// Expect names the codecs that were agreed for the track, the likeliest first, so that subscribers can be bound before its first packet.
+func (u *UpTrack) Expect(agreed []webrtc.RTPCodecParameters) {
+	codec, _ := withoutRED(agreed[0], agreed)
+	u.codec.Store(&codec)
+}
+
+// Takes says whether a stream in this codec is what was expected; it is so where nothing was.
+func (u *UpTrack) Takes(codec webrtc.RTPCodecParameters, agreed []webrtc.RTPCodecParameters) bool {
+	expected := u.codec.Load()
+	codec, _ = withoutRED(codec, agreed)
+	return expected == nil || strings.EqualFold(expected.MimeType, codec.MimeType) && sameForm(expected.RTPCodecCapability, codec.SDPFmtpLine)
+}
+
+// Codec is what the publisher sends or is to send, or nil before it is known.
 func (u *UpTrack) Codec() *webrtc.RTPCodecParameters { return u.codec.Load() }
 
 // AddLayer starts to read a layer of the track from Pion. index is 0 for the smallest.
