@@ -176,7 +176,6 @@ func (r *Room) join(p *Participant, self *peer) (others []*peer, err error) {
 		}
 		r.members[p.identity] = self
 		r.setEveryone()
-		r.tellPresent(p)
 	})
 	if !ok {
 		return nil, errNoRoom

@@ -132,6 +132,7 @@ func (p *Participant) connected() {
 		p.info.State = signal.Participant_ACTIVE
 		p.changed()
 		p.hook("participant_joined", nil)
+		p.room.do(func() { p.room.tellPresent(p) }) // livekit-client drops it of whom it has not placed yet, right after the welcome
 	}
 }
 
