@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -163,7 +164,7 @@ func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool)
 	}
 	var room *Room
 	if err == nil {
-		e.hears = f.resumedBefore(r, e) || f.triedBefore(e.claims)
+		e.hears = f.resumedBefore(r, e) || f.triedBefore(e.claims, time.Now())
 		if f.elsewhere(w, r, e.claims.Video.Room, e.ruling.start && !e.join.Reconnect) {
 			return
 		}

@@ -234,7 +234,7 @@ func (p *Participant) close() {
 	p.room.focus.departed(p)
 	if !p.because.silent {
 		if p.because.reason == signal.DisconnectReason_SERVER_SHUTDOWN {
-			p.sendTokenAs(time.Now().UnixMilli())
+			p.sendTokenAs(time.Now().UnixMilli(), firstTryOf(p.conn.RoundTrip()).Milliseconds())
 		}
 		p.send(&signal.Response{Message: &signal.Response_Leave{Leave: &signal.Leave{
 			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,
@@ -377,16 +377,17 @@ func (p *Participant) recheck(then func()) {
 // refresh gives the client a new token, if it may still be here.
 func (p *Participant) refresh() { p.recheck(p.sendToken) }
 
-func (p *Participant) sendToken() { p.sendTokenAs(0) }
+func (p *Participant) sendToken() { p.sendTokenAs(0, 0) }
 
 // sendTokenAs is sendToken, as the last word of a focus that stops if sentAway says when (see Claims).
-func (p *Participant) sendTokenAs(sentAway int64) {
+func (p *Participant) sendTokenAs(sentAway, firstTry int64) {
 	life := leastRefresh
 	if p.claims.ExpiresAt != nil {
 		life = max(life, time.Until(p.claims.ExpiresAt.Time))
 	}
 	claims := *p.claims
-	claims.Name, claims.Metadata, claims.Again, claims.SentAway = p.info.Name, p.info.Metadata, true, sentAway
+	claims.Name, claims.Metadata, claims.Again = p.info.Name, p.info.Metadata, true
+	claims.SentAway, claims.FirstTry = sentAway, firstTry
 	token, err := p.room.focus.tokens.sign(claims, life)
 	if err != nil {
 		p.log.Error().Err(err).Msg("No refresh token")

@@ -26,8 +26,10 @@ const (
 	deafFor = 2300 * time.Millisecond
 	// deafMost is the same from the welcome on.
 	deafMost = 3 * time.Second
-	// firstTry is when the first attempt of such a client is over, on slow lines too; it waits for half a second at most.
-	firstTry = 2 * time.Second
+	// firstTry is when the first attempt of such a client is over, on slow lines too. It waits for half a second at most, so that it is over
+	// after firstWait where the line takes no time.
+	firstTry  = 2 * time.Second
+	firstWait = 750 * time.Millisecond
 	// tracksWait is how long it waits for its connections, to hear that its tracks are taken.
 	tracksWait = 1500 * time.Millisecond
 	// noticeOne and noticeTwo are how long after us its own page may notice that its one or two connections stand.
@@ -152,10 +154,24 @@ func (f *Focus) resumedBefore(r *http.Request, e *entry) bool {
 	return r.Header.Get(resumedBefore) != ""
 }
 
-// triedBefore says whether a client that joins anew must have found the door shut before: it was sent away by a focus that stopped, and this
-// one began when such a client had tried already.
-func (f *Focus) triedBefore(claims *Claims) bool {
-	return claims.SentAway != 0 && f.began.Sub(time.UnixMilli(claims.SentAway)) > firstTry
+// triedBefore says whether a client that joins anew must have found the door shut before: it was sent away by a focus that stopped, this
+// one began after that, and such a client has tried long since.
+func (f *Focus) triedBefore(claims *Claims, now time.Time) bool {
+	tries := firstTry
+	if claims.FirstTry != 0 {
+		tries = time.Duration(claims.FirstTry) * time.Millisecond
+	}
+	away := time.UnixMilli(claims.SentAway)
+	return claims.SentAway != 0 && f.began.After(away) && now.Sub(away) > tries
+}
+
+// firstTryOf is how long after it was sent away such a client tries first, at the latest. Its packets take the way there and back three times:
+// the word that sends it away, its connection, and its request.
+func firstTryOf(roundTrip time.Duration) time.Duration {
+	if roundTrip == 0 {
+		return firstTry
+	}
+	return min(firstTry, firstWait+3*roundTrip)
 }
 
 // deafen begins the seconds in which p's client hears nothing.

@@ -214,26 +214,34 @@ func ufrag(sdp string) string {
 	return value
 }
 
-// Who was sent away by a focus that stopped, and comes to one that began later than such a client first tries, has found the door shut.
+// Who was sent away by a focus that stopped, and comes to one that began later, after such a client first tries, has found the door shut.
 func TestTriedBefore(t *testing.T) {
-	began := time.Now()
+	now := time.Now()
 	for _, c := range []struct {
 		name  string
-		away  time.Duration // before this process began
-		none  bool
+		away  time.Duration // ago; 0: it was not
+		began time.Duration // ago
+		line  time.Duration // there and back; 0: not known
 		tried bool
 	}{
-		{"sent away long before", 3 * time.Second, false, true},
-		{"sent away just before: its first attempt may be this one", time.Second, false, false},
-		{"sent away by another process, while this one ran", -time.Second, false, false},
-		{"not sent away", 0, true, false},
+		{"long ago", 3 * time.Second, time.Second, 0, true},
+		{"just now: it may be the first attempt", time.Second, 500 * time.Millisecond, 0, false},
+		{"just now, on a fast line", time.Second, 500 * time.Millisecond, time.Millisecond, true},
+		{"just now, on a slow line", time.Second, 500 * time.Millisecond, 200 * time.Millisecond, false},
+		{"just now, on a line that takes minutes", 3 * time.Second, 500 * time.Millisecond, time.Minute, true},
+		{"at once", 600 * time.Millisecond, 500 * time.Millisecond, time.Millisecond, false},
+		{"long ago, by another process, while this one ran", 3 * time.Second, time.Hour, time.Millisecond, false},
+		{"it was not sent away", 0, time.Second, time.Millisecond, false},
 	} {
-		claims := &Claims{Again: true, SentAway: began.Add(-c.away).UnixMilli()}
-		if c.none {
-			claims.SentAway = 0
+		claims := &Claims{Again: true}
+		if c.away != 0 {
+			claims.SentAway, claims.FirstTry = now.Add(-c.away).UnixMilli(), firstTryOf(c.line).Milliseconds()
 		}
-		if got := (&Focus{began: began}).triedBefore(claims); got != c.tried {
+		if got := (&Focus{began: now.Add(-c.began)}).triedBefore(claims, now); got != c.tried {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.tried)
 		}
+	}
+	if old := (&Claims{SentAway: now.Add(-time.Second).UnixMilli()}); (&Focus{began: now.Add(-time.Millisecond)}).triedBefore(old, now) {
+		t.Error("a token that does not say when its bearer tries is taken for one on a fast line")
 	}
 }

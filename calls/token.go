@@ -34,6 +34,8 @@ type Claims struct {
 	Again bool `json:"again,omitempty"`
 	// SentAway: when it was given to somebody as the last word of a focus that stopped; milliseconds.
 	SentAway int64 `json:"sent_away,omitempty"`
+	// FirstTry: how long after that the bearer tries first, at the latest; milliseconds. 0: not known.
+	FirstTry int64 `json:"first_try,omitempty"`
 }
 
 // Grant says what the bearer may do. Publishing and subscribing are allowed unless forbidden.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,6 +43,9 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// firstPing is when the first ping is sent, so that the line's length is known early.
+const firstPing = time.Second
+
 // ErrNotBinary is returned by Read for text frames, which we do not speak.
 var ErrNotBinary = errors.New("signal: text frame")
 
@@ -51,6 +56,7 @@ type Conn struct {
 	out    chan []byte
 	done   chan struct{} // closed when nothing more can be sent
 	once   sync.Once
+	trip   atomic.Int64 // nanoseconds there and back, as the last ping took; 0: none has come back
 }
 
 var upgrader = websocket.Upgrader{
@@ -70,7 +76,12 @@ func Accept(w http.ResponseWriter, r *http.Request, limits Limits) (*Conn, error
 	c := &Conn{ws: ws, limits: limits.withDefaults(), done: make(chan struct{})}
 	c.out = make(chan []byte, c.limits.Queue)
 	ws.SetReadLimit(int64(c.limits.FrameBytes))
-	ws.SetPongHandler(func(string) error { return c.heard() })
+	ws.SetPongHandler(func(said string) error {
+		if sent, err := strconv.ParseInt(said, 36, 64); err == nil {
+			c.trip.Store(max(1, time.Now().UnixNano()-sent))
+		}
+		return c.heard()
+	})
 	if err := c.heard(); err != nil {
 		ws.Close()
 		return nil, err
@@ -78,6 +89,9 @@ func Accept(w http.ResponseWriter, r *http.Request, limits Limits) (*Conn, error
 	go c.write()
 	return c, nil
 }
+
+// RoundTrip is how long the client took to answer the last ping, as it says; 0 before it has answered one.
+func (c *Conn) RoundTrip() time.Duration { return time.Duration(c.trip.Load()) }
 
 func (c *Conn) heard() error {
 	return c.ws.SetReadDeadline(time.Now().Add(c.limits.SilentAfter))
@@ -160,7 +174,7 @@ func (c *Conn) Send(res *Response) bool {
 func (c *Conn) Close() { c.once.Do(func() { close(c.done) }) }
 
 func (c *Conn) write() {
-	ping := time.NewTicker(c.limits.PingEvery)
+	ping := time.NewTimer(min(firstPing, c.limits.PingEvery))
 	defer func() {
 		ping.Stop()
 		c.Close()
@@ -173,9 +187,11 @@ func (c *Conn) write() {
 				return
 			}
 		case <-ping.C:
-			if c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.limits.WriteWait)) != nil {
+			now := time.Now()
+			if c.ws.WriteControl(websocket.PingMessage, strconv.AppendInt(nil, now.UnixNano(), 36), now.Add(c.limits.WriteWait)) != nil {
 				return
 			}
+			ping.Reset(c.limits.PingEvery)
 		case <-c.done:
 			c.drain()
 			return

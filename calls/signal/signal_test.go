@@ -140,6 +140,29 @@ func TestConnCarriesMessages(t *testing.T) {
 	}
 }
 
+func TestConnKnowsItsRoundTrip(t *testing.T) {
+	c, ws := pair(t, Limits{PingEvery: 5 * time.Millisecond})
+	if got := c.RoundTrip(); got != 0 {
+		t.Errorf("before any ping: got %v, want 0", got)
+	}
+	go func() { // answers pings
+		for {
+			if _, _, err := ws.ReadMessage(); err != nil {
+				return
+			}
+		}
+	}()
+	go func() { _, _ = c.Read() }() // takes the answers, until the socket closes
+	for end := time.Now().Add(10 * time.Second); c.RoundTrip() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no ping was answered")
+		}
+	}
+	if got := c.RoundTrip(); got <= 0 || got > 10*time.Second {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestConnRefusesGiantFrames(t *testing.T) {
 	c, ws := pair(t, Limits{FrameBytes: 1024})
 	if err := ws.WriteMessage(websocket.BinaryMessage, make([]byte, 2048)); err != nil {
