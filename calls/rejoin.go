@@ -29,7 +29,7 @@ const (
 	// firstTry is when the first attempt of such a client is over, on slow lines too. It waits for half a second at most, so that it is over
 	// after firstWait where the line takes no time.
 	firstTry  = 2 * time.Second
-	firstWait = 750 * time.Millisecond
+	firstWait = 650 * time.Millisecond
 	// tracksWait is how long it waits for its connections, to hear that its tracks are taken.
 	tracksWait = 1500 * time.Millisecond
 	// noticeOne and noticeTwo are how long after us its own page may notice that its one or two connections stand.

@@ -229,7 +229,7 @@ func TestTriedBefore(t *testing.T) {
 		{"just now, on a fast line", time.Second, 500 * time.Millisecond, time.Millisecond, true},
 		{"just now, on a slow line", time.Second, 500 * time.Millisecond, 200 * time.Millisecond, false},
 		{"just now, on a line that takes minutes", 3 * time.Second, 500 * time.Millisecond, time.Minute, true},
-		{"at once", 600 * time.Millisecond, 500 * time.Millisecond, time.Millisecond, false},
+		{"at once", 640 * time.Millisecond, 500 * time.Millisecond, time.Millisecond, false},
 		{"long ago, by another process, while this one ran", 3 * time.Second, time.Hour, time.Millisecond, false},
 		{"it was not sent away", 0, time.Second, time.Millisecond, false},
 	} {
