@@ -63,10 +63,23 @@ type Focus struct {
 	live       sync.WaitGroup
 	homes      *homes // nil where there is no other focus process
 	reach      atomic.Pointer[turn.Foci]
+	crowd      atomic.Int64 // participants of all calls
+	onCrowd    func(participants int)
 
 	mu      sync.Mutex
 	rooms   map[string]*Room
 	closing bool
+}
+
+// OnCrowd has fn told how many are in calls here, whenever somebody comes or goes; it must not block. It is called before Run.
+func (f *Focus) OnCrowd(fn func(participants int)) { f.onCrowd = fn }
+
+// crowded counts who has come or gone.
+func (f *Focus) crowded(by int64) {
+	participantsLive.Add(float64(by))
+	if n := f.crowd.Add(by); f.onCrowd != nil {
+		f.onCrowd(int(n))
+	}
 }
 
 // newFocus opens the ports and makes a focus without calls.

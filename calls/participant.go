@@ -190,8 +190,8 @@ func (p *Participant) stop(why ending) {
 
 // run is p's goroutine.
 func (p *Participant) run() {
-	participantsLive.Inc()
-	defer participantsLive.Dec()
+	p.room.focus.crowded(1)
+	defer p.room.focus.crowded(-1)
 	tick, refresh := time.NewTicker(participantTick), time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	defer refresh.Stop()

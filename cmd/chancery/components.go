@@ -87,6 +87,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		if focus, err = calls.New(ctx, config.Calls, config.ServerName, store, messages); err != nil {
 			return behind, err
 		}
+		focus.OnCrowd(tuneGarbage)
 		s.run("calls", focus.Run)
 		behind.client = focus.Handler()
 		if config.Calls.ServiceListen != "" {
@@ -140,6 +141,7 @@ func (s *stack) assembleFocus(ctx context.Context, config Config) (behind handle
 	if err != nil {
 		return behind, err
 	}
+	focus.OnCrowd(tuneGarbage)
 	s.run("calls", focus.Run)
 	return handlers{
 		client: focus.Handler(), turn: focus.ServeTURN, turnName: config.Calls.TURN.Host, health: func(context.Context) error { return nil },

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -18,10 +17,6 @@ import (
 
 // stopPatience bounds a graceful stop, all components together.
 const stopPatience = 9 * time.Second
-
-// garbage is by how many percent the memory may grow until what is no longer used is looked for: half of Go's habit. Under full
-// load it costs a tenth more processor time and saves a quarter of the memory; who has it in plenty sets GOGC.
-const garbage = 50
 
 // parts are the components that one process may run.
 type parts []string
@@ -74,9 +69,7 @@ func chooseParts(only string) (parts, error) {
 func serve(ctx context.Context, config Config, chosen parts) error {
 	log := zerolog.Ctx(ctx)
 	begun := time.Now()
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(garbage)
-	}
+	tuneGarbage(0)
 	s := newStack(ctx)
 	defer func() { s.stop(stopPatience) }()
 	behind, err := s.assemble(ctx, config, chosen)
