@@ -13,7 +13,10 @@ files.forEach((file, i) => {
     rows.get(key)[i].push(value);
   }
 });
-const median = (list) => list.sort((a, b) => a - b)[list.length >> 1];
+const median = (list) => {
+  list.sort((a, b) => a - b);
+  return (list[(list.length - 1) >> 1] + list[list.length >> 1]) / 2;
+};
 const cell = (list) => (list.length ? `${+median(list).toPrecision(3)} (${list.length})` : '');
 console.log(`| measured | ${files.map((f) => basename(f).replace(/\.\w+$/, '')).join(' | ')} |\n|---|${files.map(() => '---').join('|')}|`);
 for (const [key, values] of rows) console.log(`| ${key} | ${values.map(cell).join(' | ')} |`);
