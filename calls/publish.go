@@ -163,11 +163,12 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 		return
 	}
 	e.flows = true
-	if e.live && e.codec.MimeType == remote.Codec().MimeType {
+	mime, simulcast := remote.Codec().MimeType, remote.RID() != ""
+	if e.live && e.codec.MimeType == mime && t.info.Simulcast == simulcast { // as expected
 		return
 	}
 	e.placed(mid, "")
-	p.shows(t, e, remote.Codec().MimeType, remote.RID() != "")
+	p.shows(t, e, mime, simulcast)
 	p.changed()
 }
 
