@@ -119,6 +119,7 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 	if remote.RID() == "" && Scalable(codec.MimeType) {
 		l.scalable = newScalable(l.codec, descriptor)
 	}
+	l.lastAsk.Store(time.Now().UnixMilli()) // it begins with a key frame: a second one at once would crowd the publisher's line
 	u.layers[index].Store(l)
 	if u.video && (remote.RID() != "" || !remote.HasRTX() || l.scalable != nil) {
 		u.look()
