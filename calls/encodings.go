@@ -20,9 +20,8 @@ type encoding struct {
 	codec *signal.TrackCodec // one of the publication's info
 	cid   string             // by which its media section is known; empty until the client sends it
 	mid   string             // its media section, once there was an offer with it
-	up    *sfu.UpTrack       // nil before an offer brings it, or its media
-	live  bool               // the others may have it
-	flows bool               // media have come
+	up    *sfu.UpTrack       // nil before its media
+	live  bool               // media have come
 
 	told  int       // highest layer that the client was told to send, -1: none, see dynacast.go
 	lower time.Time // since when less is wished than the client was told; zero: it is not
@@ -160,16 +159,11 @@ func layerMode(kind signal.TrackType, mime string) uint32 {
 	return layerPerStream
 }
 
-// expectLayers notes how the layers will come.
-func (e *encoding) expectLayers(t *publication, mime string, simulcast bool) {
-	if e.codec.VideoLayerMode = layerMode(t.info.Type, mime); simulcast {
-		e.codec.VideoLayerMode = layerPerStream
-	}
-}
-
 // noteLayer keeps what a layer's media show of it.
 func (t *publication) noteLayer(e *encoding, index int, remote *webrtc.TrackRemote) {
-	e.expectLayers(t, remote.Codec().MimeType, remote.RID() != "")
+	if e.codec.VideoLayerMode = layerMode(t.info.Type, remote.Codec().MimeType); remote.RID() != "" {
+		e.codec.VideoLayerMode = layerPerStream
+	}
 	lists := [][]*signal.VideoLayer{e.codec.Layers}
 	if e == t.encodings[0] {
 		lists = append(lists, t.info.Layers)

@@ -197,7 +197,6 @@ func (p *Participant) answer(offer string, id uint32, all sections) error {
 	p.send(&signal.Response{Message: &signal.Response_Answer{Answer: &signal.SessionDescription{
 		Type: "answer", Sdp: p.told(withAudioForms(answer.SDP, p.audioForms(p.pub))), Id: id, MidToTrackId: p.trackByMid(p.pub),
 	}}})
-	p.expect()
 	if p.single {
 		p.findUnsupported()
 		p.askForOffer() // what found no section

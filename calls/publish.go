@@ -1,7 +1,6 @@
 package calls
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,7 +16,7 @@ type publication struct {
 	info      *signal.Track
 	cid       string      // the client's own name
 	encodings []*encoding // the first is the one that the track was announced with; see encodings.go
-	live      bool        // the others know of it: an offer brings it, or will in a moment, or its media have come
+	live      bool        // media have come: the others know of it
 	at        time.Time   // when it was announced
 
 	forced bool // the room keeps it muted
@@ -70,7 +69,7 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 		return
 	}
 	for _, t := range p.published {
-		if t.cid == req.Cid && !t.encodings[0].flows { // announced again, as after a resume
+		if t.cid == req.Cid && !t.live { // announced again, as after a resume
 			p.sendPublished(t)
 			return
 		}
@@ -90,7 +89,6 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 		p.sendPublished(t)
 	}
 	p.force(t)
-	p.expect()
 }
 
 func (p *Participant) sendPublished(t *publication) {
@@ -148,99 +146,35 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 		p.log.Debug().Str("mid", mid).Msg("Media without a track")
 		return
 	}
-	if e.up != nil && !e.flows && !e.up.Takes(remote.Codec(), receiver.GetParameters().Codecs) { // it is not what the offer let expect
-		e.up.Close()
-		e.up, e.live = nil, false
+	if e.up == nil {
+		e.up = p.pub.pc.NewUpTrack(remote.Kind() == webrtc.RTPCodecTypeVideo, e.sizes())
+		e.up.Charge(p.budgets...)
+		if redAllowed(t.info) {
+			e.up.Unfold()
+		}
+		t.quiet()
 	}
-	p.begins(t, e)
 	index, known := ridOrder[remote.RID()]
 	if !known {
 		index = min(p.sections.rid(mid, remote.RID()), sfu.MaxLayers-1)
 	}
 	e.up.AddLayer(index, remote, receiver)
 	t.noteLayer(e, index, remote)
-	if e.flows {
+	if e.live {
 		return
 	}
-	e.flows = true
-	mime, simulcast := remote.Codec().MimeType, remote.RID() != ""
-	if e.live && e.codec.MimeType == mime && t.info.Simulcast == simulcast { // as expected
-		return
-	}
+	e.live = true
 	e.placed(mid, "")
-	p.shows(t, e, mime, simulcast)
-	p.changed()
-}
-
-// begins makes what the media of an encoding come to.
-func (p *Participant) begins(t *publication, e *encoding) {
-	if e.up != nil {
-		return
-	}
-	e.up = p.pub.pc.NewUpTrack(t.info.Type == signal.TrackType_VIDEO, e.sizes())
-	e.up.Charge(p.budgets...)
-	if redAllowed(t.info) {
-		e.up.Unfold()
-	}
-	t.quiet()
-}
-
-// shows notes in which codec an encoding comes. From now on the others may have it.
-func (p *Participant) shows(t *publication, e *encoding, mime string, simulcast bool) {
-	e.live, e.codec.MimeType = true, mime
+	e.codec.MimeType = remote.Codec().MimeType
 	if e == t.encodings[0] {
-		t.info.Mid, t.info.MimeType, t.info.Simulcast = e.mid, mime, simulcast
+		t.info.Mid, t.info.MimeType, t.info.Simulcast = mid, e.codec.MimeType, remote.RID() != ""
 	}
 	if !t.live {
 		t.live = true
 		p.publishes(t)
 		p.hook("track_published", t)
 	}
-}
-
-// expect lets the others have the tracks that an offer brings, before their media come, and with them those that are announced: the next
-// offer brings these. So the others negotiate once, while the publisher's is still on its way. What is muted or comes in another codec than was
-// announced waits for its media.
-func (p *Participant) expect() {
-	offered := func(t *publication) bool { return t.encodings[0].mid != "" }
-	if !slices.ContainsFunc(slices.Collect(maps.Values(p.published)), offered) {
-		return
-	}
-	found := false
-	for _, t := range p.published {
-		e := t.encodings[0]
-		if e.live || t.info.Muted {
-			continue
-		}
-		agreed, rids := p.agreedOn(t, e)
-		if len(agreed) == 0 || t.info.Type == signal.TrackType_VIDEO && !strings.EqualFold(agreed[0].MimeType, e.codec.MimeType) {
-			continue
-		}
-		p.begins(t, e)
-		e.up.Expect(agreed)
-		e.expectLayers(t, agreed[0].MimeType, len(rids) > 0)
-		p.shows(t, e, agreed[0].MimeType, len(rids) > 0)
-		found = true
-	}
-	if found {
-		p.changed()
-	}
-}
-
-// agreedOn are the codecs in which an encoding's media may come, the likeliest first, and the layers that its offer names.
-func (p *Participant) agreedOn(t *publication, e *encoding) ([]webrtc.RTPCodecParameters, []string) {
-	if e.mid == "" {
-		if t.info.Type == signal.TrackType_AUDIO {
-			return sfu.OnlyForm(webrtc.MimeTypeOpus), nil
-		}
-		return sfu.OnlyForm(e.codec.MimeType), nil
-	}
-	for _, tr := range p.pub.pc.GetTransceivers() {
-		if tr.Mid() == e.mid && tr.Receiver() != nil {
-			return tr.Receiver().GetParameters().Codecs, p.sections[e.mid].rids
-		}
-	}
-	return nil, nil
+	p.changed()
 }
 
 // byCID finds the encoding that the client calls so, and its track.
@@ -266,15 +200,11 @@ const unsentFor = 30 * time.Second
 
 // dropUnsent forgets what was announced and never offered.
 func (p *Participant) dropUnsent(now time.Time) {
-	told := false
 	for sid, t := range p.published {
 		if t.encodings[0].mid == "" && now.Sub(t.at) > unsentFor {
-			p.drop(sid, t)
-			told = told || t.live
+			t.end()
+			delete(p.published, sid)
 		}
-	}
-	if told {
-		p.changed()
 	}
 }
 
@@ -298,7 +228,7 @@ func (p *Participant) place() {
 func (p *Participant) preferCodecs() {
 	for _, t := range p.published {
 		for _, e := range t.encodings {
-			if e.mid != "" && !e.flows && t.info.Type == signal.TrackType_VIDEO && e.codec.MimeType != "" {
+			if e.mid != "" && !e.live && t.info.Type == signal.TrackType_VIDEO && e.codec.MimeType != "" {
 				p.preferCodec(e.mid, e.codec.MimeType)
 			}
 		}
@@ -341,20 +271,15 @@ func (p *Participant) unpublish() {
 		if first.mid == "" || p.sections.sends(first.mid, first.cid) {
 			continue
 		}
-		p.drop(sid, t)
+		t.end()
+		p.hook("track_unpublished", t)
+		delete(p.published, sid)
+		delete(p.wanted, sid)
 		changed = true
 	}
 	if changed {
 		p.changed()
 	}
-}
-
-// drop ends a publication.
-func (p *Participant) drop(sid string, t *publication) {
-	t.end()
-	p.hook("track_unpublished", t)
-	delete(p.published, sid)
-	delete(p.wanted, sid)
 }
 
 // onMute notes what the client has muted. A muted track stays subscribed; what the room keeps muted stays so.

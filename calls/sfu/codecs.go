@@ -25,16 +25,6 @@ const (
 	REDPayload  = 63
 )
 
-// Neither names parameters of its own: so each form of a client's is an exact match, and none of the two is left out for
-// the other's sake. What they shall be is written into the descriptions, section by section: see calls/audio.go.
-var (
-	opusCodec = webrtc.RTPCodecCapability{
-		MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2,
-		RTCPFeedback: []webrtc.RTCPFeedback{{Type: "transport-cc"}, {Type: "nack"}},
-	}
-	redCodec = webrtc.RTPCodecCapability{MimeType: MimeTypeRED, ClockRate: 48000, Channels: 2}
-)
-
 // videoCodecs are what we forward, with the payload types that browsers use.
 var videoCodecs = []struct {
 	mime, fmtp   string
@@ -54,27 +44,16 @@ func MimeTypes() []string {
 	return []string{webrtc.MimeTypeOpus, MimeTypeRED, webrtc.MimeTypeVP8, webrtc.MimeTypeVP9, webrtc.MimeTypeH264, webrtc.MimeTypeAV1}
 }
 
-// OnlyForm is a codec of which there is but one form, so that it is known before anything was agreed; nil if there are more.
-func OnlyForm(mime string) []webrtc.RTPCodecParameters {
-	if strings.EqualFold(mime, webrtc.MimeTypeOpus) {
-		return []webrtc.RTPCodecParameters{{RTPCodecCapability: opusCodec, PayloadType: OpusPayload}}
-	}
-	var only []webrtc.RTPCodecParameters
-	for _, c := range videoCodecs {
-		if strings.EqualFold(mime, c.mime) {
-			capability := webrtc.RTPCodecCapability{MimeType: c.mime, ClockRate: 90000, SDPFmtpLine: c.fmtp, RTCPFeedback: videoFeedback}
-			only = append(only, webrtc.RTPCodecParameters{RTPCodecCapability: capability, PayloadType: c.payload})
-		}
-	}
-	if len(only) > 1 {
-		return nil
-	}
-	return only
-}
-
 func mediaEngine() (*webrtc.MediaEngine, error) {
 	m := &webrtc.MediaEngine{}
-	for payload, capability := range map[webrtc.PayloadType]webrtc.RTPCodecCapability{OpusPayload: opusCodec, REDPayload: redCodec} {
+	// Neither names parameters of its own: so each form of a client's is an exact match, and none of the two is left out for
+	// the other's sake. What they shall be is written into the descriptions, section by section: see calls/audio.go.
+	opus := webrtc.RTPCodecCapability{
+		MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2,
+		RTCPFeedback: []webrtc.RTCPFeedback{{Type: "transport-cc"}, {Type: "nack"}},
+	}
+	red := webrtc.RTPCodecCapability{MimeType: MimeTypeRED, ClockRate: 48000, Channels: 2}
+	for payload, capability := range map[webrtc.PayloadType]webrtc.RTPCodecCapability{OpusPayload: opus, REDPayload: red} {
 		if err := m.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: capability, PayloadType: payload}, webrtc.RTPCodecTypeAudio); err != nil {
 			return nil, err
 		}

@@ -71,43 +71,6 @@ func TestADescriptionThatCostsTooMuch(t *testing.T) {
 	}
 }
 
-// What comes must be what an offer let expect, or nothing: subscribers are bound to it already.
-func TestTakes(t *testing.T) {
-	form := func(mime, fmtp string, payload webrtc.PayloadType) webrtc.RTPCodecParameters {
-		return webrtc.RTPCodecParameters{RTPCodecCapability: webrtc.RTPCodecCapability{MimeType: mime, SDPFmtpLine: fmtp}, PayloadType: payload}
-	}
-	sound := []webrtc.RTPCodecParameters{form(MimeTypeRED, "111/111", 63), form(webrtc.MimeTypeOpus, "", 111)}
-	for _, c := range []struct {
-		name     string
-		expected []webrtc.RTPCodecParameters
-		comes    webrtc.RTPCodecParameters
-		want     bool
-	}{
-		{"nothing was expected", nil, form(webrtc.MimeTypeVP8, "", 96), true},
-		{"the same", OnlyForm(webrtc.MimeTypeVP8), form("video/vp8", "", 120), true},
-		{"another codec", OnlyForm(webrtc.MimeTypeVP8), form(webrtc.MimeTypeVP9, "profile-id=0", 98), false},
-		{"another profile", OnlyForm(webrtc.MimeTypeVP9), form(webrtc.MimeTypeVP9, "profile-id=2", 100), false},
-		{"another level", []webrtc.RTPCodecParameters{form(webrtc.MimeTypeH264, "packetization-mode=1;profile-level-id=42e01f", 106)},
-			form(webrtc.MimeTypeH264, "packetization-mode=1;profile-level-id=420028", 102), true},
-		{"copies where sound was expected", OnlyForm(webrtc.MimeTypeOpus), sound[0], true},
-		{"sound where copies were expected", sound, sound[1], true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			u := newUpTrack(nil, nil, true, [MaxLayers]Size{})
-			t.Cleanup(u.Close)
-			if c.expected != nil {
-				u.Expect(c.expected)
-			}
-			if got := u.Takes(c.comes, sound); got != c.want {
-				t.Errorf("got %v, want %v", got, c.want)
-			}
-		})
-	}
-	if got := OnlyForm(webrtc.MimeTypeH264); got != nil {
-		t.Errorf("H264 has several forms, got %v", got)
-	}
-}
-
 // FuzzOnlyOurs: what is left out is left out at once, and nothing is added but a line's end.
 func FuzzOnlyOurs(f *testing.F) {
 	f.Add("v=0\r\nm=video 9 X 96 97 120\r\na=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\na=rtpmap:120 ulpfec/90000\r\n")

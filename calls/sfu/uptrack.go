@@ -2,7 +2,6 @@ package sfu
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,20 +78,7 @@ func (u *UpTrack) Silent() bool { return u.silent.Load() }
 // Video says whether it is video; otherwise it is audio.
 func (u *UpTrack) Video() bool { return u.video }
 
-// Expect names the codecs that were agreed for the track, the likeliest first, so that subscribers can be bound before its first packet.
-func (u *UpTrack) Expect(agreed []webrtc.RTPCodecParameters) {
-	codec, _ := withoutRED(agreed[0], agreed)
-	u.codec.Store(&codec)
-}
-
-// Takes says whether a stream in this codec is what was expected; it is so where nothing was.
-func (u *UpTrack) Takes(codec webrtc.RTPCodecParameters, agreed []webrtc.RTPCodecParameters) bool {
-	expected := u.codec.Load()
-	codec, _ = withoutRED(codec, agreed)
-	return expected == nil || strings.EqualFold(expected.MimeType, codec.MimeType) && sameForm(expected.RTPCodecCapability, codec.SDPFmtpLine)
-}
-
-// Codec is what the publisher sends or is to send, or nil before it is known.
+// Codec is what the publisher sends, or nil before its first packet.
 func (u *UpTrack) Codec() *webrtc.RTPCodecParameters { return u.codec.Load() }
 
 // AddLayer starts to read a layer of the track from Pion. index is 0 for the smallest.
@@ -119,7 +105,6 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 	if remote.RID() == "" && Scalable(codec.MimeType) {
 		l.scalable = newScalable(l.codec, descriptor)
 	}
-	l.lastAsk.Store(time.Now().UnixMilli()) // it begins with a key frame: a second one at once would crowd the publisher's line
 	u.layers[index].Store(l)
 	if u.video && (remote.RID() != "" || !remote.HasRTX() || l.scalable != nil) {
 		u.look()
