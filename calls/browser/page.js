@@ -202,6 +202,9 @@ window.call = {
     const begun = Date.now();
     await room.connect(url, token, { autoSubscribe: auto, subscriberAllowPause: pause });
     const connected = Date.now() - begun;
+    // each attempt to have signalling again, and its end: the room says "reconnecting" once, and "reconnected" two seconds later
+    for (const way of ['resuming', 'restarting']) room.engine.on(way, () => note('tries'));
+    room.engine.on('signalResumed', () => note('signalling'));
     if (secret) await room.setE2EEEnabled(true);
     if (publish === true) await room.localParticipant.enableCameraAndMicrophone();
     else if (publish) await Promise.all(publish.map((what) => window.call.publish(what)));
