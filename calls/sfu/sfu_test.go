@@ -140,6 +140,19 @@ func (s *stage) steady(t *testing.T) {
 		if got := (db.Picture - da.Picture) & 0x7fff; got != want {
 			t.Errorf("packet %d: picture moved by %d, want %d", i, got, want)
 		}
+		base, key := uint8(0), uint8(0) // frames of the base layer and key frames are counted, whatever layer they came in
+		if a.Marker && db.Temporal == 0 {
+			base = 1
+		}
+		if a.Marker && db.Start && b.Payload[db.Size]&1 == 0 {
+			key = 1
+		}
+		if got := db.TL0 - da.TL0; got != base {
+			t.Errorf("packet %d: TL0PICIDX moved by %d, want %d", i, got, base)
+		}
+		if got := (db.KeyIndex - da.KeyIndex) & 0x1f; got != key {
+			t.Errorf("packet %d: KEYIDX moved by %d, want %d", i, got, key)
+		}
 		if b.PayloadType != 120 || b.SSRC != 7 || b.Extension {
 			t.Errorf("packet %d: got header %+v", i, b.Header)
 		}
@@ -174,7 +187,7 @@ func TestSwitchesLayersAtKeyFrames(t *testing.T) {
 	s := newStage(t, 3)
 	var v [3]stream
 	for i := range v {
-		v[i] = stream{seq: uint16(i * 20000), ts: uint32(i) * 1e9, picture: uint16(i * 999), tl0: uint8(i * 50)}
+		v[i] = stream{seq: uint16(i * 20000), ts: uint32(i) * 1e9, picture: uint16(i * 999), tl0: uint8(254 - i*50), key: uint8(30 - i*7)}
 	}
 	s.down.SetWish(Wish{Quality: 0})
 	round := func(keys ...bool) {
