@@ -156,24 +156,32 @@ func (p *Participant) observe(m *bus.LiveParticipant, got *totals) {
 	}
 }
 
-// mostListed bounds the participants in one answer.
-const mostListed = 600
+// What one answer lists at most: of all participants together, and of calls.
+const (
+	mostListed = 600
+	mostCalls  = 2000
+)
 
-// list describes the live calls of a Matrix room, or all.
-func (f *Focus) list(room id.RoomID) bus.FociAnswer {
+// list describes the live calls of a Matrix room, or all. Each is there with its sums; where there is no room for all participants, the greatest
+// calls lose some of theirs.
+func (f *Focus) list(room id.RoomID, mostPeople, mostCalls int) bus.FociAnswer {
 	answer := bus.FociAnswer{Focus: f.name(), Calls: []bus.LiveCall{}}
-	listed := 0
 	for _, r := range f.liveRooms() {
-		call := r.live()
-		if room != "" && call.RoomID != room {
-			continue
+		if call := r.live(); room == "" || call.RoomID == room {
+			call.Focus = answer.Focus
+			answer.Calls = append(answer.Calls, call)
 		}
-		if listed += len(call.Participants); listed > mostListed {
-			answer.More = true
-			break
+	}
+	slices.SortFunc(answer.Calls, func(a, b bus.LiveCall) int { return a.Count - b.Count })
+	if beyond := len(answer.Calls) - mostCalls; beyond > 0 {
+		answer.Calls, answer.More = answer.Calls[beyond:], true
+	}
+	for n := range answer.Calls {
+		call := &answer.Calls[n]
+		if len(call.Participants) > mostPeople {
+			call.Participants, answer.More = call.Participants[:mostPeople], true
 		}
-		call.Focus = answer.Focus
-		answer.Calls = append(answer.Calls, call)
+		mostPeople -= len(call.Participants)
 	}
 	slices.SortFunc(answer.Calls, func(a, b bus.LiveCall) int { return strings.Compare(a.SID, b.SID) })
 	return answer
@@ -183,7 +191,7 @@ func (f *Focus) list(room id.RoomID) bus.FociAnswer {
 func (r *Room) live() bus.LiveCall {
 	everyone := *r.everyone.Load()
 	call := bus.LiveCall{
-		SID: r.sid, Name: r.name, Since: r.created.UnixMilli(), Class: class(len(everyone)), Dropped: r.budget.Refused(),
+		SID: r.sid, Name: r.name, Since: r.created.UnixMilli(), Class: class(len(everyone)), Count: len(everyone), Dropped: r.budget.Refused(),
 		Participants: []bus.LiveParticipant{},
 	}
 	for _, p := range everyone {
@@ -191,6 +199,7 @@ func (r *Room) live() bus.LiveCall {
 			call.RoomID = p.matrixRoom
 		}
 		if m := p.measured.Load(); m != nil {
+			call.Up, call.Down, call.Loss = call.Up+m.Up, call.Down+m.Down, max(call.Loss, m.Loss)
 			call.Participants = append(call.Participants, *m)
 		}
 	}
@@ -213,7 +222,7 @@ func (f *Focus) name() string {
 func (f *Focus) answerAll(ctx context.Context, q bus.FociQuestion) bus.FociAnswer {
 	switch {
 	case q.List != nil:
-		return f.list(q.List.RoomID)
+		return f.list(q.List.RoomID, mostListed, mostCalls)
 	case q.Command != nil:
 		answer := bus.FociAnswer{Focus: f.name()}
 		if command, ok := policy.ParseCallCommand(q.Command.Command); ok {
@@ -224,5 +233,8 @@ func (f *Focus) answerAll(ctx context.Context, q bus.FociQuestion) bus.FociAnswe
 	return bus.FociAnswer{Focus: f.name()}
 }
 
-// Calls gives the live calls of this process, as they were last measured.
-func (f *Focus) Calls() []bus.LiveCall { return f.list("").Calls }
+// Calls gives the live calls of this process, as they were last measured; more: not all of them, or not all who are in them.
+func (f *Focus) Calls() (live []bus.LiveCall, more bool) {
+	answer := f.list("", mostListed, mostCalls)
+	return answer.Calls, answer.More
+}

@@ -21,7 +21,7 @@ import (
 // fociPatience is how long is waited for all the call foci of this server to say what they have.
 const fociPatience = 500 * time.Millisecond
 
-// liveCalls asks every focus for its calls: those of a room, or all.
+// liveCalls asks every focus for its calls: those of a room, or all. more: not all of them, or not all who are in them.
 func (h *Handlers) liveCalls(ctx context.Context, room id.RoomID) (calls []bus.LiveCall, more bool, err error) {
 	answers, err := bus.AskAll[bus.FociQuestion, bus.FociAnswer](ctx, h.bus, bus.AllFoci, bus.FociQuestion{List: &bus.CallList{RoomID: room}}, fociPatience)
 	calls = []bus.LiveCall{}
@@ -81,8 +81,8 @@ func (h *Handlers) Call(r *rest.Request) (any, error) {
 	if order != nil {
 		orders = order.Orders
 	}
-	calls, _, err := h.liveCalls(r.Context(), room.ID)
-	return map[string]any{"room_id": room.ID, "orders": orders, "calls": calls}, err
+	calls, more, err := h.liveCalls(r.Context(), room.ID)
+	return map[string]any{"room_id": room.ID, "orders": orders, "calls": calls, "more": more}, err
 }
 
 // OrderCall handles PUT /_chancery/admin/v1/rooms/{roomId}/call: what holds for the room's calls on this server, beside what the
@@ -164,10 +164,9 @@ type CallWish struct {
 	User id.UserID `json:"user,omitempty"`
 }
 
-// ListCalls gives all live calls.
-func (h *Handlers) ListCalls(ctx context.Context) ([]bus.LiveCall, error) {
-	calls, _, err := h.liveCalls(ctx, "")
-	return calls, err
+// ListCalls gives all live calls; more: there are some, or participants of theirs, that are not listed.
+func (h *Handlers) ListCalls(ctx context.Context) (calls []bus.LiveCall, more bool, err error) {
+	return h.liveCalls(ctx, "")
 }
 
 // KeepCalls does what is wished, and says what was done.

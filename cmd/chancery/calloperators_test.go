@@ -181,7 +181,7 @@ func TestOperatorsSeeQuality(t *testing.T) {
 func TestCallsTable(t *testing.T) {
 	now := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 	calls := []bus.LiveCall{{
-		SID: "RM_1", RoomID: "!room:interior.example", Focus: "FO_1", Since: now.Add(-5 * time.Minute).UnixMilli(), Class: "pair",
+		SID: "RM_1", RoomID: "!room:interior.example", Focus: "FO_1", Since: now.Add(-5 * time.Minute).UnixMilli(), Class: "pair", Count: 3,
 		Participants: []bus.LiveParticipant{
 			{UserID: "@ann:interior.example", DeviceID: "DEV", Joined: now.Add(-time.Minute).UnixMilli(), Up: 1_500_000, Down: 64_000, Loss: 2, RoundTrip: 31.4, Jitter: 3.2,
 				KeyAsks: 4, Tracks: []bus.LiveTrack{{Kind: "camera", Layers: []bus.LiveLayer{{Height: 180, Alive: true}, {Height: 360}, {Height: 720, Alive: true}}}, {Kind: "microphone", Muted: true}}},
@@ -189,7 +189,7 @@ func TestCallsTable(t *testing.T) {
 		},
 	}}
 	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(callList{Calls: calls})
+		_ = json.NewEncoder(w).Encode(callList{Calls: calls, More: true})
 	}))
 	defer admin.Close()
 	said, err := askCalls(t.Context(), strings.TrimPrefix(admin.URL, "http://"), "GET", "/calls/list", nil)
@@ -198,13 +198,15 @@ func TestCallsTable(t *testing.T) {
 		t.Fatalf("got %s (%v)", said, err)
 	}
 	var out strings.Builder
-	if err := printCalls(&out, list.Calls, now); err != nil {
+	if err := printCalls(&out, list, now); err != nil {
 		t.Fatal(err)
 	}
-	const want = `!room:interior.example   2 in it (pair)  since 5m0s ago                        FO_1
+	const want = `!room:interior.example   3 in it (pair)  since 5m0s ago                        FO_1
   WHO                    DEVICE          SENDS                                 UP           DOWN       LOSS  ROUND TRIP  JITTER  KEY FRAMES  SINCE
   @ann:interior.example  DEV             camera 180p 720p, microphone (muted)  1500 kbit/s  64 kbit/s  2%    31 ms       3 ms    4           1m0s ago
   hash                                   -                                     0 kbit/s     0 kbit/s   0%    0 ms        0 ms    0           0s ago
+  and 1 more
+Not everything is listed: there is more than one answer holds.
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &out, want)

@@ -84,7 +84,7 @@ func callCommand(ctx context.Context, args []string) error {
 		}
 		return nil
 	}
-	return printCalls(os.Stdout, list.Calls, time.Now())
+	return printCalls(os.Stdout, list, time.Now())
 }
 
 // askCalls asks the admin listener.
@@ -120,18 +120,18 @@ type callList struct {
 }
 
 // printCalls writes a table: a call, and below it a participant a line.
-func printCalls(out io.Writer, live []bus.LiveCall, now time.Time) error {
-	if len(live) == 0 {
+func printCalls(out io.Writer, list callList, now time.Time) error {
+	if len(list.Calls) == 0 {
 		_, err := fmt.Fprintln(out, "No call is open.")
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	for _, c := range live {
+	for _, c := range list.Calls {
 		name := c.RoomID.String()
 		if name == "" {
 			name = c.Name
 		}
-		fmt.Fprintf(table, "%s\t%d in it (%s)\tsince %s\t%s\n", name, len(c.Participants), c.Class, ago(c.Since, now), c.Focus)
+		fmt.Fprintf(table, "%s\t%d in it (%s)\tsince %s\t%s\n", name, c.Count, c.Class, ago(c.Since, now), c.Focus)
 		fmt.Fprintln(table, "  WHO\tDEVICE\tSENDS\tUP\tDOWN\tLOSS\tROUND TRIP\tJITTER\tKEY FRAMES\tSINCE")
 		for _, p := range c.Participants {
 			who := p.UserID.String()
@@ -141,6 +141,12 @@ func printCalls(out io.Writer, live []bus.LiveCall, now time.Time) error {
 			fmt.Fprintf(table, "  %s\t%s\t%s\t%d kbit/s\t%d kbit/s\t%d%%\t%.0f ms\t%.0f ms\t%d\t%s\n", who, p.DeviceID, sends(p.Tracks),
 				p.Up/1000, p.Down/1000, p.Loss, p.RoundTrip, p.Jitter, p.KeyAsks, ago(p.Joined, now))
 		}
+		if beyond := c.Count - len(c.Participants); beyond > 0 {
+			fmt.Fprintf(table, "  and %d more\n", beyond)
+		}
+	}
+	if list.More {
+		fmt.Fprintln(table, "Not everything is listed: there is more than one answer holds.")
 	}
 	return table.Flush()
 }
@@ -171,14 +177,17 @@ var livePage []byte
 
 // callKeeper is what the admin listener needs of calls.
 type callKeeper struct {
-	list func(ctx context.Context) ([]bus.LiveCall, error)
+	list func(ctx context.Context) (live []bus.LiveCall, more bool, err error)
 	// keep is nil where no client API is.
 	keep func(ctx context.Context, wish clientapi.CallWish) (string, error)
 }
 
 // ownCalls shows those of one focus process.
 func ownCalls(focus *calls.Focus) *callKeeper {
-	return &callKeeper{list: func(context.Context) ([]bus.LiveCall, error) { return focus.Calls(), nil }}
+	return &callKeeper{list: func(context.Context) (live []bus.LiveCall, more bool, err error) {
+		live, more = focus.Calls()
+		return live, more, nil
+	}}
 }
 
 // routes puts the page, its list, and the wishes of the call subcommand on the admin listener.
@@ -193,14 +202,14 @@ func (k *callKeeper) routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /calls/list", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 		defer cancel()
-		live, err := k.list(ctx)
+		live, more, err := k.list(ctx)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
-		_ = json.NewEncoder(w).Encode(callList{Calls: live}) // as above
+		_ = json.NewEncoder(w).Encode(callList{Calls: live, More: more}) // as above
 	})
 	mux.HandleFunc("POST /calls", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Content-Type") != "application/json" { // see serveAccounts

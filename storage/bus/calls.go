@@ -33,7 +33,7 @@ type CallCommand struct {
 type FociAnswer struct {
 	Focus string     `json:"focus"`
 	Calls []LiveCall `json:"calls,omitempty"`
-	// More: there are calls that the answer has no room for.
+	// More: there are calls, or participants of theirs, that the answer has no room for.
 	More bool `json:"more,omitempty"`
 	// Done is how many a command touched.
 	Done int `json:"done,omitempty"`
@@ -48,8 +48,15 @@ type LiveCall struct {
 	Since  int64     `json:"since_ts"`
 	// Class is by how many are in it: pair, small, large or crowd.
 	Class string `json:"class"`
+	// Count is how many are in it, also where not all of them are listed. What they send and get together, and the worst loss of theirs in percent,
+	// are of all as well.
+	Count int `json:"participant_count"`
+	Up    int `json:"up_bitrate"`
+	Down  int `json:"down_bitrate"`
+	Loss  int `json:"loss_percent"`
 	// Dropped is how many packets found the call's budget used up.
-	Dropped      uint64            `json:"dropped_packets"`
+	Dropped uint64 `json:"dropped_packets"`
+	// Participants are those who came first, as far as an answer has room.
 	Participants []LiveParticipant `json:"participants"`
 }
 
