@@ -151,6 +151,7 @@ func TestWebhooks(t *testing.T) {
 	ann.say(&signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}})
 	bob.say(&signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}})
 	var heard []string
+	var all []told
 	deadline := time.After(patience)
 	for len(heard) == 0 || heard[len(heard)-1] != "room_finished" {
 		select {
@@ -161,14 +162,23 @@ func TestWebhooks(t *testing.T) {
 			if strings.HasPrefix(e.Event, "participant") && e.Participant.Identity == "" || strings.HasPrefix(e.Event, "track") && e.Track.Sid == "" {
 				t.Errorf("got %+v, want whom it is about", e)
 			}
-			heard = append(heard, e.Event)
+			heard, all = append(heard, e.Event), append(all, e)
 		case <-deadline:
 			t.Fatalf("the end was not told, only %v", heard)
 		}
 	}
-	for _, want := range []string{"participant_joined", "track_published", "participant_left"} {
-		if !slices.Contains(heard, want) || heard[0] != "room_started" {
-			t.Errorf("got %v, want room_started, and %s", heard, want)
+	var anns []string // the tracks at their end, and then ann
+	for _, e := range all {
+		if e.Event == "track_unpublished" || e.Event == "participant_left" && e.Participant.Identity == "ann" {
+			anns = append(anns, e.Event)
+		}
+	}
+	if want := []string{"track_unpublished", "track_unpublished", "participant_left"}; !slices.Equal(anns, want) {
+		t.Errorf("of ann's going: got %v, want %v", anns, want)
+	}
+	for want, times := range map[string]int{"room_started": 1, "participant_joined": 2, "track_published": 2, "track_unpublished": 2, "participant_left": 2} {
+		if got := len(slices.DeleteFunc(slices.Clone(heard), func(e string) bool { return e != want })); got != times || heard[0] != "room_started" {
+			t.Errorf("got %v, want room_started, and %d times %s", heard, times, want)
 		}
 	}
 }

@@ -227,6 +227,9 @@ func (p *Participant) close() {
 	p.log.Debug().Stringer("reason", p.because.reason).Msg("Participant leaves the call")
 	p.room.leave(p, p.because.reason)
 	p.leaves()
+	for _, t := range p.published {
+		p.hook("track_unpublished", t)
+	}
 	if p.info.State == signal.Participant_ACTIVE {
 		p.info.State, p.info.DisconnectReason = signal.Participant_DISCONNECTED, p.because.reason
 		p.hook("participant_left", nil)
