@@ -30,14 +30,14 @@ import (
 //	C8   cmd/chancery TestServiceIsNotForParticipants; TestServiceHasItsOwnKeys
 //	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
 //	     private ranges); TestWebhooks (the configuration's address alone)
-//	C10  TestFloodsEndTheirSenderOnly, TestNonsenseEndsItsSenderOnly, TestParseSections; signal.TestConnRefusesGiantFrames, TestParseJoin;
+//	C10  TestFloodsEndTheirSenderOnly, TestNonsenseEndsItsSenderOnly, TestParseSections, TestHiddenLines; signal.TestConnRefusesGiantFrames, TestParseJoin;
 //	     FuzzSections, FuzzParseSections, FuzzOffer, FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams,
 //	     TestAFloodIsCutOff, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing; the version of pion/dtls: TestDTLSIsNewEnough
 //	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData
 //	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
-//	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing
+//	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing, TestHiddenLines
 //	C15  TestDoor (full), TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget; cmd/chancery TestRestrictedServers (guests),
 //	     TestCallsObeyTheRoom (capped); turn.TestAllocationsAreBounded, TestBandwidthIsBounded, TestConnectionsAreBounded; sfu.TestBudget
 //	C16  cmd/chancery TestC16FrameKeysAreNeitherSeenNorLogged; sfu.TestEncryptedFramesAreUntouched
@@ -138,6 +138,12 @@ func TestCandidatesMakeUsSendNothing(t *testing.T) {
 	case <-ann.answer:
 	case <-time.After(patience):
 		t.Fatal("no answer to the offer")
+	}
+	// What hides them ends its sender.
+	for name, hide := range disguises {
+		cat := join(t, base, "room", "cat")
+		cat.say(offerOf(hide(offer.SDP, "a="+lines[0])))
+		cat.wait("the end of one who hides a candidate "+name, func(res *signal.Response) bool { return res.GetLeave() != nil })
 	}
 	// Checks of the agent come at least each 200 ms. Two seconds of silence are silence.
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

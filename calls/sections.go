@@ -18,7 +18,10 @@ const (
 	maxCandidate  = 2048
 )
 
-var errSDPBound = errors.New("calls: session description out of bounds")
+var (
+	errSDPBound  = errors.New("calls: session description out of bounds")
+	errSDPHidden = errors.New("calls: session description hides lines within lines")
+)
 
 // section is one media section of a client's description.
 type section struct {
@@ -34,7 +37,7 @@ type section struct {
 // sections are the media sections of the newest offer, by mid.
 type sections map[string]section
 
-// withoutCandidates takes the client's candidates out of its description: see onTrickle.
+// withoutCandidates takes the client's candidates out of its description: see onTrickle. What hides them is for parseSections to refuse.
 func withoutCandidates(description string) (string, error) {
 	if len(description) > maxSDP {
 		return "", fmt.Errorf("%w: %d bytes", errSDPBound, len(description))
@@ -57,7 +60,7 @@ func withoutCandidates(description string) (string, error) {
 	return kept.String(), nil
 }
 
-// parseSections reads what negotiation needs of an offer or an answer.
+// parseSections reads what negotiation needs of an offer or an answer without candidates.
 func parseSections(offer string) (sections, error) {
 	if len(offer) > maxSDP {
 		return nil, fmt.Errorf("%w: %d bytes", errSDPBound, len(offer))
@@ -68,6 +71,9 @@ func parseSections(offer string) (sections, error) {
 	}
 	if len(desc.MediaDescriptions) > maxSections {
 		return nil, fmt.Errorf("%w: %d sections", errSDPBound, len(desc.MediaDescriptions))
+	}
+	if hides(offer, &desc) {
+		return nil, errSDPHidden
 	}
 	all := sections{}
 	for _, m := range desc.MediaDescriptions {
@@ -84,6 +90,29 @@ func parseSections(offer string) (sections, error) {
 		}
 	}
 	return all, nil
+}
+
+// hides says whether a description that was parsed has a candidate in it, or sections and attributes that are no lines of their own. The parser
+// ends a line at a lone carriage return too, and some of them where it has read enough: it finds there what whoever reads line by line, to
+// bound a description or to leave something out, has not seen.
+func hides(description string, parsed *sdp.SessionDescription) bool {
+	media, attributes := 0, 0
+	for line := range strings.Lines(description) {
+		switch {
+		case strings.HasPrefix(line, "m="):
+			media++
+		case strings.HasPrefix(line, "a="):
+			attributes++
+		}
+	}
+	for _, m := range parsed.MediaDescriptions {
+		media--
+		attributes -= len(m.Attributes)
+		if slices.ContainsFunc(m.Attributes, sdp.Attribute.IsICECandidate) {
+			return true
+		}
+	}
+	return media != 0 || attributes != len(parsed.Attributes) || slices.ContainsFunc(parsed.Attributes, sdp.Attribute.IsICECandidate)
 }
 
 func (s *section) attribute(a sdp.Attribute) {

@@ -41,6 +41,51 @@ func TestParseSections(t *testing.T) {
 	}
 }
 
+// disguises put a line into a description where the parser finds it and whoever goes by lines does not.
+var disguises = map[string]func(offer, line string) string{
+	"after a lone carriage return": func(offer, line string) string {
+		return strings.Replace(offer, "a=mid:", "\r"+line+"\r\na=mid:", 1)
+	},
+	"at the end of an address": func(offer, line string) string {
+		at := strings.Index(offer, "m=")
+		return offer[:at] + strings.Replace(offer[at:], "c=IN IP4 0.0.0.0", "c=IN IP4 0.0.0.0 "+line, 1)
+	},
+	"after an address, behind a carriage return": func(offer, line string) string {
+		at := strings.Index(offer, "m=")
+		return offer[:at] + strings.Replace(offer[at:], "c=IN IP4 0.0.0.0", "c=IN IP4 0.0.0.0\r"+line, 1)
+	},
+	"at the end of the formats": func(offer, line string) string {
+		at := strings.Index(offer, "m=")
+		end := at + strings.Index(offer[at:], "\r\n")
+		return offer[:end] + "\r" + line + offer[end:]
+	},
+	"after the times": func(offer, line string) string { return strings.Replace(offer, "t=0 0", "t=0 0 "+line, 1) },
+	"between empty lines": func(offer, line string) string {
+		return strings.Replace(offer, "a=mid:", "\n\r\n\r"+line+"\r\na=mid:", 1)
+	},
+	"without what it speaks": func(offer, _ string) string { return strings.Replace(offer, "a=mid:", "a=candidate\r\na=mid:", 1) },
+}
+
+// Lines that only the parser finds are refused, whatever they say.
+func TestHiddenLines(t *testing.T) {
+	for name, hide := range disguises {
+		for _, line := range []string{"a=candidate:1 1 udp 1 192.0.2.1 1000 typ host", "m=video 9 UDP/TLS/RTP/SAVPF 96", "a=x"} {
+			offer, err := withoutCandidates(hide(chromiumOffer, line))
+			if err == nil {
+				_, err = parseSections(offer)
+			}
+			if err == nil {
+				t.Errorf("%s, %q: accepted", name, line)
+			}
+		}
+	}
+	if offer, err := withoutCandidates(strings.ReplaceAll(chromiumOffer, "\r\n", "\n\n")); err != nil {
+		t.Error(err)
+	} else if _, err = parseSections(offer); err != nil {
+		t.Errorf("empty lines, and line ends without carriage returns: got %v", err)
+	}
+}
+
 func FuzzParseSections(f *testing.F) {
 	f.Add(chromeOffer)
 	f.Add(strings.ReplaceAll(chromeOffer, "a=mid:2", "a=mid:"))
