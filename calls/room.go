@@ -23,9 +23,10 @@ type Room struct {
 	budget  *sfu.Budget // of what all publish together
 	keeps   atomic.Pointer[roomKeeps]
 
-	inbox chan func()
-	done  chan struct{}
-	once  sync.Once
+	inbox   chan func()
+	done    chan struct{}
+	once    sync.Once
+	because ending // written before done is closed
 
 	everyone atomic.Pointer[[]*Participant] // who is in it, for whoever does not ask the goroutine: data packets, orders, counts
 	words    words                          // reliable data, which does not pass through it either
@@ -95,9 +96,13 @@ func (r *Room) guarded(fn func()) {
 	fn()
 }
 
-// drain lets the last participants leave.
+// drain lets the last participants leave. Who came in while the end looked at those who are there is ended here; who is still
+// waiting to come in hears that the room is over.
 func (r *Room) drain() {
-	for len(r.members) > 0 {
+	for _, m := range r.members {
+		m.from.stop(r.because)
+	}
+	for len(r.members) > 0 || len(r.inbox) > 0 {
 		r.guarded(<-r.inbox)
 	}
 }
@@ -149,16 +154,24 @@ func (r *Room) ask(fn func()) bool {
 // end closes the room and sends everybody away.
 func (r *Room) end(reason signal.DisconnectReason, action signal.Leave_Action) {
 	r.once.Do(func() {
+		r.because = ending{reason: reason, action: action}
 		for _, p := range *r.everyone.Load() {
-			p.end(reason, action)
+			p.stop(r.because)
 		}
 		close(r.done)
 	})
 }
 
-// join lets p in, in place of whoever has the same identity, and gives the others as they are now.
-func (r *Room) join(p *Participant, self *peer) (others []*peer, err error) {
+// join lets p in, in place of whoever has the same identity, and gives the others as they are now. A room that is over lets
+// nobody in: errNoRoom.
+func (r *Room) join(p *Participant, self *peer) ([]*peer, error) {
+	var others []*peer
+	var err error
 	ok := r.ask(func() {
+		if r.over() {
+			err = errNoRoom
+			return
+		}
 		if old := r.members[p.identity]; old != nil {
 			if old.from.user != p.user { // two users and devices may spell one identity
 				err = errTaken
