@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/pion/turn/v5"
 	"golang.org/x/time/rate"
@@ -155,6 +156,41 @@ func (s *Server) drop(r *relay) {
 	allocations.Dec()
 }
 
+// host are all addresses of the machine that we run on, as they were.
+type host struct {
+	at  time.Time
+	all map[netip.Addr]bool
+}
+
+// hostAgain is how old what we know of the host's addresses may be when somebody asks for a permission. Each is renewed within
+// five minutes (RFC 8656, section 9).
+const hostAgain = 10 * time.Second
+
+// lookAround learns this host's addresses, unless that was done a moment ago.
+func (s *Server) lookAround() error {
+	now := s.now()
+	if known := s.host.Load(); known != nil && now.Sub(known.at) < hostAgain {
+		return nil
+	}
+	found, err := s.settings.Host()
+	if err != nil {
+		return fmt.Errorf("TURN: this host's addresses: %w", err)
+	}
+	h := &host{at: now, all: map[netip.Addr]bool{}}
+	for _, a := range found {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				h.all[ip.Unmap()] = true
+			}
+		}
+	}
+	s.host.Store(h)
+	return nil
+}
+
+// abroad says whether an address is on the open Internet and not this host's.
+func (s *Server) abroad(ip netip.Addr) bool { return s.settings.Public(ip) && !s.host.Load().all[ip] }
+
 // permits is asked for the address of a peer, before anything is sent to it; each packet is looked at again, with its port.
 func (s *Server) permits(from net.Addr, peer net.IP) bool {
 	ip, ok := netip.AddrFromSlice(peer)
@@ -162,10 +198,11 @@ func (s *Server) permits(from net.Addr, peer net.IP) bool {
 		return false
 	}
 	ip = ip.Unmap()
+	_ = s.lookAround() // should it fail, what was known before holds
 	s.mu.Lock()
 	right := s.sessions[addressKey(from)]
 	s.mu.Unlock()
-	if s.settings.Foci().has(ip) || right == ToPublic && (s.own[ip] || s.settings.Public(ip)) {
+	if s.settings.Foci().has(ip) || right == ToPublic && (s.own[ip] || s.abroad(ip)) {
 		return true
 	}
 	refused.WithLabelValues("peer").Inc()
@@ -206,7 +243,7 @@ func (r *relay) target(peer netip.AddrPort) (netip.AddrPort, bool) {
 		}
 		return plain(other.LocalAddr().(*net.UDPAddr).AddrPort()), true
 	}
-	return peer, peer.Port() >= 1024 && s.settings.Public(peer.Addr())
+	return peer, peer.Port() >= 1024 && s.abroad(peer.Addr())
 }
 
 // source is what the client is told of where a packet came from; false if nothing is taken from there.
@@ -229,7 +266,7 @@ func (r *relay) source(from netip.AddrPort) (netip.AddrPort, bool) {
 		}
 		return from, false
 	}
-	return from, s.settings.Public(from.Addr())
+	return from, s.abroad(from.Addr())
 }
 
 // WriteTo sends the client's packet to a peer. What may not be sent is dropped, as the net would drop it.

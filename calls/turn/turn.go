@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/logging"
@@ -36,6 +37,8 @@ type Settings struct {
 	Foci func() *Foci
 	// Public says whether an address is one of the open Internet's.
 	Public func(netip.Addr) bool
+	// Host gives all of this host's addresses, those too that nothing of ours listens on; default net.InterfaceAddrs.
+	Host func() ([]net.Addr, error)
 	// MinPort and MaxPort bound the ports that are relayed from; both 0: whatever the host gives.
 	MinPort, MaxPort int
 
@@ -63,6 +66,9 @@ func (s Settings) withDefaults() Settings {
 		none := NewFoci(nil)
 		s.Foci = func() *Foci { return none }
 	}
+	if s.Host == nil {
+		s.Host = net.InterfaceAddrs
+	}
 	if s.Public == nil {
 		s.Public = func(netip.Addr) bool { return false }
 	}
@@ -88,7 +94,8 @@ type Server struct {
 	now      func() time.Time
 	total    *rate.Limiter
 	sources  sources
-	own      map[netip.Addr]bool // this host's addresses, real and told
+	own      map[netip.Addr]bool // where we listen and relay from, real and told
+	host     atomic.Pointer[host]
 
 	mu       sync.Mutex
 	users    map[string]int      // allocations, by user
@@ -109,6 +116,9 @@ func New(settings Settings) (*Server, error) {
 	}
 	if len(settings.Listen) == 0 {
 		return nil, errors.New("turn: no address to listen on")
+	}
+	if err := s.lookAround(); err != nil {
+		return nil, err
 	}
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.Close())

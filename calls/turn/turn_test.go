@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -273,6 +274,62 @@ func TestReachesNothingElse(t *testing.T) {
 	}
 	if bounces(t, account, "127.0.0.2:53", "a name server", 300*time.Millisecond) {
 		t.Error("a public service's port was reached")
+	}
+}
+
+// TestReachesNoOtherAddressOfTheHost: where we listen on one address only, the host's others are not the Internet's, public as
+// they may be; nor is one that it gets later.
+func TestReachesNoOtherAddressOfTheHost(t *testing.T) {
+	var open [3]*net.UDPConn
+	for i := range open {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, byte(2+i))})
+		if err != nil {
+			t.Skipf("no further loopback address: %v", err)
+		}
+		defer conn.Close()
+		open[i] = conn
+	}
+	var addresses atomic.Value
+	host := func(more ...string) {
+		all := []net.Addr{&net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}
+		for _, ip := range more {
+			all = append(all, &net.IPNet{IP: net.ParseIP(ip), Mask: net.CIDRMask(24, 32)})
+		}
+		addresses.Store(all)
+	}
+	host("127.0.0.2")
+	s := openServer(t, func(s *Settings) {
+		s.Public = func(a netip.Addr) bool { return a.IsLoopback() }
+		s.Host = func() ([]net.Addr, error) { return addresses.Load().([]net.Addr), nil }
+	})
+	account := allocate(t, s, "udp", ToPublic, "ann")
+	reaches := func(to *net.UDPConn) bool {
+		t.Helper()
+		if _, err := account.WriteTo([]byte("hello"), to.LocalAddr()); err != nil {
+			return false // no permission
+		}
+		if err := to.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := to.ReadFromUDPAddrPort(make([]byte, 100))
+		return err == nil && n == len("hello")
+	}
+	if reaches(open[0]) {
+		t.Errorf("%v of this host was reached", open[0].LocalAddr())
+	}
+	if !reaches(open[1]) {
+		t.Errorf("%v, which is not this host's, was not reached", open[1].LocalAddr())
+	}
+	host("127.0.0.2", "127.0.0.3")
+	before := *s.host.Load()
+	before.at = before.at.Add(-hostAgain)
+	s.host.Store(&before)
+	account = allocate(t, s, "udp", ToPublic, "bob")
+	if reaches(open[1]) {
+		t.Errorf("%v was reached though it has become this host's", open[1].LocalAddr())
+	}
+	if !reaches(open[2]) {
+		t.Errorf("%v, which is not this host's, was not reached", open[2].LocalAddr())
 	}
 }
 
