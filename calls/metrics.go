@@ -54,7 +54,7 @@ var (
 		Name: "chancery_calls_webhooks_total", Help: "Webhooks of calls, by how they ended.",
 	}, []string{"outcome"})
 	recordsLost = promauto.NewCounter(prometheus.CounterOpts{
-		Name: "chancery_calls_records_lost_total", Help: "Call records that could not be written.",
+		Name: "chancery_calls_records_lost_total", Help: "Sessions in calls that are not recorded, or not to their end, because the database took nothing.",
 	})
 	relayedSockets = promauto.NewGauge(prometheus.GaugeOpts{
 		Name: "chancery_calls_relayed", Help: "Requests and sockets that are relayed to other focus processes.",

@@ -16,6 +16,7 @@ import (
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
+	"chancery/storage"
 	"chancery/storage/bus"
 )
 
@@ -47,10 +48,12 @@ type Participant struct {
 	claims    *Claims
 	join      *signal.Join
 	ruling    ruling
-	granted   *bool         // publishing, as an administrator last said; nil: nobody did
-	budgets   []*sfu.Budget // that its packets are counted against
-	kinds     []string      // of tracks that it has published
-	got       totals        // when it was last measured
+	granted   *bool              // publishing, as an administrator last said; nil: nobody did
+	budgets   []*sfu.Budget      // that its packets are counted against
+	record    storage.CallRecord // as it was last noted
+	recorded  bool
+	kinds     []string // of tracks that it has published
+	got       totals   // when it was last measured
 	ticks     int
 	conn      *signal.Conn
 	info      *signal.Participant

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -13,36 +14,55 @@ import (
 )
 
 // A call is written down: who was in it, when, by which rule, and what kinds of tracks; never a word of it. The rows are
-// written beside the call, in their order, and nobody in it waits for them.
+// written beside the call, and nobody in it waits for them.
 
 const (
-	recordQueue = 1024
-	recordTime  = 10 * time.Second
-	sweepEvery  = time.Hour
+	// recordsMost is how many sessions may wait to be written down. Who comes when it is reached is not recorded; who was
+	// recorded before is to the end.
+	recordsMost  = 1 << 16
+	recordsBatch = 200
+	recordTime   = 10 * time.Second
+	sweepEvery   = time.Hour
+	// recordsAgain is when is tried again what could not be written.
+	recordsAgain = 2 * time.Second
 	// orphansEvery is how often is looked for records of foci that are no more.
 	orphansEvery = 10 * time.Second
 )
 
-// recorder writes what befalls participants.
+// recorder writes what befalls participants. A session that changes again before it was written is written once, as it is
+// then; what cannot be written waits.
 type recorder struct {
 	store *storage.Store
 	own   string // this process, where it is the only focus
 	keep  time.Duration
-	queue chan storage.CallRecord
 	now   func() time.Time
+	wake  chan struct{} // holds one when there is something to write
+
+	mu      sync.Mutex
+	waiting map[string]storage.CallRecord // by session
 }
 
 func newRecorder(store *storage.Store, keep time.Duration, now func() time.Time) *recorder {
-	return &recorder{store: store, own: newID("FO_"), keep: keep, queue: make(chan storage.CallRecord, recordQueue), now: now}
+	return &recorder{
+		store: store, own: newID("FO_"), keep: keep, now: now,
+		wake: make(chan struct{}, 1), waiting: map[string]storage.CallRecord{},
+	}
 }
 
-// note hands a row over; what a database that stands still cannot take is lost, and counted.
-func (r *recorder) note(row storage.CallRecord) {
-	select {
-	case r.queue <- row:
-	default:
+// note has a session written down as it is now. It is false if there is no room for one that is new.
+func (r *recorder) note(row storage.CallRecord, isNew bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if isNew && len(r.waiting) >= recordsMost {
 		recordsLost.Inc()
+		return false
 	}
+	r.waiting[row.Session] = row
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	return true
 }
 
 // run writes until ctx ends. many: there are other foci, which may end without a word.
@@ -50,14 +70,17 @@ func (r *recorder) run(ctx context.Context, many bool) error {
 	if !many { // what is open was cut off
 		r.orphans(ctx, true)
 	}
-	sweep, orphans := time.NewTicker(sweepEvery), time.NewTicker(orphansEvery)
+	sweep, orphans, again := time.NewTicker(sweepEvery), time.NewTicker(orphansEvery), time.NewTicker(recordsAgain)
 	defer sweep.Stop()
 	defer orphans.Stop()
+	defer again.Stop()
 	r.sweep(ctx)
 	for {
 		select {
-		case row := <-r.queue:
-			r.write(ctx, &row)
+		case <-r.wake:
+			r.write(ctx)
+		case <-again.C:
+			r.write(ctx)
 		case <-sweep.C:
 			r.sweep(ctx)
 		case <-orphans.C:
@@ -72,26 +95,51 @@ func (r *recorder) run(ctx context.Context, many bool) error {
 
 // finish writes what is left when nobody adds to it any more.
 func (r *recorder) finish(ctx context.Context) {
-	for {
-		select {
-		case row := <-r.queue:
-			r.write(ctx, &row)
-		default:
+	r.write(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	recordsLost.Add(float64(len(r.waiting)))
+}
+
+// write writes all that waits, until something fails.
+func (r *recorder) write(ctx context.Context) {
+	for batch := r.take(); len(batch) > 0; batch = r.take() {
+		if err := r.put(ctx, batch); err != nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Int("records", len(batch)).Msg("Call records not written, will try again")
+			r.putBack(batch)
 			return
 		}
 	}
 }
 
-func (r *recorder) write(ctx context.Context, row *storage.CallRecord) {
+func (r *recorder) put(ctx context.Context, batch []*storage.CallRecord) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
-	do := r.store.CallRecords.Begin
-	if row.Ended != 0 {
-		do = r.store.CallRecords.End
+	return r.store.CallRecords.Put(ctx, batch...)
+}
+
+// take gives some of what waits.
+func (r *recorder) take() (batch []*storage.CallRecord) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for session, row := range r.waiting {
+		if len(batch) == recordsBatch {
+			break
+		}
+		batch = append(batch, &row)
+		delete(r.waiting, session)
 	}
-	if err := do(ctx, row); err != nil {
-		recordsLost.Inc()
-		zerolog.Ctx(ctx).Warn().Err(err).Msg("Call record not written")
+	return batch
+}
+
+// putBack keeps what could not be written, unless something newer waits.
+func (r *recorder) putBack(batch []*storage.CallRecord) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, row := range batch {
+		if _, newer := r.waiting[row.Session]; !newer {
+			r.waiting[row.Session] = *row
+		}
 	}
 }
 
@@ -113,28 +161,33 @@ func (r *recorder) sweep(ctx context.Context) {
 // enters writes that p has come in.
 func (p *Participant) enters() {
 	if r := p.room.focus.records; r != nil {
-		r.note(storage.CallRecord{
+		p.record = storage.CallRecord{
 			Session: p.sid, CallSID: p.room.sid, Call: p.room.name, RoomID: p.matrixRoom, UserID: p.user, DeviceID: p.device,
 			Focus: p.room.focus.name(), Joined: p.info.JoinedAtMs, Rule: p.ruling.rule,
-		})
+		}
+		p.recorded = r.note(p.record, true)
 	}
 }
 
 // leaves writes that p has gone.
 func (p *Participant) leaves() {
-	if r := p.room.focus.records; r != nil {
-		r.note(storage.CallRecord{
-			Session: p.sid, Ended: max(r.now().UnixMilli(), 1), Reason: p.because.reason.String(), Kinds: strings.Join(p.kinds, ","),
-		})
+	if p.recorded {
+		r := p.room.focus.records
+		p.record.Ended, p.record.Reason = max(r.now().UnixMilli(), 1), p.because.reason.String()
+		r.note(p.record, false)
 	}
 }
 
-// publishes notes which kind of track p has begun to publish.
+// publishes writes which kind of track p has begun to publish, the first time.
 func (p *Participant) publishes(t *publication) {
-	if kind := kindOf(t.info); !slices.Contains(p.kinds, kind) {
-		p.kinds = append(p.kinds, kind)
-		slices.Sort(p.kinds)
+	kind := kindOf(t.info)
+	if !p.recorded || slices.Contains(p.kinds, kind) {
+		return
 	}
+	p.kinds = append(p.kinds, kind)
+	slices.Sort(p.kinds)
+	p.record.Kinds = strings.Join(p.kinds, ",")
+	p.room.focus.records.note(p.record, false)
 }
 
 // kindOf names a kind of track as operators read it.

@@ -33,9 +33,10 @@ type CallRecords struct{ s *Store }
 
 const (
 	callRecordColumns = "session, call_sid, call, room_id, user_id, device_id, focus, joined, ended, reason, rule, kinds"
-	callRecordInsert  = "INSERT INTO call_records (" + callRecordColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (session) DO NOTHING"
-	callRecordEnd     = "UPDATE call_records SET ended = $2, reason = $3, kinds = $4 WHERE session = $1 AND ended IS NULL"
-	callRecordPage    = "SELECT " + callRecordColumns + ` FROM call_records WHERE ($1 = '' OR room_id = $1) AND ($2 = '' OR user_id = $2)
+	callRecordInsert  = "INSERT INTO call_records (" + callRecordColumns + ") VALUES"
+	callRecordAfter   = ` ON CONFLICT (session) DO UPDATE SET ended = excluded.ended, reason = excluded.reason, kinds = excluded.kinds
+		WHERE call_records.ended IS NULL`
+	callRecordPage = "SELECT " + callRecordColumns + ` FROM call_records WHERE ($1 = '' OR room_id = $1) AND ($2 = '' OR user_id = $2)
 		AND joined >= $3 AND joined < $4 ORDER BY joined DESC, session LIMIT $5 OFFSET $6`
 	callRecordOrphans = "UPDATE call_records SET ended = $1, reason = 'FOCUS_ENDED' WHERE ended IS NULL AND focus NOT IN (SELECT process FROM foci)"
 	callRecordOpen    = "UPDATE call_records SET ended = $1, reason = 'FOCUS_ENDED' WHERE ended IS NULL"
@@ -50,21 +51,14 @@ func scanCallRecord(row dbutil.Scannable) (*CallRecord, error) {
 	return r, err
 }
 
-// Begin writes that somebody has come in.
-func (t *CallRecords) Begin(ctx context.Context, r *CallRecord) error {
-	return t.s.Do(ctx, func(ctx context.Context) error {
-		_, err := t.s.exec(ctx, callRecordInsert, r.Session, r.CallSID, r.Call, r.RoomID, r.UserID, escape(string(r.DeviceID)), r.Focus, r.Joined,
-			nullable(r.Ended), r.Reason, r.Rule, r.Kinds)
-		return err
-	})
-}
-
-// End writes that somebody has gone: r's Session, Ended, Reason and Kinds.
-func (t *CallRecords) End(ctx context.Context, r *CallRecord) error {
-	return t.s.Do(ctx, func(ctx context.Context) error {
-		_, err := t.s.exec(ctx, callRecordEnd, r.Session, r.Ended, r.Reason, r.Kinds)
-		return err
-	})
+// Put writes how somebody's session is now, from its beginning to its end, each session once; writing it again does no harm. What has ended stays
+// as it is.
+func (t *CallRecords) Put(ctx context.Context, records ...*CallRecord) error {
+	rows := make([][]any, len(records))
+	for n, r := range records {
+		rows[n] = []any{r.Session, r.CallSID, r.Call, r.RoomID, r.UserID, escape(string(r.DeviceID)), r.Focus, r.Joined, nullable(r.Ended), r.Reason, r.Rule, r.Kinds}
+	}
+	return t.s.Do(ctx, func(ctx context.Context) error { return t.s.insert(ctx, callRecordInsert, rows, callRecordAfter) })
 }
 
 // CallSearch narrows records down; what is empty or 0 does not. Times are ms since 1970.

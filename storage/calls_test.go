@@ -16,12 +16,21 @@ func TestCallRecords(t *testing.T) {
 			{Session: "PA_2", CallSID: "RM_1", Call: "c", RoomID: "!a", UserID: "@bob:x", DeviceID: "D", Focus: "F2", Joined: 200, Rule: "member"},
 			{Session: "PA_3", CallSID: "RM_2", Call: "d", RoomID: "!b", UserID: "@ann:x", DeviceID: "D", Focus: "F2", Joined: 300, Rule: "member"},
 		} {
-			if err := s.CallRecords.Begin(ctx, &r); err != nil {
+			if err := s.CallRecords.Put(ctx, &r); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := s.CallRecords.End(ctx, &CallRecord{Session: "PA_1", Ended: 150, Reason: "CLIENT_INITIATED", Kinds: "camera,microphone"}); err != nil {
-			t.Fatal(err)
+		gone := CallRecord{
+			Session: "PA_1", CallSID: "RM_1", Call: "c", RoomID: "!a", UserID: "@ann:x", DeviceID: "D\x00", Focus: "F1", Joined: 100, Rule: "member",
+			Ended: 150, Reason: "CLIENT_INITIATED", Kinds: "camera,microphone",
+		}
+		late := gone
+		late.Ended, late.Reason = 160, "after its end"
+		other := CallRecord{Session: "PA_3", CallSID: "RM_2", Call: "d", RoomID: "!b", UserID: "@ann:x", DeviceID: "D", Focus: "F2", Joined: 300, Rule: "member", Kinds: "screen"}
+		for _, now := range [][]*CallRecord{{&gone, &other}, {&late}} {
+			if err := s.CallRecords.Put(ctx, now...); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := s.Foci.Begin(ctx, "F1", ""); err != nil {
 			t.Fatal(err)
@@ -49,8 +58,11 @@ func TestCallRecords(t *testing.T) {
 				t.Errorf("%s: got %v (%v), want %v", c.name, got, err, c.want)
 			}
 			for _, r := range rows {
-				if r.Session == "PA_1" && (r.Ended != 150 || r.Kinds != "camera,microphone" || r.DeviceID != "D\x00") {
+				if r.Session == "PA_1" && (r.Ended != 150 || r.Reason != "CLIENT_INITIATED" || r.Kinds != "camera,microphone" || r.DeviceID != "D\x00") {
 					t.Errorf("got %+v", r)
+				}
+				if r.Session == "PA_3" && r.Kinds != "screen" {
+					t.Errorf("of who shares a screen: %+v", r)
 				}
 				if r.Session == "PA_2" && (r.Ended == 0 || r.Reason != "FOCUS_ENDED") {
 					t.Errorf("of a focus that is no more: %+v", r)

@@ -144,13 +144,21 @@ func TestOperatorsSeeQuality(t *testing.T) {
 			t.Fatalf("not seen: %s; got %+v", missing, live.Calls)
 		}
 	}
-	first.leave()
-	second.leave()
 	records := func() []storage.CallRecord {
 		var found struct{ Records []storage.CallRecord }
 		do(t, root, "GET", "/_chancery/admin/v1/calls/records", nil, &found)
 		return found.Records
 	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // also of a focus that is killed it is known what was sent
+		if found := records(); len(found) == 2 && found[0].Kinds == "camera,microphone" && found[1].Kinds == found[0].Kinds && found[0].Ended == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("records while the call lives: got %+v, want what both send", records())
+		}
+	}
+	first.leave()
+	second.leave()
 	ended := func() bool {
 		found := records()
 		return len(found) == 2 && found[0].Ended != 0 && found[1].Ended != 0
