@@ -3,6 +3,7 @@ package calls
 import (
 	"net/http"
 	"sync"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -99,25 +100,41 @@ func (r *Room) takes(c *Claims, v *ruling) error {
 	if r.find(c.Subject) != nil {
 		return nil
 	}
-	limit := r.limit(v)
-	switch {
-	case limit > 0 && len(*r.everyone.Load()) >= limit, r.focus.guests.full(r.focus.guestServer(c.user()), r.focus.config.MaxGuests):
-		return &refusal{http.StatusServiceUnavailable, errFull.Error()}
-	case v.locked && !v.moderate && !r.holds(c.user()):
-		return &refusal{http.StatusForbidden, errLocked.Error()}
+	err := r.seat(c, v)
+	if err == nil && r.focus.guests.full(r.focus.guestServer(c.user()), r.focus.config.MaxGuests) {
+		err = errFull
+	}
+	switch err {
+	case nil:
+		return nil
+	case errLocked:
+		return &refusal{http.StatusForbidden, err.Error()}
+	}
+	return &refusal{http.StatusServiceUnavailable, err.Error()}
+}
+
+// seat says whether there is a place beside those who are in the call. The room's own goroutine asks it again: by then who comes at
+// the same time is in.
+func (r *Room) seat(c *Claims, v *ruling) error {
+	there, user, sessions := *r.everyone.Load(), c.user(), 0
+	for _, p := range there {
+		if user != "" && p.user == user {
+			sessions++
+		}
+	}
+	switch limit := r.limit(v); {
+	case limit > 0 && len(there) >= limit:
+		return errFull
+	case v.locked && !v.moderate && sessions == 0 && !r.returns(c):
+		return errLocked
 	}
 	return nil
 }
 
-// seat is what takes asks, in the room's own goroutine: who comes at the same time has been counted.
-func (r *Room) seat(user id.UserID, v *ruling) error {
-	switch limit := r.limit(v); {
-	case limit > 0 && len(r.members) >= limit:
-		return errFull
-	case v.locked && !v.moderate && !r.holds(user):
-		return errLocked
-	}
-	return nil
+// returns says whether the bearer was in the call a moment ago, and did not leave it for good: it comes back from a lost line, or from
+// a focus that is no more.
+func (r *Room) returns(c *Claims) bool {
+	return c.inside(time.Now()) && !r.left.since(c.Subject, c.given())
 }
 
 // limit is how many may be in the call at once; 0: any number.
@@ -129,14 +146,4 @@ func (r *Room) limit(v *ruling) int {
 		}
 	}
 	return limit
-}
-
-// holds says whether the user is in the call, with whatever device.
-func (r *Room) holds(user id.UserID) bool {
-	for _, p := range *r.everyone.Load() {
-		if user != "" && p.user == user {
-			return true
-		}
-	}
-	return false
 }

@@ -98,12 +98,22 @@ func (f *Focus) enter(r *http.Request) (*entry, error) {
 	case errors.Is(err, ErrNotAdmitted):
 		return nil, &refusal{http.StatusUnauthorized, "not a member of the room"}
 	case err != nil:
-		if r.Context().Err() == nil { // otherwise whoever asked has gone
-			zerolog.Ctx(r.Context()).Error().Err(err).Msg("Admission to a call not decided")
+		return nil, undecided(r.Context(), err)
+	}
+	if ruling.locked && !ruling.moderate && claims.inside(time.Now()) {
+		if err := f.house.recall(r.Context(), claims); err != nil {
+			return nil, undecided(r.Context(), err)
 		}
-		return nil, &refusal{http.StatusServiceUnavailable, "try again"}
 	}
 	return &entry{claims: claims, join: join, ruling: ruling}, nil
+}
+
+// undecided is the refusal of who may come in or not: it could not be found out.
+func undecided(ctx context.Context, err error) error {
+	if ctx.Err() == nil { // otherwise whoever asked has gone
+		zerolog.Ctx(ctx).Error().Err(err).Msg("Admission to a call not decided")
+	}
+	return &refusal{http.StatusServiceUnavailable, "try again"}
 }
 
 // place finds the room for an entry.

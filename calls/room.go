@@ -30,6 +30,7 @@ type Room struct {
 
 	everyone atomic.Pointer[[]*Participant] // who is in it, for whoever does not ask the goroutine: data packets, orders, counts
 	words    words                          // reliable data, which does not pass through it either
+	left     leavers
 
 	// owned by run
 	members  map[string]*peer // by identity
@@ -178,9 +179,8 @@ func (r *Room) join(p *Participant, self *peer) ([]*peer, error) {
 				return
 			}
 			old.from.end(signal.DisconnectReason_DUPLICATE_IDENTITY, signal.Leave_DISCONNECT)
-			r.remove(old.from, signal.DisconnectReason_DUPLICATE_IDENTITY)
-		}
-		if err = r.seat(p.user, &p.ruling); err != nil {
+			r.remove(old.from, signal.DisconnectReason_DUPLICATE_IDENTITY) // and p has its place
+		} else if err = r.seat(p.claims, &p.ruling); err != nil {
 			return
 		}
 		for _, m := range r.members {
@@ -219,6 +219,9 @@ func (r *Room) remove(p *Participant, reason signal.DisconnectReason) {
 		return
 	}
 	delete(r.members, p.identity)
+	if forGood(reason.String()) {
+		r.left.note(p.identity, time.Now())
+	}
 	r.setEveryone()
 	gone := signal.Clone(m.info)
 	gone.State = signal.Participant_DISCONNECTED

@@ -19,6 +19,14 @@ const roomSlot = "m.call#ROOM"
 // tokenLife is how long a token opens the door; it is refreshed while its bearer is inside.
 const tokenLife = time.Hour
 
+const (
+	// tokenSkew is how long before it was signed a token is good: clocks differ.
+	tokenSkew = 10 * time.Second
+	// insideFor is how long a token that was given to somebody inside says that its bearer is there: until the next one, and
+	// some time to come back.
+	insideFor = refreshEvery + time.Minute
+)
+
 // ErrBadToken is wrapped by every refusal of a token.
 var ErrBadToken = errors.New("calls: bad token")
 
@@ -72,6 +80,17 @@ func (c *Claims) user() id.UserID {
 	return c.Matrix.User
 }
 
+// given says when the token was signed, to the second.
+func (c *Claims) given() time.Time {
+	if c.NotBefore == nil {
+		return time.Time{}
+	}
+	return c.NotBefore.Add(tokenSkew)
+}
+
+// inside says whether the bearer was in the call a moment ago.
+func (c *Claims) inside(now time.Time) bool { return c.Again && now.Sub(c.given()) < insideFor }
+
 // tokens signs and checks tokens with one key.
 type tokens struct {
 	key    string
@@ -83,7 +102,7 @@ type tokens struct {
 func (t *tokens) sign(c Claims, life time.Duration) (string, error) {
 	now := t.now()
 	c.Issuer = t.key
-	c.NotBefore = jwt.NewNumericDate(now.Add(-10 * time.Second)) // clocks differ
+	c.NotBefore = jwt.NewNumericDate(now.Add(-tokenSkew))
 	c.ExpiresAt = jwt.NewNumericDate(now.Add(life))
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(t.secret)
 	if err != nil {
