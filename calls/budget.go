@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -125,6 +126,8 @@ func (r *Room) seat(c *Claims, v *ruling) error {
 	switch limit := r.limit(v); {
 	case limit > 0 && len(there) >= limit:
 		return errFull
+	case sessions >= maxSessions:
+		return errSessions
 	case v.locked && !v.moderate && sessions == 0 && !r.returns(c):
 		return errLocked
 	}
@@ -136,6 +139,11 @@ func (r *Room) seat(c *Claims, v *ruling) error {
 func (r *Room) returns(c *Claims) bool {
 	return c.inside(time.Now()) && !r.left.since(c.Subject, c.given())
 }
+
+// maxSessions bounds in how many places of one call a user is: what a session calls itself is the client's choice.
+const maxSessions = 10
+
+var errSessions = errors.New("the user is in the call too often")
 
 // limit is how many may be in the call at once; 0: any number.
 func (r *Room) limit(v *ruling) int {

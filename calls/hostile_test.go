@@ -38,7 +38,7 @@ import (
 //	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData
 //	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
 //	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing, TestHiddenLines
-//	C15  TestDoor (full), TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget; cmd/chancery TestRestrictedServers (guests),
+//	C15  TestDoor (full), TestOneUserTakesSomePlaces, TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget; cmd/chancery TestRestrictedServers (guests),
 //	     TestCallsObeyTheRoom (capped); turn.TestAllocationsAreBounded, TestBandwidthIsBounded, TestConnectionsAreBounded; sfu.TestBudget
 //	C16  cmd/chancery TestC16FrameKeysAreNeitherSeenNorLogged; sfu.TestEncryptedFramesAreUntouched
 //	C17  cmd/chancery TestMembershipIsAClaim

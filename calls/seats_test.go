@@ -2,6 +2,9 @@ package calls
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -94,5 +97,34 @@ func TestWhoReturnsToALockedCall(t *testing.T) {
 		if _, got := enters(t, base, token); got != c.want {
 			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
 		}
+	}
+}
+
+// TestOneUserTakesSomePlaces: what a device is called is the client's choice, and opens no more places of a call than a few.
+func TestOneUserTakesSomePlaces(t *testing.T) {
+	f, base := newTestFocus(t)
+	f.admit = &strictHouse{}
+	for n := range maxSessions {
+		if _, got := enters(t, base, seatToken(t, "@eve:x", id.DeviceID(fmt.Sprint("D", n)), false, 0)); got != 0 {
+			t.Fatalf("session %d: got %d, want a welcome", n, got)
+		}
+	}
+	token := seatToken(t, "@eve:x", "E", false, 0)
+	if _, got := enters(t, base, token); got != http.StatusServiceUnavailable {
+		t.Errorf("one session more: got %d, want 503", got)
+	}
+	resp, err := http.Get("http" + strings.TrimPrefix(base, "ws") + "/rtc/validate?" + url.Values{"access_token": {token}}.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusServiceUnavailable || string(text) != errSessions.Error() {
+		t.Errorf("asked why: got %d %q, want 503 %q", resp.StatusCode, text, errSessions)
+	}
+	if _, got := enters(t, base, seatToken(t, "@eve:x", "D3", false, 0)); got != 0 {
+		t.Errorf("in place of one of them: got %d, want a welcome", got)
+	}
+	if _, got := enters(t, base, seatToken(t, "@ann:x", "D", false, 0)); got != 0 {
+		t.Errorf("another user: got %d, want a welcome", got)
 	}
 }
