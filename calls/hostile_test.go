@@ -32,7 +32,7 @@ import (
 //	     private ranges); TestWebhooks (the configuration's address alone)
 //	C10  TestFloodsEndTheirSenderOnly, TestNonsenseEndsItsSenderOnly, TestParseSections, TestHiddenLines; signal.TestConnRefusesGiantFrames, TestParseJoin;
 //	     FuzzSections, FuzzParseSections, FuzzOffer, FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
-//	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams,
+//	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
 //	     TestAFloodIsCutOff, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing; the version of pion/dtls: TestDTLSIsNewEnough
 //	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData

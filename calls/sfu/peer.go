@@ -89,6 +89,8 @@ type incoming struct {
 
 	excess  func()       // is called for a peer that speaks of too many streams
 	streams atomic.Int32 // how many it has spoken of
+	waits   atomic.Int64 // what waits of its streams; see waiting
+	cleared atomic.Int64 // when that was last thrown away for want of room, milliseconds
 
 	mu     sync.RWMutex // guards the maps; held for a look
 	layers map[uint32]*Layer
@@ -164,10 +166,8 @@ func (in *incoming) find(ssrc uint32) (*Layer, *DownTrack) {
 	return in.layers[ssrc], in.downs[ssrc]
 }
 
-const (
-	streamBuffer = 256 << 10 // may wait to be read of one RTP stream
-	maxStreams   = 4096      // that a peer may ever speak of: a call of hundreds, many times over
-)
+// maxStreams is how many a peer may ever speak of: a call of hundreds, many times over.
+const maxStreams = 4096
 
 // buffer is Pion's: one for each SSRC that RTP or RTCP speaks of.
 func (in *incoming) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteCloser {
@@ -177,8 +177,7 @@ func (in *incoming) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadW
 	if kind == packetio.RTCPBufferPacket {
 		return &rtcpStream{in: in, ssrc: ssrc, closed: make(chan struct{})}
 	}
-	s := &rtpStream{Buffer: packetio.NewBuffer(), in: in, ssrc: ssrc}
-	s.SetLimitSize(streamBuffer)
+	s := &rtpStream{in: in, ssrc: ssrc, waiting: newWaiting()}
 	in.mu.Lock()
 	in.rtp[ssrc] = s
 	in.mu.Unlock()

@@ -2,6 +2,7 @@ package sfu
 
 import (
 	"encoding/binary"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -10,12 +11,12 @@ import (
 	"chancery/calls/packet"
 )
 
-// rtpStream is one SSRC of a publisher, deciphered by Pion or by the wire. Until somebody knows whose its packets are Pion reads
-// them from the buffer; from then on they go to their layer at once, in the goroutine that deciphered them.
+// rtpStream is one SSRC of a publisher, deciphered by Pion or by the wire. Until somebody knows whose its packets are they wait
+// for Pion to read them; from then on they go to their layer at once, in the goroutine that deciphered them.
 type rtpStream struct {
-	*packetio.Buffer
-	in   *incoming
-	ssrc uint32
+	in      *incoming
+	ssrc    uint32
+	waiting *waiting
 
 	owner atomic.Pointer[owner]
 }
@@ -40,7 +41,26 @@ func (s *rtpStream) Close() error {
 	}
 	s.in.mu.Unlock()
 	s.owner.Store(nil)
-	return s.Buffer.Close()
+	s.in.waits.Add(-int64(s.waiting.close()))
+	return nil
+}
+
+// Read gives Pion what waits, and waits itself until there is something.
+func (s *rtpStream) Read(b []byte) (int, error) {
+	for {
+		p, closed := s.waiting.next()
+		if p != nil {
+			s.in.waits.Add(-int64(len(p) + waitCost))
+			if len(p) > len(b) {
+				return copy(b, p), io.ErrShortBuffer
+			}
+			return copy(b, p), nil
+		}
+		if closed {
+			return 0, io.EOF
+		}
+		<-s.waiting.more
+	}
 }
 
 // Write takes a packet that Pion has deciphered. Its bytes are the caller's, who has no more use for what is in them.
@@ -48,7 +68,20 @@ func (s *rtpStream) Write(b []byte) (int, error) {
 	now := time.Now()
 	if !s.take(b, now, nil) {
 		s.in.arrivals.early(s.ssrc, b, now)
-		return s.Buffer.Write(b)
+		return s.wait(b, now)
+	}
+	return len(b), nil
+}
+
+// wait keeps a packet for Pion. What there is no room for is dropped.
+func (s *rtpStream) wait(b []byte, now time.Time) (int, error) {
+	size := len(b) + waitCost
+	if !s.in.reserve(size, now) {
+		return 0, packetio.ErrFull
+	}
+	if err := s.waiting.put(b, now); err != nil {
+		s.in.waits.Add(-int64(size))
+		return 0, err
 	}
 	return len(b), nil
 }
