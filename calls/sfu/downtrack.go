@@ -489,13 +489,12 @@ func (d *DownTrack) pad(bytes int) (sent int) {
 	if b == nil || b.rtx == 0 || b.numbers == nil {
 		return 0
 	}
+	out := borrowOutbox()
+	defer out.giveBack() // without the lock
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.out = borrowOutbox()
-	defer func() {
-		d.out.giveBack()
-		d.out = nil
-	}()
+	d.out = out
+	defer func() { d.out = nil }()
 	for sent < bytes {
 		d.header = rtp.Header{
 			Version: 2, Padding: true, PaddingSize: paddingSize, PayloadType: b.rtx, SSRC: b.rtxSSRC,

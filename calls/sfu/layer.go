@@ -41,7 +41,7 @@ type Layer struct {
 
 	scalable *scalable // nil unless the stream may have several layers in it
 
-	reading sync.Mutex // guards what follows; two meet here only while the layer begins
+	reading sync.Mutex // guards what follows; held while what is full leaves: two meet here only while the layer begins
 	in      Packet
 	unwrap  packet.Unwrapper
 	missing missing
@@ -197,18 +197,18 @@ func (l *Layer) push(p *Packet) {
 	if len(sinks) == 0 {
 		return
 	}
-	if p.out != nil {
-		for _, s := range sinks {
-			s.Push(p)
-		}
-		return
+	alone := p.out == nil
+	if alone {
+		p.out = borrowOutbox()
 	}
-	p.out = borrowOutbox()
 	for _, s := range sinks {
 		s.Push(p)
+		p.out.relieve()
 	}
-	p.out.giveBack()
-	p.out = nil
+	if alone {
+		p.out.giveBack()
+		p.out = nil
+	}
 }
 
 // within counts a packet and says whether its second has room for it.

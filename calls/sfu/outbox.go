@@ -46,7 +46,8 @@ func newBatch(s *socket) *batch {
 	return b
 }
 
-// batch is the one for an address, with room for a packet. It may send what is full: no lock is held meanwhile.
+// batch is the one for an address, with room for a packet. What is full it sends, though a lock of the caller's be held: that is so
+// only for a subscriber who gets more than a batch at once, when it catches up with a key frame. See relieve.
 func (o *outbox) batch(s *socket) *batch {
 	for _, b := range o.batches {
 		if b.socket == s {
@@ -59,6 +60,15 @@ func (o *outbox) batch(s *socket) *batch {
 	b := newBatch(s)
 	o.batches = append(o.batches, b)
 	return b
+}
+
+// relieve sends what is full, between two subscribers: so that the lock of neither is held meanwhile.
+func (o *outbox) relieve() {
+	for _, b := range o.batches {
+		if b.n == batchSize {
+			b.send(o.lane)
+		}
+	}
 }
 
 // flush sends what waits.

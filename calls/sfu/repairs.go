@@ -15,16 +15,15 @@ func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 	if b == nil {
 		return
 	}
+	out := borrowOutbox()
+	defer out.giveBack() // without the lock
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.repaired == nil {
 		d.repaired = &repaired{}
 	}
-	d.out = borrowOutbox()
-	defer func() {
-		d.out.giveBack()
-		d.out = nil
-	}()
+	d.out = out
+	defer func() { d.out = nil }()
 	now := time.Now().UnixMilli()
 	d.repairOne(b, first, now, buf)
 	for i := uint16(1); mask != 0; i, mask = i+1, mask>>1 {

@@ -5,8 +5,9 @@
 // in which offer, is decided in calls.
 //
 // What holds on the packet path (socket, wire, rtpStream, Layer.receive, DownTrack.Push, outbox):
-//   - no allocation of ours, no log, no bus, no database; no lock is held across a system call, and none is shared by two
-//     subscribers;
+//   - no allocation of ours, no log, no bus, no database; no lock is shared by two subscribers for longer than a look, and none
+//     that others wait for is held across a system call: the layer's own is, which nobody else takes once it has begun, and a
+//     subscriber's, when it catches up with a key frame;
 //   - the goroutine that reads a publisher's packets from the socket deciphers them, forwards them to all and enciphers them for
 //     each; what it wrote leaves in a few system calls. No other goroutine is woken;
 //   - nobody waits for a subscriber: UDP does not block, and TCP has a buffer that drops what is too much;

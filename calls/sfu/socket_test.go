@@ -72,6 +72,45 @@ func TestOutboxSendsABatch(t *testing.T) {
 	}
 }
 
+// putter is a subscriber who gets each packet as it is.
+type putter struct {
+	socket *socket
+	to     netip.AddrPort
+	full   int // batches that were full when its turn came
+}
+
+func (p *putter) LayersChanged() {}
+func (p *putter) Push(of *Packet) {
+	for _, b := range of.out.batches {
+		if b.n == batchSize {
+			p.full++
+		}
+	}
+	put(of.out, p.socket, "one", p.to)
+}
+
+// What is full leaves between two subscribers, when the lock of neither is held.
+func TestFullBatchesLeaveBetweenSubscribers(t *testing.T) {
+	s, one, reader := newSocket(newWays(), listen(t, "127.0.0.1:0")), listen(t, "127.0.0.1:0"), &outbox{}
+	stage, v, sink := newStage(t, 1), &stream{}, &putter{socket: s, to: addressOf(one)}
+	for range batchSize + 1 {
+		stage.up.AddSink(sink)
+	}
+	for _, out := range []*outbox{reader, nil} {
+		stage.layers[0].in.out = out
+		stage.feed(t, 0, v.frame(true, 0, 1)...)
+	}
+	if sink.full != 0 {
+		t.Errorf("%d times a full batch was left to a subscriber", sink.full)
+	}
+	if n := reader.batches[0].n; n != 1 {
+		t.Errorf("%d packets wait in the reader's outbox, want the last one", n)
+	}
+	for range 2*batchSize + 1 {
+		readOne(t, one)
+	}
+}
+
 // One destination that the kernel refuses costs the others nothing.
 func TestOutboxPassesOverWhatIsRefused(t *testing.T) {
 	s, one, o := newSocket(newWays(), listen(t, "127.0.0.1:0")), listen(t, "127.0.0.1:0"), &outbox{}
