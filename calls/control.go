@@ -41,14 +41,27 @@ func (p *Participant) mayPublish() bool {
 	return p.ruling.publish && !p.binding.Watch && allowed(p.granted)
 }
 
-// permit takes publishing away, or gives it back, and tells everybody.
+// mayData says whether p may send data packets. Its token decides, and an administrator after it; who may only watch by the
+// rules of its room sends none.
+func (p *Participant) mayData() bool {
+	may := allowed(p.claims.Video.CanPublishData)
+	if p.sending != nil {
+		may = *p.sending
+	}
+	return may && (p.binding == nil || p.ruling.publish && !p.binding.Watch)
+}
+
+// permit takes publishing and data away, or gives them back, and tells everybody.
 func (p *Participant) permit() {
-	may := p.mayPublish()
-	if may == p.info.Permission.CanPublish {
+	publish, data := p.mayPublish(), p.mayData()
+	p.data.may.Store(data)
+	now := p.info.Permission
+	if publish == now.CanPublish && data == now.CanPublishData {
 		return
 	}
-	p.info.Permission.CanPublish = may
-	if !may {
+	ends := now.CanPublish && !publish
+	now.CanPublish, now.CanPublishData = publish, data
+	if ends {
 		p.withdraw()
 	}
 	p.changed()

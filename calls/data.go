@@ -2,6 +2,7 @@ package calls
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/webrtc/v4"
@@ -13,7 +14,8 @@ import (
 // dataPort is a participant's end of the data channels. It is used by Pion's goroutines as well as by p's own:
 // data pass from one participant to another without passing through a room.
 type dataPort struct {
-	mu       sync.Mutex // also held while a reliable packet is queued, so that what is told again keeps its place
+	may      atomic.Bool // the client may send
+	mu       sync.Mutex  // also held while a reliable packet is queued, so that what is told again keeps its place
 	reliable *webrtc.DataChannel
 	lossy    *webrtc.DataChannel
 	last     uint32 // newest reliable sequence that came from the client
@@ -72,7 +74,7 @@ func (p *Participant) onDataChannel(_ *transport, c *webrtc.DataChannel) {
 		}
 	}
 	kind, ok := map[string]signal.DataPacket_Kind{reliableLabel: signal.DataPacket_RELIABLE, lossyLabel: signal.DataPacket_LOSSY}[c.Label()]
-	if !ok || !p.info.Permission.CanPublishData {
+	if !ok {
 		return
 	}
 	c.OnMessage(func(m webrtc.DataChannelMessage) { p.forwardData(kind, m.Data) })
@@ -80,6 +82,9 @@ func (p *Participant) onDataChannel(_ *transport, c *webrtc.DataChannel) {
 
 // forwardData signs a packet with its sender and passes it on, in Pion's goroutine: the order of each sender is kept.
 func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
+	if !p.data.may.Load() {
+		return
+	}
 	if len(raw) > maxData || kind == signal.DataPacket_LOSSY && len(raw) > maxLossy {
 		return
 	}

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -102,6 +103,94 @@ func TestDataPacketsAreBounded(t *testing.T) {
 	ann.send(ann.lossy, 7, 1000)
 	if p := bob.next("lossy packet"); p.Sequence != 7 || p.Kind != signal.DataPacket_LOSSY {
 		t.Errorf("got %d of kind %v, want the small lossy packet", p.Sequence, p.Kind)
+	}
+}
+
+// TestDataNeedTheRight takes the right to send data away and gives it back while the channels stand.
+func TestDataNeedTheRight(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob := joinData(t, base, "ann"), joinData(t, base, "bob")
+	p := f.liveRooms()[0].find("ann")
+	seq := uint32(0)
+	reaches := func(what string, want bool) {
+		t.Helper()
+		seq++
+		ann.send(ann.reliable, seq, 10)
+		if want {
+			if got := bob.next(what); got.Sequence != seq {
+				t.Fatalf("%s: got packet %d, want %d", what, got.Sequence, seq)
+			}
+			return
+		}
+		select {
+		case got := <-bob.got:
+			t.Fatalf("%s: got packet %d, want none", what, got.Sequence)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	order := func(permission string) {
+		t.Helper()
+		body := `{"room":"room","identity":"ann","permission":{"canSubscribe":true,` + permission + `}}`
+		if status, text := askService(t, base, "UpdateParticipant", body, Grant{Room: "room", RoomAdmin: true}); status != 200 {
+			t.Fatalf("%s: got %d %s", permission, status, text)
+		}
+	}
+	told := func(want bool) {
+		t.Helper()
+		bob.wait("the word", func(res *signal.Response) bool {
+			return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(info *signal.Participant) bool {
+				return info.Identity == "ann" && info.Permission.CanPublishData == want
+			})
+		})
+	}
+	reaches("before", true)
+	order(`"canPublish":true,"canPublishData":false`)
+	told(false)
+	reaches("taken away", false)
+	order(`"canPublish":false,"canPublishData":true`)
+	told(true)
+	reaches("given back, without media", true)
+
+	// The call becomes view-only for its members.
+	done := make(chan struct{})
+	p.do(func() {
+		defer close(done)
+		p.binding = &Matrix{User: "@ann:interior.test"}
+		p.obey(ruling{})
+	})
+	<-done
+	told(false)
+	reaches("view-only", false)
+	p.do(func() { p.obey(unbound) })
+	told(true)
+	reaches("no longer view-only", true)
+}
+
+func TestWhoMaySendData(t *testing.T) {
+	yes, no := true, false
+	member, watcher := &Matrix{User: "@ann:interior.test"}, &Matrix{User: "@ann:interior.test", Watch: true}
+	for _, c := range []struct {
+		name    string
+		token   *bool
+		granted *bool
+		binding *Matrix
+		ruling  ruling
+		want    bool
+	}{
+		{"a token that says nothing", nil, nil, nil, unbound, true},
+		{"a token that forbids", &no, nil, nil, unbound, false},
+		{"a token that forbids, and an administrator who allows", &no, &yes, nil, unbound, true},
+		{"an administrator who forbids", &yes, &no, nil, unbound, false},
+		{"a member", nil, nil, member, unbound, true},
+		{"a member who may only watch", nil, nil, member, ruling{}, false},
+		{"one who may only watch, and an administrator who allows", nil, &yes, member, ruling{}, false},
+		{"one who publishes elsewhere", nil, nil, watcher, unbound, false},
+		{"a member, and an administrator who forbids", nil, &no, member, unbound, false},
+	} {
+		p := &Participant{claims: &Claims{Video: Grant{CanPublishData: c.token}}, sending: c.granted, binding: c.binding, ruling: c.ruling}
+		if got := p.mayData(); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
 	}
 }
 

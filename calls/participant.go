@@ -49,6 +49,7 @@ type Participant struct {
 	join      *signal.Join
 	ruling    ruling
 	granted   *bool              // publishing, as an administrator last said; nil: nobody did
+	sending   *bool              // likewise data packets
 	budgets   []*sfu.Budget      // that its packets are counted against
 	record    storage.CallRecord // as it was last noted
 	recorded  bool
@@ -121,11 +122,12 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		State: signal.Participant_JOINED, JoinedAt: now.Unix(), JoinedAtMs: now.UnixMilli(), Version: 1,
 		Permission: &signal.Permission{
 			CanSubscribe: allowed(grant.CanSubscribe), CanPublish: p.mayPublish(),
-			CanPublishData: allowed(grant.CanPublishData), Hidden: grant.Hidden,
+			CanPublishData: p.mayData(), Hidden: grant.Hidden,
 			CanUpdateMetadata: grant.CanUpdateOwnMetadata != nil && *grant.CanUpdateOwnMetadata,
 		},
 		ClientProtocol: join.GetClientInfo().GetClientProtocol(), Capabilities: join.GetClientInfo().GetCapabilities(),
 	}
+	p.data.may.Store(p.info.Permission.CanPublishData)
 	if len(p.info.Capabilities) > maxCapabilities {
 		p.info.Capabilities = nil
 	}

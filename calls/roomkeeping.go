@@ -140,9 +140,9 @@ func (p *Participant) change(req *signal.UpdateParticipantRequest) {
 		p.info.Attributes = next
 	}
 	if q := req.Permission; q != nil {
-		p.granted = &q.CanPublish
+		p.granted, p.sending = &q.CanPublish, &q.CanPublishData
 		permission := signal.Clone(p.info.Permission)
-		permission.CanSubscribe, permission.CanPublishData, permission.CanUpdateMetadata = q.CanSubscribe, q.CanPublishData, q.CanUpdateMetadata
+		permission.CanSubscribe, permission.CanUpdateMetadata = q.CanSubscribe, q.CanUpdateMetadata
 		permission.Hidden = q.Hidden
 		p.info.Permission = permission
 		p.permit()

@@ -14,6 +14,23 @@ export default {
     if (await c.ask(() => window.call.saw('data:bob only'))) throw new Error('cat got what was for bob');
     if (await a.ask(() => window.call.saw('data:all'))) throw new Error('ann got her own words back');
   },
+  async 'data need the right to send them, taken and given back'(stage) {
+    const [a, b] = await Promise.all(['ann', 'bob'].map((n) => stage.participant(n, { publish: false })));
+    await Promise.all([a.others(1), b.others(1)]);
+    const order = async (may) => {
+      await stage.admin('UpdateParticipant', { identity: 'ann', permission: { can_subscribe: true, can_publish: true, can_publish_data: may } });
+      await until('ann hears of it', 3000, () => a.ask((m) => window.room.localParticipant.permissions.canPublishData === m, may));
+    };
+    await a.say('before');
+    await b.saw('data:before', 'ann');
+    await order(false);
+    await a.say('meanwhile').catch(() => {}); // a client may refuse it itself
+    await pause(1000); // it takes another way than the order
+    await order(true);
+    await a.say('after');
+    await b.saw('data:after', 'ann');
+    if (await b.ask(() => window.call.saw('data:meanwhile'))) throw new Error('bob heard what ann had no right to send');
+  },
   async 'reliable data survive a resume, each once and in order'(stage) {
     const ways = [await stage.relay(), await stage.relay()];
     const [a, b] = await Promise.all(['ann', 'bob'].map((n, i) => stage.participant(n, { publish: false, relay: ways[i] })));
