@@ -3,6 +3,7 @@ package sfu
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -208,10 +209,13 @@ func (a *arrivals) tell() {
 	}
 	writer := a.writer
 	a.mu.Unlock()
-	if len(said) > 0 {
-		_, _ = writer.Write(said, nil) // a closed connection is noticed elsewhere
+	for part := range slices.Chunk(said, reportsTogether) {
+		_, _ = writer.Write(part, nil) // a closed connection is noticed elsewhere
 	}
 }
+
+// reportsTogether leave as one packet, of some thousand bytes: one that is longer than a line takes would be lost.
+const reportsTogether = 30
 
 // arriving is one stream, as its receiver report wants it (RFC 3550, section 6.4 and appendix A).
 type arriving struct {

@@ -2,8 +2,10 @@ package sfu
 
 import (
 	"testing"
+	"time"
 
 	"github.com/pion/interceptor"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/sdp/v3"
 	"github.com/pion/transport/v4/packetio"
@@ -113,5 +115,35 @@ func TestArrivalOfUnknownStreams(t *testing.T) {
 			t.Errorf("%s: got %d packets for the receiver report, want 1", c.name, got)
 		}
 		_ = in.arrivals.Close()
+	}
+}
+
+// TestManyReportsLeaveInPieces: of whoever sends a hundred streams each is reported, in packets that a line takes.
+func TestManyReportsLeaveInPieces(t *testing.T) {
+	const streams = 100
+	a := newArrivals()
+	reported := map[uint32]bool{}
+	a.BindRTCPWriter(interceptor.RTCPWriterFunc(func(said []rtcp.Packet, _ interceptor.Attributes) (int, error) {
+		raw, err := rtcp.Marshal(said)
+		if err != nil || len(raw) > 1200 {
+			t.Errorf("got a packet of %d bytes, %v, want at most 1200", len(raw), err)
+		}
+		for _, p := range said {
+			if r, ok := p.(*rtcp.ReceiverReport); ok {
+				reported[r.Reports[0].SSRC] = true
+			}
+		}
+		return len(raw), nil
+	}))
+	for ssrc := range uint32(streams) {
+		a.streams[ssrc] = &arriving{ssrc: ssrc, clock: 90000, received: 1}
+	}
+	a.timer = time.NewTimer(time.Hour)
+	for range reportRounds {
+		a.tell()
+	}
+	_ = a.Close()
+	if len(reported) != streams {
+		t.Errorf("got reports of %d streams, want %d", len(reported), streams)
 	}
 }
