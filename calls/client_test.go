@@ -91,6 +91,7 @@ type joining struct {
 	networks  []webrtc.NetworkType
 	codecs    *webrtc.MediaEngine // nil: Pion's own
 	anew      bool                // as livekit-client comes back by itself
+	mute      bool                // subscribes to nothing
 }
 
 func joinAs(t *testing.T, base, room, identity string, how joining) *testClient {
@@ -103,6 +104,9 @@ func joinAs(t *testing.T, base, room, identity string, how joining) *testClient 
 	}
 	if how.anew {
 		query.Set("sdk", "js")
+	}
+	if how.mute {
+		query.Set("auto_subscribe", "0")
 	}
 	c.ws = dialSocket(t, base, "/rtc", query)
 	first, err := readResponse(c.ws)

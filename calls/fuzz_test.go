@@ -38,7 +38,7 @@ func FuzzSections(f *testing.F) {
 		if err != nil {
 			return
 		}
-		all, err := parseSections(kept)
+		all, err := parseSections(kept, 0)
 		if err != nil {
 			return
 		}

@@ -16,6 +16,7 @@ import (
 type offers struct {
 	removed []*webrtc.RTPSender // to be taken away with the next negotiation
 	tidying bool                // there will be one for them alone
+	sent    int                 // the most subscriptions that there were at once, see widen
 
 	// single mode: the client offers, and we say when it should
 	asked     bool // it was asked, and has not offered since
@@ -94,7 +95,7 @@ func (p *Participant) negotiate() {
 		return
 	}
 	for _, s := range p.subs {
-		if s.sender == nil {
+		if s.sender == nil && p.mayAdd(s) {
 			p.sendOffer()
 			return
 		}
@@ -120,18 +121,28 @@ func (p *Participant) askForOffer() {
 		return
 	}
 	var ask [2]int
-	free := p.freeSections()
-	for k := range ask {
-		ask[k] = max(0, need[k]-free[k]-p.offers.requested[k])
+	free, left := p.freeSections(), mostSent-p.offers.requested[0]-p.offers.requested[1]-p.offers.seenFor[0]-p.offers.seenFor[1]
+	helps := len(p.offers.removed) > 0 // an offer without new sections
+	for k := range ask {               // sounds first
+		ask[k] = max(0, min(need[k]-free[k]-p.offers.requested[k], left))
+		left -= ask[k]
+		helps = helps || need[k] > 0 && free[k] > 0
 	}
-	if !p.offers.asked || ask != [2]int{} {
+	if ask != [2]int{} || helps && !p.offers.asked {
 		p.requestOffer(ask)
 	}
+}
+
+// askAgain asks for what a lost socket may have swallowed. Who has heard it all the same has a section too many, for the next track.
+func (p *Participant) askAgain() {
+	p.offers.asked, p.offers.requested = false, [2]int{}
+	p.askForOffer()
 }
 
 // requestOffer asks for an offer with so many more sections.
 func (p *Participant) requestOffer(ask [2]int) {
 	p.offers.asked = true
+	p.widen()
 	for k := range ask {
 		p.offers.requested[k] += ask[k]
 	}
@@ -157,11 +168,7 @@ func (p *Participant) freeSections() (free [2]int) {
 
 // onOffer answers a client's offer: what it publishes is taken, what it waits for is put on free sections.
 func (p *Participant) onOffer(m *signal.SessionDescription) {
-	offer, err := withoutCandidates(m.GetSdp())
-	var all sections
-	if err == nil {
-		all, err = parseSections(offer)
-	}
+	offer, all, err := p.readDescription(m.GetSdp())
 	if err == nil {
 		err = p.answer(offer, m.GetId(), all)
 	}
@@ -303,9 +310,10 @@ func levelOf(err error) zerolog.Level {
 }
 
 func (p *Participant) offer() error {
+	p.widen()
 	p.takeAway(p.sub)
 	for _, s := range p.subs {
-		if s.sender != nil {
+		if s.sender != nil || !p.mayAdd(s) {
 			continue
 		}
 		sender, err := p.addSender(s)
@@ -359,12 +367,25 @@ func (p *Participant) missAnswer(now time.Time) {
 	}
 }
 
-// addSender puts a subscription on a section that became free, or on a new one.
-func (p *Participant) addSender(s *subscription) (*webrtc.RTPSender, error) {
+// freed finds a section that a subscription can take over.
+func (p *Participant) freed(s *subscription) bool {
 	for _, t := range p.sub.pc.GetTransceivers() {
 		if t.Kind() == s.down.Kind() && t.Sender() == nil && t.Mid() != "" && !p.offers.freed[t.Mid()] {
-			return p.sub.pc.AddTrack(s.down)
+			return true
 		}
+	}
+	return false
+}
+
+// mayAdd says whether a subscription can have its section with the next offer.
+func (p *Participant) mayAdd(s *subscription) bool {
+	return len(p.sub.pc.GetTransceivers()) < mostSent || len(p.offers.removed) > 0 || p.freed(s)
+}
+
+// addSender puts a subscription on a section that became free, or on a new one.
+func (p *Participant) addSender(s *subscription) (*webrtc.RTPSender, error) {
+	if p.freed(s) {
+		return p.sub.pc.AddTrack(s.down)
 	}
 	t, err := p.sub.pc.AddTransceiverFromTrack(s.down, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
 	if err != nil {
@@ -378,11 +399,7 @@ func (p *Participant) onAnswer(m *signal.SessionDescription) {
 	if p.single || !p.offers.flying || m.GetId() != 0 && m.Id != p.offers.id {
 		return
 	}
-	answer, err := withoutCandidates(m.GetSdp())
-	var all sections
-	if err == nil {
-		all, err = parseSections(answer)
-	}
+	answer, all, err := p.readDescription(m.GetSdp())
 	if err == nil {
 		err = p.sub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer})
 	}

@@ -96,6 +96,9 @@ const (
 	pingInterval     = 5
 	requestsPerSec   = 50 // signalling messages of one client in the long run; each may go to all others
 	requestsAtOnce   = 1000
+	workPerSec       = 250 * time.Millisecond // of a processor, for one client's messages in the long run
+	workAtOnce       = 4 * time.Second
+	longestRest      = 5 * time.Second // a client gives its socket up after fifteen seconds without an answer
 	maxCapabilities  = 64
 )
 
@@ -319,15 +322,18 @@ func (p *Participant) attach(c *signal.Conn) {
 		p.conn.Close()
 	}
 	p.conn = c
+	p.widen()
 	if p.transportUp() {
 		p.graceEnds = time.Time{}
 	}
 	p.room.focus.live.Go(func() { p.read(c) })
 }
 
-// read hands over what the client says, until its socket ends.
+// read hands over what the client says, until its socket ends. Each message waits until the one before has been handled, so that one client
+// holds one in memory, and longer where those before were much work.
 func (p *Participant) read(c *signal.Conn) {
 	limit := rate.NewLimiter(requestsPerSec, requestsAtOnce)
+	effort := rate.NewLimiter(rate.Limit(workPerSec), int(workAtOnce))
 	var err error
 	for {
 		var req *signal.Request
@@ -338,11 +344,49 @@ func (p *Participant) read(c *signal.Conn) {
 			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
 			break
 		}
-		if !p.do(func() { p.spoken(); p.missAnswer(time.Now()); p.handle(req) }) {
+		took, alive := p.serve(req)
+		if !alive || !p.rest(effort, took) {
 			break
 		}
 	}
 	p.do(func() { p.socketLost(c, signal.EndingOf(err)) })
+}
+
+// serve has a request handled, and says how long that took; false: p has ended meanwhile.
+func (p *Participant) serve(req *signal.Request) (took time.Duration, alive bool) {
+	handled := make(chan time.Duration, 1)
+	if !p.do(func() {
+		begun := time.Now()
+		defer func() { handled <- time.Since(begun) }()
+		p.spoken()
+		p.missAnswer(begun)
+		p.handle(req)
+	}) {
+		return 0, false
+	}
+	select {
+	case took = <-handled:
+		return took, true
+	case <-p.done:
+		return 0, false
+	}
+}
+
+// rest waits until the client's messages have earned the work that the last one was; false: p has ended meanwhile.
+func (p *Participant) rest(effort *rate.Limiter, took time.Duration) bool {
+	now := time.Now()
+	wait := effort.ReserveN(now, int(min(took, workAtOnce))).DelayFrom(now)
+	if wait == 0 {
+		return true
+	}
+	timer := time.NewTimer(min(wait, longestRest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-p.done:
+		return false
+	}
 }
 
 // socketLost keeps participant and media: the client resumes. Where the media are gone too it has left.

@@ -9,12 +9,19 @@ import (
 
 	"github.com/pion/sdp/v3"
 	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
 )
 
+// A description may be so long and have so many sections, and more with each track of others that the client was to get at once: with one
+// connection it offers a section for each of them, and a browser says some four and a half kilobytes about one for pictures.
 const (
 	maxSDP        = 256 << 10
 	maxSections   = 200
-	maxCandidates = 100 // of one client between two descriptions
+	sdpForEach    = 8 << 10
+	frameForEach  = 12 << 10 // of signalling: a client that resumes says its newest offer and the answer
+	mostSent      = 800      // tracks that a client gets at once; more wait until a section is free
+	maxCandidates = 100      // of one client between two descriptions
 	maxCandidate  = 2048
 )
 
@@ -39,9 +46,6 @@ type sections map[string]section
 
 // withoutCandidates takes the client's candidates out of its description: see onTrickle. What hides them is for parseSections to refuse.
 func withoutCandidates(description string) (string, error) {
-	if len(description) > maxSDP {
-		return "", fmt.Errorf("%w: %d bytes", errSDPBound, len(description))
-	}
 	var kept strings.Builder
 	kept.Grow(len(description))
 	dropped := 0
@@ -60,16 +64,32 @@ func withoutCandidates(description string) (string, error) {
 	return kept.String(), nil
 }
 
-// parseSections reads what negotiation needs of an offer or an answer without candidates.
-func parseSections(offer string) (sections, error) {
-	if len(offer) > maxSDP {
-		return nil, fmt.Errorf("%w: %d bytes", errSDPBound, len(offer))
+// readDescription takes an offer or answer of the client apart.
+func (p *Participant) readDescription(said string) (kept string, all sections, err error) {
+	p.widen()
+	if len(said) > maxSDP+p.offers.sent*sdpForEach {
+		return "", nil, fmt.Errorf("%w: %d bytes", errSDPBound, len(said))
 	}
+	if kept, err = withoutCandidates(said); err != nil {
+		return "", nil, err
+	}
+	all, err = parseSections(kept, p.offers.sent)
+	return kept, all, err
+}
+
+// widen lets the client say as much as its subscriptions give it reason for.
+func (p *Participant) widen() {
+	p.offers.sent = max(p.offers.sent, min(len(p.subs), mostSent))
+	p.conn.Take(signal.FrameBytes + p.offers.sent*frameForEach)
+}
+
+// parseSections reads what negotiation needs of an offer or an answer without candidates, of a client that gets so many tracks.
+func parseSections(offer string, sent int) (sections, error) {
 	var desc sdp.SessionDescription
 	if err := desc.UnmarshalString(offer); err != nil {
 		return nil, fmt.Errorf("calls: parse description: %w", err)
 	}
-	if len(desc.MediaDescriptions) > maxSections {
+	if len(desc.MediaDescriptions) > maxSections+sent {
 		return nil, fmt.Errorf("%w: %d sections", errSDPBound, len(desc.MediaDescriptions))
 	}
 	if hides(offer, &desc) {

@@ -142,8 +142,6 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 		return
 	}
 	p.claims = e.claims
-	p.hear()
-	p.stopWaiting()
 	p.attach(c)
 	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{
@@ -161,14 +159,15 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 	p.send(&signal.Response{Message: &signal.Response_Update{Update: update}})
 	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(len(p.peers)+1, p.publishers())}}})
 	p.sendToken()
+	p.hear()
+	p.stopWaiting()
 	p.repeat()
 	p.room.do(func() { p.room.tellPresent(p) })
 	if !p.graceEnds.IsZero() {
 		p.graceEnds = time.Now().Add(p.room.focus.config.Grace) // a fresh chance for the transport
 	}
 	if p.single {
-		p.offers.asked = false
-		p.askForOffer() // what the lost socket swallowed
+		p.askAgain()
 	} else {
 		p.offerAgain()
 	}

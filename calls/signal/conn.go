@@ -15,9 +15,12 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// FrameBytes is the largest message that a client may send, unless Take allows more.
+const FrameBytes = 512 << 10
+
 // Limits bounds what one socket may cost.
 type Limits struct {
-	FrameBytes  int           // largest incoming frame; default 512 KiB
+	FrameBytes  int           // largest incoming message at first; default FrameBytes
 	Queue       int           // messages waiting to be written before the socket counts as dead; default 512
 	WriteWait   time.Duration // longest time for one write; default 10 s
 	PingEvery   time.Duration // a WebSocket ping after this; default 10 s
@@ -26,7 +29,7 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	if l.FrameBytes == 0 {
-		l.FrameBytes = 512 << 10
+		l.FrameBytes = FrameBytes
 	}
 	if l.Queue == 0 {
 		l.Queue = 512
@@ -57,6 +60,7 @@ type Conn struct {
 	done   chan struct{} // closed when nothing more can be sent
 	once   sync.Once
 	trip   atomic.Int64 // nanoseconds there and back, as the last ping took; 0: none has come back
+	most   atomic.Int64 // bytes of a message
 }
 
 var upgrader = websocket.Upgrader{
@@ -75,7 +79,7 @@ func Accept(w http.ResponseWriter, r *http.Request, limits Limits) (*Conn, error
 	}
 	c := &Conn{ws: ws, limits: limits.withDefaults(), done: make(chan struct{})}
 	c.out = make(chan []byte, c.limits.Queue)
-	ws.SetReadLimit(int64(c.limits.FrameBytes))
+	c.most.Store(int64(c.limits.FrameBytes))
 	ws.SetPongHandler(func(said string) error {
 		if sent, err := strconv.ParseInt(said, 36, 64); err == nil {
 			c.trip.Store(max(1, time.Now().UnixNano()-sent))
@@ -97,9 +101,28 @@ func (c *Conn) heard() error {
 	return c.ws.SetReadDeadline(time.Now().Add(c.limits.SilentAfter))
 }
 
+// Take says how large the messages may be that begin from now on.
+func (c *Conn) Take(most int) { c.most.Store(int64(most)) }
+
+// message reads one, in as many frames as the client likes.
+func (c *Conn) message() (kind int, raw []byte, err error) {
+	kind, from, err := c.ws.NextReader()
+	if err != nil {
+		return 0, nil, err
+	}
+	most := c.most.Load()
+	if raw, err = io.ReadAll(io.LimitReader(from, most+1)); err != nil {
+		return 0, nil, err
+	}
+	if int64(len(raw)) > most {
+		return 0, nil, websocket.ErrReadLimit
+	}
+	return kind, raw, nil
+}
+
 // Read blocks for the next request. After an error the socket is of no more use.
 func (c *Conn) Read() (*Request, error) {
-	kind, frame, err := c.ws.ReadMessage()
+	kind, frame, err := c.message()
 	if err != nil {
 		return nil, err
 	}
