@@ -62,6 +62,9 @@ func (s *tokenService) vouched(m *bus.CallMember) (bearer, error) {
 	if !s.isOurs(m.URL) {
 		return bearer{}, mautrix.MInvalidParam.WithMessage("This is none of this server's foci")
 	}
+	if m.Slot != roomSlot {
+		return bearer{}, errNoSlot
+	}
 	if !s.limits.mayAsk(m.UserID) {
 		return bearer{}, mautrix.MLimitExceeded.WithMessage("Too many requests").WithStatus(http.StatusTooManyRequests)
 	}

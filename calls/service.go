@@ -185,6 +185,9 @@ func (req *memberRequest) check() error {
 		[2]string{"openid_token.access_token", req.OpenID.AccessToken}, [2]string{"openid_token.matrix_server_name", req.OpenID.ServerName}); err != nil {
 		return err
 	}
+	if req.Slot != roomSlot {
+		return errNoSlot
+	}
 	return req.whole()
 }
 

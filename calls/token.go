@@ -10,11 +10,15 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 )
 
-// roomSlot is the one slot of a Matrix room that calls have so far.
+// roomSlot is the one slot of a Matrix room that clients call in. No other has tokens: each slot is a call of its own, with places and
+// bits of its own, and a room whose members name slots as they like would have no bounds.
 const roomSlot = "m.call#ROOM"
+
+var errNoSlot = mautrix.MInvalidParam.WithMessage("The slot of a room's call is " + roomSlot)
 
 // tokenLife is how long a token opens the door; it is refreshed while its bearer is inside.
 const tokenLife = time.Hour

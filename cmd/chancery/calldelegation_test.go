@@ -268,6 +268,8 @@ func TestHomeserverTokens(t *testing.T) {
 		{"unknown room", unstable, anna, request(map[string]any{"room_id": "!none:interior.test"}), 403, "M_FORBIDDEN", false},
 		{"a server that does not answer", unstable, felix, request(map[string]any{"server_name": "nowhere.test"}), 502, "M_UNKNOWN", false},
 		{"a server with a path", unstable, felix, request(map[string]any{"server_name": "127.0.0.1:1/x?"}), 400, "M_INVALID_PARAM", false},
+		{"another slot", unstable, anna, request(map[string]any{"slot_id": "m.call#ROOM2"}), 400, "M_INVALID_PARAM", false},
+		{"another slot at another's focus", unstable, felix, request(map[string]any{"server_name": "interior.test", "slot_id": "m.call#ROOM2"}), 400, "M_INVALID_PARAM", false},
 		{"no slot", unstable, anna, request(map[string]any{"slot_id": nil}), 400, "M_BAD_JSON", false},
 		{"no name", unstable, anna, request(map[string]any{"member_id": nil}), 400, "M_BAD_JSON", false},
 	} {

@@ -210,6 +210,8 @@ func TestCallTokens(t *testing.T) {
 		{"no device", "/sfu/get", map[string]any{"room": room, "openid_token": openID(anna, nil)}, 400, "M_BAD_JSON"},
 		{"no token", "/sfu/get", legacy(nil), 400, "M_BAD_JSON"},
 		{"no member", "/get_token", map[string]any{"room_id": room, "slot_id": "m.call#ROOM", "openid_token": openID(anna, nil)}, 400, "M_BAD_JSON"},
+		{"a slot of its own", "/get_token", map[string]any{"room_id": room, "slot_id": "m.call#ROOM2", "openid_token": openID(anna, nil),
+			"member": map[string]any{"id": "m1", "claimed_user_id": anna.UserID, "claimed_device_id": "DEV"}}, 400, "M_INVALID_PARAM"},
 		{"not an object", "/sfu/get", []int{1}, 400, "M_NOT_JSON"},
 		{"too large", "/sfu/get", map[string]any{"room": strings.Repeat("x", 100_000)}, 413, "M_TOO_LARGE"},
 		{"delegation of nothing", "/delegate_delayed_leave", struct{}{}, 400, "M_BAD_JSON"},
