@@ -28,6 +28,9 @@ type Config struct {
 	// in, and rooms are made by joining. For measuring and for other token services only. Default: false.
 	Standalone bool `yaml:"standalone"`
 
+	// TrustForwardedFor is the client API's: the clients' addresses are what the proxy says.
+	TrustForwardedFor bool `yaml:"-"`
+
 	// RelayAddress is where the other focus processes of this server reach this one's signalling, plain HTTP within the
 	// server's own network, such as http://10.0.0.5:8009. Empty: http:// and listen.client, which does for one host.
 	// Default empty.

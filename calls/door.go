@@ -141,6 +141,9 @@ func refuse(w http.ResponseWriter, err error) {
 	}
 	openToAll(w)
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if no.status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "1") // by then there is room for one: see joinEvery
+	}
 	w.WriteHeader(no.status)
 	_, _ = w.Write([]byte(no.text)) // the client is gone: nobody to tell
 }

@@ -20,7 +20,7 @@ import (
 
 // Where each rule on the focus is tried (those on calls in general too, whose tests stand elsewhere):
 //
-//	C1   cmd/chancery TestCallTokens, TestHomeserverTokens; TestTokensAskedInVain (rate)
+//	C1   cmd/chancery TestCallTokens, TestHomeserverTokens; TestTokensAskedInVain, cmd/chancery TestMadeUpTokensHarmNobodyElse (rate)
 //	C2   cmd/chancery TestCallTokens, TestCallsEndWithMembership (the old token), TestDelegationProbe
 //	C3   cmd/chancery TestCallTokens (another's claim, another server's name, a server that is none), TestHomeserverTokens
 //	C4   TestDoor (unsigned, forged, altered, expired), TestTokenNeverAdministers, FuzzBodies

@@ -1,10 +1,12 @@
 package calls
 
 import (
+	"net/http"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -34,7 +36,7 @@ func (l *doorLimit) allow(identity string) bool {
 	return found.Allow()
 }
 
-// tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address.
+// tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address, for each server that is named.
 type tokenLimits struct {
 	mu       sync.Mutex
 	users    map[string]*rate.Limiter
@@ -66,33 +68,50 @@ func (l *tokenLimits) limiter(in map[string]*rate.Limiter, key string, every tim
 	return found
 }
 
-// mayAsk counts a user's request; false means that there were too many.
-func (l *tokenLimits) mayAsk(user id.UserID) bool {
+// mayAsk counts a user's request; there were too many if that is refused.
+func (l *tokenLimits) mayAsk(user id.UserID) error {
 	if l == nil {
-		return true
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.limiter(l.users, string(user), userEvery, userBurst).Allow()
+	return take(l.limiter(l.users, string(user), userEvery, userBurst))
 }
 
-// failed counts a request that proved nothing.
-func (l *tokenLimits) failed(address string) {
+// failed counts a token that proved nothing, by address and the server that it names; there were too many of them if that is refused.
+func (l *tokenLimits) failed(source string) error {
 	if l == nil {
-		return
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.limiter(l.failures, address, failureEvery, failureBurst).Allow()
+	return take(l.limiter(l.failures, source, failureEvery, failureBurst))
 }
 
-// mayFail says whether an address may try once more.
-func (l *tokenLimits) mayFail(address string) bool {
+// mayFail says, without counting, whether failed would be refused.
+func (l *tokenLimits) mayFail(source string) error {
 	if l == nil {
-		return true
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := l.failures[address]
-	return known == nil || known.Tokens() >= 1
+	if known := l.failures[source]; known != nil && known.Tokens() < 1 {
+		return tooMany(known)
+	}
+	return nil
+}
+
+// take counts one, or says when to come again.
+func take(l *rate.Limiter) error {
+	if l.Allow() {
+		return nil
+	}
+	return tooMany(l)
+}
+
+// tooMany is the refusal of what comes too soon.
+func tooMany(l *rate.Limiter) error {
+	wait := (1 - l.Tokens()) / float64(l.Limit()) // seconds
+	return mautrix.MLimitExceeded.WithMessage("Too many requests").WithStatus(http.StatusTooManyRequests).
+		WithExtraData(map[string]any{"retry_after_ms": max(int64(1000*wait), 1)})
 }

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -26,10 +27,9 @@ func (f *Focus) answer(ctx context.Context, _ string, q bus.CallsQuestion) (answ
 	}
 	var no mautrix.RespError
 	if errors.As(err, &no) {
-		err = bus.Refuse(no.StatusCode, no.ErrCode, no.Err)
-		if no.StatusCode == 0 {
-			err = bus.Refuse(http.StatusBadRequest, no.ErrCode, no.Err)
-		}
+		refusal := bus.Refuse(cmp.Or(no.StatusCode, http.StatusBadRequest), no.ErrCode, no.Err)
+		refusal.Extra = no.ExtraData
+		err = refusal
 	}
 	return answer, err
 }
@@ -65,8 +65,8 @@ func (s *tokenService) vouched(m *bus.CallMember) (bearer, error) {
 	if m.Slot != roomSlot {
 		return bearer{}, errNoSlot
 	}
-	if !s.limits.mayAsk(m.UserID) {
-		return bearer{}, mautrix.MLimitExceeded.WithMessage("Too many requests").WithStatus(http.StatusTooManyRequests)
+	if err := s.limits.mayAsk(m.UserID); err != nil {
+		return bearer{}, err
 	}
 	b := bearer{user: m.UserID, device: m.DeviceID, room: m.RoomID, slot: m.Slot, identity: hashOf(string(m.UserID), m.MemberID)}
 	if m.Claimed != "" { // the older form of the name

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,6 +85,9 @@ func (s *tokenService) endpoint(handle func(*http.Request) (any, error)) http.Ha
 		if err != nil {
 			no := s.respError(r.Context(), err)
 			tokensGiven.WithLabelValues("refused").Inc()
+			if ms, ok := no.ExtraData["retry_after_ms"].(int64); ok {
+				w.Header().Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
+			}
 			answer(w, no.StatusCode, &no) // by its pointer: only that has the wire form
 			return
 		}
@@ -271,11 +275,14 @@ func (s *tokenService) hand(ctx context.Context, b bearer, d delay, strict bool)
 	return s.focus.leaves.hand(ctx, row)
 }
 
-// user says whose OpenID token this is.
+// user says whose OpenID token this is. Many people may share one address: a good token is not refused for what others have shown from
+// there. Only a server that has vouched for none of them is not asked without end.
 func (s *tokenService) user(r *http.Request, token openID) (id.UserID, error) {
-	address := clientAddress(r)
-	if !s.limits.mayFail(address) {
-		return "", mautrix.MLimitExceeded.WithMessage("Too many requests").WithStatus(http.StatusTooManyRequests)
+	source := s.clientAddress(r) + " " + token.ServerName
+	if token.ServerName != s.house.name {
+		if err := s.limits.mayFail(source); err != nil {
+			return "", err
+		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), openIDPatience)
 	defer cancel()
@@ -285,13 +292,12 @@ func (s *tokenService) user(r *http.Request, token openID) (id.UserID, error) {
 	}
 	_, server, err := user.Parse()
 	if err != nil || server != token.ServerName || len(user) > maxNameLength {
-		s.limits.failed(address)
+		if err := s.limits.failed(source); err != nil {
+			return "", err
+		}
 		return "", errUnauthorized.WithMessage("The OpenID token could not be verified")
 	}
-	if !s.limits.mayAsk(user) {
-		return "", mautrix.MLimitExceeded.WithMessage("Too many requests").WithStatus(http.StatusTooManyRequests)
-	}
-	return user, nil
+	return user, s.limits.mayAsk(user)
 }
 
 // bearer is for whom a token is.
@@ -406,18 +412,18 @@ func (s *tokenService) socketURL(r *http.Request) string {
 	return base
 }
 
-// clientAddress is where a request comes from: what a proxy on this host says, or the connection's other end.
-func clientAddress(r *http.Request) string {
+// clientAddress is where a request comes from, as the client API sees it too: what the proxy says, if there is one, or the connection's
+// other end.
+func (s *tokenService) clientAddress(r *http.Request) string {
+	if all := r.Header.Values("X-Forwarded-For"); s.focus.config.TrustForwardedFor && len(all) > 0 {
+		hops := strings.Split(all[len(all)-1], ",")
+		if ip := net.ParseIP(strings.TrimSpace(hops[len(hops)-1])); ip != nil {
+			return ip.String()
+		}
+	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
-		host = r.RemoteAddr
-	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return host
-	}
-	hops := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
-	if last := strings.TrimSpace(hops[len(hops)-1]); last != "" {
-		return last
+		return r.RemoteAddr
 	}
 	return host
 }

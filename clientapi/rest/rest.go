@@ -74,7 +74,7 @@ type Config struct {
 	// turned on for very old clients only.
 	QueryTokens bool `yaml:"query_tokens"`
 	// TrustForwardedFor takes the client's address from the last entry of X-Forwarded-For. Default false; turn it on
-	// only when a reverse proxy of yours is the one who talks to this listener.
+	// only when a reverse proxy of yours is the one who talks to this listener. The token service of calls goes by it too.
 	TrustForwardedFor bool `yaml:"trust_forwarded_for"`
 	// Limits are the rate limits.
 	Limits LimitsConfig `yaml:"limits"`

@@ -81,6 +81,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	var focus *calls.Focus
 	if chosen.has("calls") && config.Calls.Enabled {
 		config.Calls.RelayAddress, config.Calls.TURN.TLSPort = config.relayAddress(), config.turnTLSPort()
+		config.Calls.TrustForwardedFor = config.Client.HTTP.TrustForwardedFor
 		if config.Calls.URL == "" && config.Client.PublicURL != "" {
 			config.Calls.URL = config.foci()[0]
 		}
