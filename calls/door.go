@@ -23,13 +23,27 @@ func (f *Focus) routes() http.Handler {
 		mux.HandleFunc("OPTIONS "+base+path, func(w http.ResponseWriter, _ *http.Request) { openToAll(w) })
 	}
 	if f.config.ServiceListen == "" {
-		mux.HandleFunc("POST "+base+"/twirp/livekit.RoomService/{method}", f.serveRoomService)
+		f.routeRoomService(mux, base)
 	}
-	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK")) })
+	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, _ *http.Request) { openToAll(w); _, _ = w.Write([]byte("OK")) })
 	if f.service != nil {
 		f.service.routes(mux, base)
 	}
-	return recovered(mux)
+	return recovered(oneSlash(base, mux))
+}
+
+// oneSlash takes two slashes after the base for one: tools append their paths to an address that may end in one, and a
+// redirect would lose what they post.
+func oneSlash(base string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if rest, ok := strings.CutPrefix(r.URL.Path, base+"//"); ok {
+			again, where := *r, *r.URL
+			where.Path, where.RawPath = base+"/"+strings.TrimLeft(rest, "/"), ""
+			again.URL = &where
+			r = &again
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // recovered keeps a fault in one request from ending the process.

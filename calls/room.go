@@ -315,16 +315,21 @@ func (r *Room) tick(now time.Time) {
 		return
 	}
 	r.tellQuality()
-	n, publishers := len(r.members), 0
-	for _, m := range r.members {
-		if m.info.IsPublisher {
-			publishers++
-		}
-	}
+	n, publishers := len(r.members), r.publishers()
 	if counted := [2]int{n, publishers}; counted != r.counted {
 		r.counted = counted
 		r.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: r.describe(n, publishers)}}})
 	}
+}
+
+// publishers is how many publish.
+func (r *Room) publishers() (n int) {
+	for _, m := range r.members {
+		if m.info.IsPublisher {
+			n++
+		}
+	}
+	return n
 }
 
 // say sends a message to everybody.

@@ -10,7 +10,7 @@ import (
 
 // What a server's own tools may change of a call: the rest of the room service, which roomservice.go begins.
 
-// createRoom makes a call, or finds it, and takes its bounds.
+// createRoom makes a call, or finds it, and takes its bounds. What is not named stays as it is.
 func (f *Focus) createRoom(c *Claims, decode decoder) (signal.Message, error) {
 	var req signal.CreateRoomRequest
 	if err := decode(&req); err != nil {
@@ -26,14 +26,25 @@ func (f *Focus) createRoom(c *Claims, decode decoder) (signal.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	room.keeps.Store(&roomKeeps{
-		most: int(req.MaxParticipants), metadata: req.Metadata,
-		empty: time.Duration(req.EmptyTimeout) * time.Second, departure: time.Duration(req.DepartureTimeout) * time.Second,
+	described, ok := room.keep(func(k *roomKeeps) {
+		if req.MaxParticipants > 0 {
+			k.most = int(req.MaxParticipants)
+		}
+		if req.Metadata != "" {
+			k.metadata = req.Metadata
+		}
+		if req.EmptyTimeout > 0 {
+			k.empty = time.Duration(req.EmptyTimeout) * time.Second
+			room.emptyAt = time.Now().Add(min(k.empty, longestEmpty))
+		}
+		if req.DepartureTimeout > 0 {
+			k.departure = time.Duration(req.DepartureTimeout) * time.Second
+		}
 	})
-	if req.EmptyTimeout > 0 {
-		room.do(func() { room.emptyAt = time.Now().Add(min(time.Duration(req.EmptyTimeout)*time.Second, longestEmpty)) })
+	if !ok {
+		return nil, errTwirpRoom
 	}
-	return room.describe(0, 0), nil
+	return described, nil
 }
 
 // roomKeeps is what was asked for one call. It is never changed once stored.
@@ -58,21 +69,26 @@ func (f *Focus) updateRoomMetadata(c *Claims, decode decoder) (signal.Message, e
 	if len(req.Metadata) > maxMetadata {
 		return nil, errTwirpMalformed
 	}
-	keeps := *room.kept()
-	keeps.metadata = req.Metadata
-	room.keeps.Store(&keeps)
-	all := room.peers()
-	publishers := 0
-	for _, p := range all {
-		if p.info.IsPublisher {
-			publishers++
-		}
+	described, ok := room.keep(func(k *roomKeeps) { k.metadata = req.Metadata })
+	if !ok {
+		return nil, errTwirpRoom
 	}
-	described := room.describe(len(all), publishers)
-	room.do(func() {
-		room.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: described}}})
-	})
 	return described, nil
+}
+
+// keep changes what is asked for the call, in the room's goroutine, and describes it; who is in it hears of what is new.
+func (r *Room) keep(change func(*roomKeeps)) (described *signal.Room, ok bool) {
+	ok = r.ask(func() {
+		before := *r.kept()
+		now := before
+		change(&now)
+		r.keeps.Store(&now)
+		described = r.describe(len(r.members), r.publishers())
+		if now != before {
+			r.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: described}}})
+		}
+	})
+	return described, ok
 }
 
 // kept is what was asked for this call; never nil.

@@ -30,7 +30,7 @@ var (
 	errTwirpTrack       = &twirpError{http.StatusNotFound, "not_found", "track is not found"}
 	errTwirpDenied      = &twirpError{http.StatusForbidden, "permission_denied", "permissions denied"}
 	errTwirpToken       = &twirpError{http.StatusUnauthorized, "unauthenticated", "invalid token"}
-	errTwirpUnmute      = &twirpError{http.StatusBadRequest, "failed_precondition", "remote unmute is not enabled"}
+	errTwirpUnmute      = &twirpError{http.StatusPreconditionFailed, "failed_precondition", "remote unmute is not enabled"}
 	errTwirpMalformed   = &twirpError{http.StatusBadRequest, "malformed", "the request could not be decoded"}
 	errTwirpMethod      = &twirpError{http.StatusNotFound, "bad_route", "no such method"}
 )
@@ -40,6 +40,7 @@ const maxTwirp = 64 << 10
 // serveRoomService handles POST /twirp/livekit.RoomService/{method}, in JSON or protobuf. The call's home answers it, or all
 // foci together.
 func (f *Focus) serveRoomService(w http.ResponseWriter, r *http.Request) {
+	openToAll(w)
 	q := bus.FocusRequest{
 		Method: r.PathValue("method"), Token: strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "),
 		JSON: !strings.HasPrefix(r.Header.Get("Content-Type"), "application/protobuf"),
@@ -97,8 +98,15 @@ func (f *Focus) serviceClaims(token string) (*Claims, error) {
 // ServiceHandler serves the room service alone, for a listener of its own.
 func (f *Focus) ServiceHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /twirp/livekit.RoomService/{method}", f.serveRoomService)
-	return recovered(mux)
+	f.routeRoomService(mux, "")
+	return recovered(oneSlash("", mux))
+}
+
+// routeRoomService puts the room service behind a path.
+func (f *Focus) routeRoomService(mux *http.ServeMux, base string) {
+	const path = "/twirp/livekit.RoomService/{method}"
+	mux.HandleFunc("POST "+base+path, f.serveRoomService)
+	mux.HandleFunc("OPTIONS "+base+path, func(w http.ResponseWriter, _ *http.Request) { openToAll(w) })
 }
 
 // roomService answers a request for all the foci of this server.

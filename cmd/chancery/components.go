@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/rs/zerolog"
 
@@ -129,10 +130,14 @@ func beside(path string, focus *calls.Focus, client http.Handler) http.Handler {
 	if focus == nil {
 		return client
 	}
-	mux := http.NewServeMux()
-	mux.Handle(path+"/", focus.Handler())
-	mux.Handle("/", client)
-	return mux
+	calls := focus.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // no mux, which would redirect what has two slashes
+		if strings.HasPrefix(r.URL.Path, path+"/") {
+			calls.ServeHTTP(w, r)
+			return
+		}
+		client.ServeHTTP(w, r)
+	})
 }
 
 // assembleFocus makes the call focus alone, without a homeserver.
