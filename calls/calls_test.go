@@ -246,7 +246,7 @@ func TestRoomService(t *testing.T) {
 		{"list participants", "ListParticipants", `{"room":"room"}`, admin, 200, `"identity":"bob"`},
 		{"get participant", "GetParticipant", `{"room":"room","identity":"ann"}`, admin, 200, `"identity":"ann"`},
 		{"get nobody", "GetParticipant", `{"room":"room","identity":"eve"}`, admin, 404, "not_found"},
-		{"unmute", "MutePublishedTrack", `{"room":"room","identity":"ann","track_sid":"` + sid + `"}`, admin, 400, "failed_precondition"},
+		{"unmute", "MutePublishedTrack", `{"room":"room","identity":"ann","track_sid":"` + sid + `"}`, admin, 412, "failed_precondition"},
 		{"mute", "MutePublishedTrack", `{"room":"room","identity":"ann","trackSid":"` + sid + `","muted":true}`, admin, 200, `"muted":true`},
 		{"no such method", "MakeTea", `{}`, admin, 404, "bad_route"},
 		{"not JSON", "ListRooms", `{`, admin, 400, "malformed"},

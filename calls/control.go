@@ -2,6 +2,8 @@ package calls
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -51,6 +53,28 @@ func (p *Participant) mayData() bool {
 	return may && (p.binding == nil || p.ruling.publish && !p.binding.Watch)
 }
 
+// maySend says whether p may publish a track of the kind. A track that does not say what it is is none of those that are named.
+func (p *Participant) maySend(source signal.TrackSource) bool {
+	only := p.info.Permission.CanPublishSources
+	return p.info.Permission.CanPublish && (len(only) == 0 || source != signal.TrackSource_UNKNOWN && slices.Contains(only, source))
+}
+
+// sourcesNamed are kinds of tracks as tokens name them. A name that is none stands for no track, and so permits none.
+func sourcesNamed(names []string) (sources []signal.TrackSource) {
+	for _, name := range names {
+		sources = append(sources, signal.TrackSource(signal.TrackSource_value[strings.ToUpper(name)]))
+	}
+	return sources
+}
+
+// namesOfSources is the reverse.
+func namesOfSources(sources []signal.TrackSource) (names []string) {
+	for _, source := range sources {
+		names = append(names, strings.ToLower(source.String()))
+	}
+	return names
+}
+
 // permit takes publishing and data away, or gives them back, and tells everybody.
 func (p *Participant) permit() {
 	publish, data := p.mayPublish(), p.mayData()
@@ -62,7 +86,7 @@ func (p *Participant) permit() {
 	ends := now.CanPublish && !publish
 	now.CanPublish, now.CanPublishData = publish, data
 	if ends {
-		p.withdraw()
+		p.withdraw(func(*publication) bool { return true })
 	}
 	p.changed()
 }
@@ -76,9 +100,12 @@ func (r *Room) bound(v *ruling) {
 	r.budget.SetLimit(limit)
 }
 
-// withdraw ends all that p publishes.
-func (p *Participant) withdraw() {
+// withdraw ends what p publishes and which is true of.
+func (p *Participant) withdraw(which func(*publication) bool) {
 	for sid, t := range p.published {
+		if !which(t) {
+			continue
+		}
 		for up := range t.ups() {
 			up.Silence(true) // until the client has stopped, or for ever
 		}

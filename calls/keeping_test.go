@@ -7,12 +7,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/websocket"
 
 	"chancery/calls/signal"
 )
@@ -76,6 +78,184 @@ func TestRoomServiceKeepsCalls(t *testing.T) {
 	})
 	if status, text := askService(t, base, "SendData", `{"room":"room","data":"aGk=","topic":"t"}`, admin); status != 200 {
 		t.Errorf("data: got %d %s", status, text)
+	}
+}
+
+// TestTokensCarryWhatChanged: who joins anew is called as before, and may do what the room service left.
+func TestTokensCarryWhatChanged(t *testing.T) {
+	_, base := newTestFocus(t)
+	admin := Grant{Room: "room", RoomAdmin: true}
+	enter := func(token string) (*websocket.Conn, *signal.Participant) {
+		t.Helper()
+		ws := dialSocket(t, base, "/rtc", url.Values{"access_token": {token}, "protocol": {"16"}})
+		first, err := readResponse(ws)
+		if err != nil || first.GetJoin() == nil {
+			t.Fatalf("got %v, %v, want join", first, err)
+		}
+		return ws, first.GetJoin().Participant
+	}
+	until := func(ws *websocket.Conn, what string, want func(*signal.Response) bool) *signal.Response {
+		t.Helper()
+		if err := ws.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			res, err := readResponse(ws)
+			if err != nil {
+				t.Fatalf("no %s: %v", what, err)
+			}
+			if want(res) {
+				return res
+			}
+		}
+	}
+	keys := tokens{key: testKey, secret: []byte(testSecret), now: time.Now}
+	carries := func(ws *websocket.Conn, what string, want func(*Claims) bool) (token string) {
+		t.Helper()
+		until(ws, "token with "+what, func(res *signal.Response) bool {
+			token = res.GetRefreshToken()
+			claims, err := keys.verify(token)
+			return err == nil && want(claims)
+		})
+		return token
+	}
+	ws, ann := enter(testToken(t, "room", "ann", func(c *Claims) {
+		c.Name, c.Attributes, c.Video.CanPublishSources = "Ann", map[string]string{"a": "1"}, []string{"microphone"}
+	}))
+	if ann.Name != "Ann" || ann.Attributes["a"] != "1" || !slices.Equal(ann.Permission.CanPublishSources, []signal.TrackSource{signal.TrackSource_MICROPHONE}) {
+		t.Errorf("got %v, want what the token says", ann)
+	}
+	say := func(req *signal.Request) {
+		t.Helper()
+		frame, err := signal.EncodeBody(req, false)
+		if err == nil {
+			err = ws.WriteMessage(websocket.BinaryMessage, frame)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(&signal.Request{Message: &signal.Request_UpdateMetadata{UpdateMetadata: &signal.UpdateMetadata{Name: "Anna", Metadata: "m", Attributes: map[string]string{"b": "2"}}}})
+	carries(ws, "a new name", func(c *Claims) bool {
+		return c.Name == "Anna" && c.Metadata == "m" && c.Attributes["a"] == "1" && c.Attributes["b"] == "2" && c.Again
+	})
+	status, text := askService(t, base, "UpdateParticipant", `{"room":"room","identity":"ann","permission":{"canSubscribe":true,"canPublish":false,"canPublishSources":["CAMERA"]}}`, admin)
+	if status != 200 {
+		t.Fatalf("permissions: got %d %s", status, text)
+	}
+	token := carries(ws, "what was taken", func(c *Claims) bool { return !allowed(c.Video.CanPublish) })
+	_, again := enter(token)
+	if p := again.Permission; again.Name != "Anna" || again.Metadata != "m" || again.Attributes["b"] != "2" || p.CanPublish || p.CanPublishData || p.CanUpdateMetadata ||
+		!p.CanSubscribe || !slices.Equal(p.CanPublishSources, []signal.TrackSource{signal.TrackSource_CAMERA}) {
+		t.Errorf("joined anew: got %v, want what held before", again)
+	}
+}
+
+// TestRoomRulesAreNotCarried: a token says what the room service took, also where the Matrix room would allow it, and not what the room forbade
+// when it was made.
+func TestRoomRulesAreNotCarried(t *testing.T) {
+	f, _ := newTestFocus(t)
+	room, err := f.room("room", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	no := false
+	for _, c := range []struct {
+		name    string
+		ruled   bool
+		granted *bool
+		want    bool
+	}{{"forbidden for a while", false, nil, true}, {"taken", true, &no, false}} {
+		claims := &Claims{Matrix: &Matrix{User: "@ann:x", Device: "D", Room: "!a"}}
+		first := newParticipant(room, &entry{claims: claims, join: &signal.Join{}, ruling: ruling{publish: c.ruled}}, false)
+		first.granted = c.granted
+		again := first.carried()
+		second := newParticipant(room, &entry{claims: &again, join: &signal.Join{}, ruling: ruling{publish: true}}, false)
+		if got := second.info.Permission; got.CanPublish != c.want || !got.CanPublishData {
+			t.Errorf("%s: got %v, want to publish: %v", c.name, got, c.want)
+		}
+	}
+}
+
+// TestOnlySomeSources: where kinds of tracks are named, others are refused, and end.
+func TestOnlySomeSources(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	add := func(cid string, source signal.TrackSource) (refused bool) {
+		t.Helper()
+		ann.say(&signal.Request{Message: &signal.Request_AddTrack{AddTrack: &signal.AddTrack{Cid: cid, Source: source, Type: signal.TrackType_VIDEO}}})
+		res := ann.wait("an answer to "+cid, func(res *signal.Response) bool {
+			return res.GetTrackPublished().GetCid() == cid || res.GetRequestResponse().GetAddTrack().GetCid() == cid
+		})
+		return res.GetRequestResponse().GetReason() == signal.RequestResponse_NOT_ALLOWED
+	}
+	if add("first", signal.TrackSource_CAMERA) {
+		t.Fatal("a camera is refused though nothing is named")
+	}
+	ann.publish("ann") // tracks that do not say what they are
+	bob.hears("ann")
+	status, text := askService(t, base, "UpdateParticipant", `{"room":"room","identity":"ann","permission":{"can_subscribe":true,"can_publish":true,"can_publish_data":true,"can_publish_sources":["CAMERA"]}}`, Grant{Room: "room", RoomAdmin: true})
+	if status != 200 || !strings.Contains(text, "CAMERA") {
+		t.Fatalf("got %d %s", status, text)
+	}
+	for range 2 {
+		ann.wait("the end of a track", func(res *signal.Response) bool { return res.GetTrackUnpublished().GetTrackSid() != "" })
+	}
+	bob.wait("ann without tracks", func(res *signal.Response) bool {
+		return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(p *signal.Participant) bool {
+			return p.Identity == "ann" && p.Permission.CanPublish && len(p.Permission.CanPublishSources) == 1 && len(p.Tracks) == 0
+		})
+	})
+	for source, refused := range map[signal.TrackSource]bool{signal.TrackSource_CAMERA: false, signal.TrackSource_SCREEN_SHARE: true, signal.TrackSource_UNKNOWN: true} {
+		if got := add("then "+source.String(), source); got != refused {
+			t.Errorf("%v: refused %v, want %v", source, got, refused)
+		}
+	}
+	for _, name := range []string{"microfone", "unknown"} { // a word that is none permits nothing
+		p := &Participant{info: &signal.Participant{Permission: &signal.Permission{CanPublish: true, CanPublishSources: sourcesNamed([]string{name})}}}
+		for source := range signal.TrackSource_name {
+			if p.maySend(signal.TrackSource(source)) {
+				t.Errorf("%q permits %v", name, signal.TrackSource(source))
+			}
+		}
+	}
+}
+
+// TestRoomServiceOfAnOpenCall: what is not named stays, who is inside hears of what is new, and tools find the service as they write its address.
+func TestRoomServiceOfAnOpenCall(t *testing.T) {
+	_, base := newTestFocus(t)
+	create := Grant{RoomCreate: true}
+	if status, text := askService(t, base, "CreateRoom", `{"name":"room","metadata":"m","maxParticipants":7,"departureTimeout":50}`, create); status != 200 {
+		t.Fatalf("got %d %s", status, text)
+	}
+	ann := join(t, base, "room", "ann")
+	status, text := askService(t, base, "CreateRoom", `{"name":"room","maxParticipants":9}`, create)
+	text = strings.ReplaceAll(text, " ", "")
+	for _, want := range []string{`"metadata":"m"`, `"max_participants":9`, `"departure_timeout":50`, `"num_participants":1`} {
+		if status != 200 || !strings.Contains(text, want) {
+			t.Errorf("created again: got %d %s, want %s", status, text, want)
+		}
+	}
+	ann.wait("the new bound", func(res *signal.Response) bool {
+		room := res.GetRoomUpdate().GetRoom()
+		return room.GetMaxParticipants() == 9 && room.GetMetadata() == "m"
+	})
+	if status, text := askService(t, base+"/", "ListRooms", `{}`, Grant{RoomList: true}); status != 200 || !strings.Contains(text, "room") {
+		t.Errorf("with two slashes: got %d %s", status, text)
+	}
+	for method, path := range map[string]string{"OPTIONS": "/twirp/livekit.RoomService/ListRooms", "POST": "/twirp/livekit.RoomService/ListRooms", "GET": "/"} {
+		req, err := http.NewRequest(method, "http"+strings.TrimPrefix(base, "ws")+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != "*" {
+			t.Errorf("%s %s: got %q for whom it is open, want all", method, path, got)
+		}
 	}
 }
 

@@ -68,6 +68,7 @@ type Participant struct {
 	sections  sections
 	offers    offers
 	wanted    map[string]map[string]want // by own track sid: what each subscriber wants
+	untold    bool                       // its token says what is no longer so
 	graceEnds time.Time                  // when to give up a lost transport; zero: it stands
 	pulse     pulse
 	line      lineQuality
@@ -111,8 +112,9 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
 		wishes: map[string]bool{}, wanted: map[string]map[string]want{},
-		allow: &signal.SubscriptionPermission{AllParticipants: true},
-		data:  newDataPort(), came: now,
+		granted: claims.Granted,
+		allow:   &signal.SubscriptionPermission{AllParticipants: true},
+		data:    newDataPort(), came: now,
 	}
 	if m := claims.Matrix; m != nil {
 		p.user, p.device, p.matrixRoom, p.binding = m.User, m.Device, m.Room, m
@@ -121,11 +123,11 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 	p.log = zerolog.Ctx(r.focus.ctx).With().Str("call", r.sid).Str("participant", p.sid).Logger()
 	grant := &claims.Video
 	p.info = &signal.Participant{
-		Sid: p.sid, Identity: p.identity, Name: claims.Name, Metadata: claims.Metadata,
+		Sid: p.sid, Identity: p.identity, Name: claims.Name, Metadata: claims.Metadata, Attributes: maps.Clone(claims.Attributes),
 		State: signal.Participant_JOINED, JoinedAt: now.Unix(), JoinedAtMs: now.UnixMilli(), Version: 1,
 		Permission: &signal.Permission{
 			CanSubscribe: allowed(grant.CanSubscribe), CanPublish: p.mayPublish(),
-			CanPublishData: p.mayData(), Hidden: grant.Hidden,
+			CanPublishData: p.mayData(), CanPublishSources: sourcesNamed(grant.CanPublishSources), Hidden: grant.Hidden,
 			CanUpdateMetadata: grant.CanUpdateOwnMetadata != nil && *grant.CanUpdateOwnMetadata,
 		},
 		ClientProtocol: join.GetClientInfo().GetClientProtocol(), Capabilities: join.GetClientInfo().GetCapabilities(),
@@ -134,9 +136,13 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 	if len(p.info.Capabilities) > maxCapabilities {
 		p.info.Capabilities = nil
 	}
-	if p.info.Permission.CanUpdateMetadata && withinBounds("", join.GetMetadata(), join.GetParticipantAttributes()) {
-		p.info.Metadata = cmp.Or(join.GetMetadata(), p.info.Metadata)
-		p.info.Attributes = maps.Clone(join.GetParticipantAttributes())
+	if p.info.Permission.CanUpdateMetadata {
+		metadata, attributes := cmp.Or(join.GetMetadata(), claims.Metadata), map[string]string{}
+		maps.Copy(attributes, claims.Attributes)
+		maps.Copy(attributes, join.GetParticipantAttributes())
+		if withinBounds(claims.Name, metadata, attributes) {
+			p.info.Metadata, p.info.Attributes = metadata, attributes
+		}
 	}
 	return p
 }
@@ -304,6 +310,9 @@ func (p *Participant) tick(now time.Time) {
 	p.dropUnsent(now)
 	p.tellDynacast(now)
 	p.judgeLine()
+	if p.untold {
+		p.sendToken()
+	}
 	if p.ticks++; p.ticks%measureEvery == 0 {
 		p.measure()
 	}
@@ -437,8 +446,8 @@ func (p *Participant) sendTokenAs(sentAway, firstTry int64) {
 	if p.claims.ExpiresAt != nil {
 		life = max(life, time.Until(p.claims.ExpiresAt.Time))
 	}
-	claims := *p.claims
-	claims.Name, claims.Metadata, claims.Again = p.info.Name, p.info.Metadata, true
+	p.untold = false
+	claims := p.carried()
 	claims.SentAway, claims.FirstTry = sentAway, firstTry
 	token, err := p.room.focus.tokens.sign(claims, life)
 	if err != nil {
@@ -446,4 +455,22 @@ func (p *Participant) sendTokenAs(sentAway, firstTry int64) {
 		return
 	}
 	p.send(&signal.Response{Message: &signal.Response_RefreshToken{RefreshToken: token}})
+}
+
+// carried are the claims of a new token for p: what p is called and was granted by now, so that it is the same when its client joins anew. What
+// its Matrix room rules is not in there: that is asked again.
+func (p *Participant) carried() Claims {
+	claims, may := *p.claims, signal.Clone(p.info.Permission)
+	claims.Name, claims.Metadata, claims.Attributes = p.info.Name, p.info.Metadata, p.info.Attributes
+	claims.Again, claims.Granted = true, p.granted
+	grant := &claims.Video
+	if p.binding == nil {
+		grant.CanPublish = &may.CanPublish
+	}
+	if p.sending != nil {
+		grant.CanPublishData = p.sending
+	}
+	grant.CanSubscribe, grant.CanUpdateOwnMetadata = &may.CanSubscribe, &may.CanUpdateMetadata
+	grant.CanPublishSources, grant.Hidden = namesOfSources(may.CanPublishSources), may.Hidden
+	return claims
 }

@@ -55,7 +55,7 @@ var ridOrder = map[string]int{"": 0, "q": 0, "h": 1, "f": 2}
 // onAddTrack announces a track: it gets its sid at once, and its media with a later offer.
 func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	switch {
-	case !p.info.Permission.CanPublish:
+	case !p.maySend(req.Source):
 		p.refuseTrack(req, signal.RequestResponse_NOT_ALLOWED, "publishing is not allowed")
 		return
 	case namesOf(req) > maxTrackNames, len(req.AudioFeatures) > maxTrackFeatures, len(req.SimulcastCodecs) > maxTrackCodecs:

@@ -89,7 +89,7 @@ func (p *Participant) onUpdateMetadata(m *signal.UpdateMetadata) {
 	case !withinBounds(name, metadata, next):
 		reason = signal.RequestResponse_LIMIT_EXCEEDED
 	default:
-		p.info.Name, p.info.Metadata, p.info.Attributes = name, metadata, next
+		p.info.Name, p.info.Metadata, p.info.Attributes, p.untold = name, metadata, next, true
 		p.changed()
 	}
 	p.send(&signal.Response{Message: &signal.Response_RequestResponse{RequestResponse: &signal.RequestResponse{

@@ -159,11 +159,13 @@ func (p *Participant) change(req *signal.UpdateParticipantRequest) {
 		p.granted, p.sending = &q.CanPublish, &q.CanPublishData
 		permission := signal.Clone(p.info.Permission)
 		permission.CanSubscribe, permission.CanUpdateMetadata = q.CanSubscribe, q.CanUpdateMetadata
-		permission.Hidden = q.Hidden
+		permission.CanPublishSources, permission.Hidden = q.CanPublishSources, q.Hidden
 		p.info.Permission = permission
 		p.permit()
+		p.withdraw(func(t *publication) bool { return !p.maySend(t.info.Source) })
 		p.resubscribe()
 	}
+	p.untold = true
 	p.changed()
 }
 

@@ -38,10 +38,14 @@ var ErrBadToken = errors.New("calls: bad token")
 // to a user and a room, so that no process needs a table of identities.
 type Claims struct {
 	jwt.RegisteredClaims
-	Name     string  `json:"name,omitempty"`
-	Metadata string  `json:"metadata,omitempty"`
-	Video    Grant   `json:"video"`
-	Matrix   *Matrix `json:"matrix,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Metadata string `json:"metadata,omitempty"`
+	// Attributes are what the bearer tells the others of itself.
+	Attributes map[string]string `json:"attributes,omitempty"`
+	Video      Grant             `json:"video"`
+	Matrix     *Matrix           `json:"matrix,omitempty"`
+	// Granted: publishing, as the room service last said to somebody inside; nil: it did not.
+	Granted *bool `json:"granted,omitempty"`
 	// Again: it was given to somebody inside, as a refreshed one; who comes in with it was there before.
 	Again bool `json:"again,omitempty"`
 	// SentAway: when it was given to somebody as the last word of a focus that stopped; milliseconds.
@@ -61,7 +65,9 @@ type Grant struct {
 	CanSubscribe         *bool  `json:"canSubscribe,omitempty"`
 	CanPublishData       *bool  `json:"canPublishData,omitempty"`
 	CanUpdateOwnMetadata *bool  `json:"canUpdateOwnMetadata,omitempty"`
-	Hidden               bool   `json:"hidden,omitempty"`
+	// CanPublishSources, if there are any, are the only kinds of tracks that may be published: camera, microphone, screen_share and screen_share_audio.
+	CanPublishSources []string `json:"canPublishSources,omitempty"`
+	Hidden            bool     `json:"hidden,omitempty"`
 }
 
 // Matrix is for whom, and in which room, we gave the token.

@@ -43,6 +43,10 @@ func TestOperatorsKeepCalls(t *testing.T) {
 		}
 	}
 
+	if got := raw(t, "POST", interior.url+config.Calls.Path+"//twirp/livekit.RoomService/ListRooms", "", strings.NewReader("{}")); got.status != http.StatusUnauthorized {
+		t.Errorf("the room service behind two slashes, without a token: got %d, want 401", got.status)
+	}
+
 	// An order beside the room's own settings, and back.
 	do(t, root, "PUT", roomPath, map[string]any{"view_only": true, "max_participants": 1}, nil)
 	permission(t, func() *signal.Response { return heard(t, ws) }, string(ben.UserID), false)
