@@ -68,10 +68,10 @@ func (f *Focus) guestServer(user id.UserID) string {
 	return user.Homeserver()
 }
 
-// admitGuest counts p, and finds what its packets are counted against.
+// admitGuest counts p, and finds what its packets are counted against: its own budget first, so that what is beyond that costs nobody else.
 func (p *Participant) admitGuest() error {
 	f := p.room.focus
-	p.budgets = []*sfu.Budget{p.room.budget}
+	p.budgets = []*sfu.Budget{sfu.NewOwnBudget(f.config.MaxParticipantBitrate), p.room.budget}
 	server := f.guestServer(p.user)
 	if server == "" {
 		return nil
@@ -90,9 +90,9 @@ func (p *Participant) admitGuest() error {
 
 // dismissGuest undoes admitGuest, once.
 func (p *Participant) dismissGuest() {
-	if len(p.budgets) > 1 {
+	if len(p.budgets) > 2 {
 		p.room.focus.guests.leave(p.user.Homeserver())
-		p.budgets = p.budgets[:1]
+		p.budgets = p.budgets[:2]
 	}
 }
 

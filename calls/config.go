@@ -69,6 +69,9 @@ type Config struct {
 	// MaxGuests bounds how many users of one other server are in calls here at once; 0: as many as the calls take.
 	// Default: 0.
 	MaxGuests int `yaml:"max_guests"`
+	// MaxParticipantBitrate bounds what one participant sends, in bits a second, and its packets with them: one for each 4000 bits, at least 1000.
+	// The default has room for a camera in three sizes beside a large screen; pictures stop before voices. 0: no bound. Default: 30000000.
+	MaxParticipantBitrate int64 `yaml:"max_participant_bitrate"`
 	// MaxCallBitrate bounds what the participants of one call send together, in bits a second; pictures stop before voices.
 	// 0: no bound but that of each participant. Default: 0.
 	MaxCallBitrate int64 `yaml:"max_call_bitrate"`
@@ -136,7 +139,7 @@ func DefaultConfig() Config {
 	return Config{
 		Enabled: true, Path: "/calls", Key: "chancery", UDPPort: 7882, TCPPort: 7881,
 		TURN:            TURN{Relay: true, UDPPort: 3478, TCPPort: 3478, MaxRelays: 4096, MaxKbps: 20_000, MaxTotalMbps: 1000},
-		MaxParticipants: 1000, MaxTracks: 16, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
+		MaxParticipants: 1000, MaxTracks: 16, MaxParticipantBitrate: 30_000_000, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
 		EmptyTimeout: 20 * time.Second, Grace: 15 * time.Second,
 	}
 }

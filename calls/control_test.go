@@ -130,3 +130,39 @@ func TestCallKeepsItsBudget(t *testing.T) {
 		t.Error("no picture once the budget was lifted")
 	}
 }
+
+// TestParticipantKeepsItsBudget lets one send more than a participant may: its pictures stop, its voice does not, and nobody else loses anything.
+func TestParticipantKeepsItsBudget(t *testing.T) {
+	focus, base := newTestFocus(t, func(c *Config) { c.MaxParticipantBitrate = 8 * 800 }) // see above
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	room, err := focus.room("room", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := room.find("ann"), room.find("bob")
+	b.do(func() { b.budgets[0].SetLimit(0) })
+	ann.publish("ann")
+	bob.publish("bob")
+	fromAnn, fromBob := bob.tracks(), ann.tracks()
+	for deadline := time.Now().Add(patience); a.budgets[0].Refused() == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was refused")
+		}
+		if !bob.brings(fromAnn[webrtc.RTPCodecTypeAudio]) || !ann.brings(fromBob[webrtc.RTPCodecTypeVideo]) {
+			t.Fatal("ann's voice stopped, or bob's picture")
+		}
+	}
+	if own, all := b.budgets[0].Refused(), room.budget.Refused(); own+all != 0 {
+		t.Errorf("got %d packets of bob refused and %d of all together, want only ann's", own, all)
+	}
+	a.do(a.measure)
+	told := make(chan uint64, 1)
+	a.do(func() { told <- a.measured.Load().Dropped })
+	if got := <-told; got == 0 {
+		t.Error("operators are not told")
+	}
+	a.do(func() { a.budgets[0].SetLimit(0) })
+	if !bob.brings(fromAnn[webrtc.RTPCodecTypeVideo]) {
+		t.Error("no picture once the budget was lifted")
+	}
+}

@@ -39,6 +39,9 @@ func (p *Participant) measure() {
 		m.RoundTrip = max(m.RoundTrip, millis(n.RoundTrip))
 		got.add(&n)
 	}
+	if len(p.budgets) > 0 {
+		m.Dropped = p.budgets[0].Refused()
+	}
 	now := time.Now()
 	m.KeyAsks, m.Repaired = got.keyAsks, got.repaired
 	m.Down = p.got.rate(&got, now)

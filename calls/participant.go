@@ -50,7 +50,7 @@ type Participant struct {
 	ruling    ruling
 	granted   *bool              // publishing, as an administrator last said; nil: nobody did
 	sending   *bool              // likewise data packets
-	budgets   []*sfu.Budget      // that its packets are counted against
+	budgets   []*sfu.Budget      // that its packets are counted against: its own, the call's, its server's
 	record    storage.CallRecord // as it was last noted
 	recorded  bool
 	kinds     []string // of tracks that it has published

@@ -2,12 +2,14 @@ package sfu
 
 import "sync/atomic"
 
-// Budget bounds what several publishers together may bring in a second: those of one call, those of one server. What
+// Budget bounds what a publisher may bring in a second, or several together: those of one call, those of one server. What
 // is beyond it is dropped before anybody is told of it. The zero limit bounds nothing; a nil *Budget neither.
 type Budget struct {
 	limit   atomic.Int64 // bytes in a second
+	most    atomic.Int64 // packets in a second
 	second  atomic.Int64 // which is being counted
-	spent   atomic.Int64 // in it
+	spent   atomic.Int64 // bytes in it
+	packets atomic.Int64 // in it
 	refused atomic.Uint64
 }
 
@@ -15,6 +17,20 @@ type Budget struct {
 func NewBudget(bits int64) *Budget {
 	b := &Budget{}
 	b.SetLimit(bits)
+	return b
+}
+
+// leastPacket is what a packet counts at least in a budget for one, in bits: as many small ones as there are cost their hearers as much.
+// Pictures come in packets twice as large, and a voice in a hundred a second at most.
+const leastPacket = 4000
+
+// NewOwnBudget makes the budget of one publisher, who may bring so many bits in a second, and so many packets as that allows at 500 bytes each;
+// never less than a thousand.
+func NewOwnBudget(bits int64) *Budget {
+	b := NewBudget(bits)
+	if bits > 0 {
+		b.most.Store(max(bits/leastPacket, 1000))
+	}
 	return b
 }
 
@@ -33,20 +49,25 @@ func (b *Budget) spend(ms int64, size int, video bool) bool {
 	if b == nil {
 		return true
 	}
-	limit := b.limit.Load()
+	limit, most := b.limit.Load(), b.most.Load()
 	if limit <= 0 {
 		return true
 	}
 	if second, now := b.second.Load(), ms/1000; now != second && b.second.CompareAndSwap(second, now) {
 		b.spent.Store(0)
+		b.packets.Store(0)
 	}
 	if !video {
 		limit += limit / voiceShare
+		most += most / voiceShare
 	}
-	if b.spent.Load()+int64(size) > limit {
+	if b.spent.Load()+int64(size) > limit || most > 0 && b.packets.Load() >= most {
 		b.refused.Add(1)
 		return false
 	}
 	b.spent.Add(int64(size))
+	if most > 0 {
+		b.packets.Add(1)
+	}
 	return true
 }

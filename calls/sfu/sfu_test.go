@@ -334,6 +334,13 @@ func TestAFloodIsCutOff(t *testing.T) {
 	if got := s.layers[0].numbers().Packets; got != uint64(most+10) {
 		t.Errorf("a second later: got %d packets, want %d", got, most+10)
 	}
+	s.up.Charge(NewOwnBudget(4_000_000))
+	raw = raw[:len(raw)-1] // small packets, of which the bytes alone let many more through
+	before := s.layers[0].numbers().Packets
+	send(5000, now.Add(2*time.Second))
+	if got := s.layers[0].numbers().Packets - before; got != 1000 {
+		t.Errorf("small packets: got %d, want 1000", got)
+	}
 }
 
 func TestChoose(t *testing.T) {

@@ -81,9 +81,11 @@ type LiveParticipant struct {
 	Down       int `json:"down_bitrate"`
 	Subscribed int `json:"subscribed"`
 	// KeyAsks are the key frames that it had to ask for, Repaired the packets that it was sent again.
-	KeyAsks  uint64      `json:"key_frame_requests"`
-	Repaired uint64      `json:"repaired_packets"`
-	Tracks   []LiveTrack `json:"tracks"`
+	KeyAsks  uint64 `json:"key_frame_requests"`
+	Repaired uint64 `json:"repaired_packets"`
+	// Dropped is how many of the packets that it sent were more than one participant may send.
+	Dropped uint64      `json:"dropped_packets"`
+	Tracks  []LiveTrack `json:"tracks"`
 }
 
 // LiveTrack is what a participant publishes.
