@@ -190,6 +190,22 @@ func TestOperatorsSeeQuality(t *testing.T) {
 	}
 }
 
+// TestBrowserOperators opens the page of live calls while two people are in one.
+func TestBrowserOperators(t *testing.T) {
+	needBrowser(t, false)
+	config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	config.Listen.Admin = loopback("tcp", 0)
+	interior := &testHouse{t: t, config: config, url: config.Client.PublicURL}
+	interior.open()
+	t.Cleanup(interior.close)
+	anna, ben := interior.person("anna"), interior.person("ben")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(ben.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+	interior.inCall(t, anna, room)
+	interior.inCall(t, ben, room)
+	runBrowser(t, "operators", map[string]any{"page": "http://" + config.Listen.Admin, "room": room, "anna": anna.UserID, "ben": ben.UserID})
+}
+
 func TestCallsTable(t *testing.T) {
 	now := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 	calls := []bus.LiveCall{{

@@ -233,6 +233,38 @@ const scenarios = {
   elementCall: () => elementCall(desk),
   elementSoak: () => elementSoak(desk),
 
+  // The page of live calls, while two people are in one: both are there with what they send and how they do, and gone when it ends.
+  async operators() {
+    for (const scheme of ["light", "dark"]) {
+      const page = await window("the operator", { width: scheme === "light" ? 1024 : 1280, height: 620 });
+      const wrong = [];
+      page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
+      page.on("pageerror", (error) => wrong.push(error.message));
+      await page.emulateMedia({ colorScheme: scheme });
+      await page.goto(facts.page + "/calls");
+      for (const user of [facts.anna, facts.ben]) {
+        const row = page.locator("tbody tr", { hasText: user });
+        for (const has of [/camera · VP8 · \d+p/, /microphone · opus/, /bit\/s/, /\d ms/]) await row.filter({ hasText: has }).waitFor();
+        const cells = await row.locator("td").allInnerTexts();
+        for (const n of [2, 3]) if (!/^[\d.]+\s[kM]bit\/s$/.test(cells[n])) throw new Error(`${user} sends and gets: ${cells.join(" | ")}`);
+        say(cells.join(" | ").replaceAll("\n", ", "));
+      }
+      const sums = await page.locator("#sums div").allInnerTexts();
+      if (!sums.join().includes("1\ncall,") || !sums.join().includes("2\nparticipants")) throw new Error(`sums: ${sums}`);
+      const hidden = await page.evaluate(() => document.querySelector("section").scrollWidth - document.querySelector("section").clientWidth);
+      if (hidden > 0) throw new Error(`the table is ${hidden} pixels wider than the page`);
+      await keep(page, "operators-" + scheme);
+      if (scheme === "dark") {
+        const ended = await fetch(facts.page + "/calls", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ do: "end", room: facts.room }) });
+        if (!ended.ok) throw new Error(await ended.text());
+        await page.getByText("No call is open.").waitFor();
+        await keep(page, "operators-none");
+      }
+      if (wrong.length) throw new Error(wrong.join("; "));
+      await page.context().close();
+    }
+  },
+
   // Two windows side by side in one call, chatting: the picture for the README.
   async picture() {
     const size = { width: 940, height: 900 };
