@@ -181,12 +181,13 @@ func (p *Participant) onOffer(m *signal.SessionDescription) {
 func (p *Participant) answer(offer string, id uint32, all sections) error {
 	p.offers.asked = false
 	p.countSections(all)
+	before := p.sections
 	p.sections = all
 	if err := p.pub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: offer}); err != nil {
 		return fmt.Errorf("set offer: %w", err)
 	}
 	p.pub.count = 0
-	p.place()
+	p.place(before)
 	p.unpublish()
 	p.preferCodecs()
 	if p.single {

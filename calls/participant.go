@@ -60,6 +60,7 @@ type Participant struct {
 	info      *signal.Participant
 	allow     *signal.SubscriptionPermission
 	published map[string]*publication // by track sid
+	repeats   []repeated              // of its tracks, that wait
 	peers     map[string]*peer        // by participant sid
 	subs      map[string]*subscription
 	wishes    map[string]bool // subscribe or not, as the client said, by track sid

@@ -64,15 +64,17 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	case req.Sid != "":
 		p.onAddEncoding(req)
 		return
+	}
+	switch t, _ := p.byCID(req.Cid); {
+	case t != nil && t.encodings[0].mid == "": // announced again, as after a resume
+		p.sendPublished(t)
+		return
+	case t != nil: // it is about to go, or so the client thinks
+		p.again(req)
+		return
 	case len(p.published) >= p.room.focus.config.MaxTracks:
 		p.refuseTrack(req, signal.RequestResponse_LIMIT_EXCEEDED, "there are too many tracks")
 		return
-	}
-	for _, t := range p.published {
-		if t.cid == req.Cid && !t.live { // announced again, as after a resume
-			p.sendPublished(t)
-			return
-		}
 	}
 	info := &signal.Track{
 		Sid: newID(trackPrefix(req)), Type: req.Type, Name: req.Name, Muted: req.Muted,
@@ -89,6 +91,36 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 		p.sendPublished(t)
 	}
 	p.force(t)
+}
+
+// repeated is a track that was announced once more while it was still sent.
+type repeated struct {
+	req *signal.AddTrack
+	at  time.Time
+}
+
+// again lets a track wait that has the name of one that is sent still. A client that stops a track and publishes it anew says so before it
+// offers that the first one has ended.
+func (p *Participant) again(req *signal.AddTrack) {
+	p.repeats = slices.DeleteFunc(p.repeats, func(r repeated) bool { return r.req.Cid == req.Cid })
+	if len(p.repeats) >= p.room.focus.config.MaxTracks {
+		p.refuseTrack(req, signal.RequestResponse_LIMIT_EXCEEDED, "there are too many tracks")
+		return
+	}
+	p.repeats = append(p.repeats, repeated{req, time.Now()})
+}
+
+// announceAgain takes what has waited for tracks that have gone.
+func (p *Participant) announceAgain() {
+	waiting := p.repeats
+	p.repeats = nil
+	for _, r := range waiting {
+		if t, _ := p.byCID(r.req.Cid); t != nil {
+			p.repeats = append(p.repeats, r)
+		} else {
+			p.onAddTrack(r.req)
+		}
+	}
 }
 
 func (p *Participant) sendPublished(t *publication) {
@@ -140,7 +172,7 @@ func mimeType(kind signal.TrackType, codec string) string {
 func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver, mid string) {
 	t, e := p.byCID(remote.ID())
 	if t == nil {
-		t, e = p.byCID(p.sections.cid(mid))
+		t, e = p.onSection(mid)
 	}
 	if t == nil || (t.info.Type == signal.TrackType_VIDEO) != (remote.Kind() == webrtc.RTPCodecTypeVideo) {
 		p.log.Debug().Str("mid", mid).Msg("Media without a track")
@@ -195,6 +227,18 @@ func (p *Participant) byCID(cid string) (*publication, *encoding) {
 	return nil, nil
 }
 
+// onSection finds the encoding that was placed on a section, and its track.
+func (p *Participant) onSection(mid string) (*publication, *encoding) {
+	for _, t := range p.published {
+		for _, e := range t.encodings {
+			if e.mid == mid {
+				return t, e
+			}
+		}
+	}
+	return nil, nil
+}
+
 // unsentFor is how long an announced track may take to get a media section; clients give up after ten seconds.
 const unsentFor = 30 * time.Second
 
@@ -206,21 +250,48 @@ func (p *Participant) dropUnsent(now time.Time) {
 			delete(p.published, sid)
 		}
 	}
+	p.repeats = slices.DeleteFunc(p.repeats, func(r repeated) bool { return now.Sub(r.at) > unsentFor })
 }
 
-// place notes on which section each announced encoding is to come, before its media do.
-func (p *Participant) place() {
+// place notes on which section each announced encoding is to come, before its media do. Some browsers give a track another name in the offer
+// than the client has announced: what has begun since the offer before, under a name that nobody knows, is the oldest announced track of its kind.
+func (p *Participant) place(before sections) {
+	var strange []section
 	for mid, s := range p.sections {
 		if !s.sends {
 			continue
 		}
-		if t, e := p.byCID(s.cid); t != nil && e.mid == "" {
-			e.placed(mid, s.cid)
-			if e == t.encodings[0] {
-				t.info.Mid = mid
-			}
+		switch t, e := p.byCID(s.cid); {
+		case t != nil && e.mid == "":
+			t.placed(e, s)
+		case t == nil && (!before[mid].sends || before[mid].cid != s.cid):
+			strange = append(strange, s)
 		}
 	}
+	slices.SortFunc(strange, func(a, b section) int { return a.place - b.place })
+	for _, s := range strange {
+		if t := p.oldestUnsent(s.kind == webrtc.RTPCodecTypeVideo); t != nil {
+			t.placed(t.encodings[0], s)
+		}
+	}
+}
+
+// placed notes the section of one of the publication's encodings.
+func (t *publication) placed(e *encoding, s section) {
+	e.placed(s.mid, s.cid)
+	if e == t.encodings[0] {
+		t.info.Mid = s.mid
+	}
+}
+
+// oldestUnsent is the track of a kind that was announced first of those without a section, or nil.
+func (p *Participant) oldestUnsent(video bool) (oldest *publication) {
+	for _, t := range p.published {
+		if t.encodings[0].mid == "" && (t.info.Type == signal.TrackType_VIDEO) == video && (oldest == nil || t.at.Before(oldest.at)) {
+			oldest = t
+		}
+	}
+	return oldest
 }
 
 // preferCodecs answers with the codec first that was announced for a section: clients offer all they have in one order,
@@ -279,6 +350,7 @@ func (p *Participant) unpublish() {
 	}
 	if changed {
 		p.changed()
+		p.announceAgain()
 	}
 }
 

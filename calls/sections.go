@@ -33,6 +33,7 @@ var (
 // section is one media section of a client's description.
 type section struct {
 	mid   string
+	place int // among the sections
 	kind  webrtc.RTPCodecType
 	sends bool
 	takes bool
@@ -96,8 +97,8 @@ func parseSections(offer string, sent int) (sections, error) {
 		return nil, errSDPHidden
 	}
 	all := sections{}
-	for _, m := range desc.MediaDescriptions {
-		s := section{kind: webrtc.NewRTPCodecType(m.MediaName.Media)}
+	for i, m := range desc.MediaDescriptions {
+		s := section{place: i, kind: webrtc.NewRTPCodecType(m.MediaName.Media)}
 		if s.kind == webrtc.RTPCodecTypeUnknown {
 			continue
 		}
@@ -161,8 +162,6 @@ func (s *section) attribute(a sdp.Attribute) {
 		}
 	}
 }
-
-func (s sections) cid(mid string) string { return s[mid].cid }
 
 // rid is the place of a layer in its section.
 func (s sections) rid(mid, rid string) int { return max(0, slices.Index(s[mid].rids, rid)) }

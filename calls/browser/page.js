@@ -220,6 +220,17 @@ window.call = {
     picture: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'camera' }),
     screen: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'screen_share', simulcast: false }),
   })[what](),
+  // many small pictures, one after the other
+  many: async (n) => {
+    for (let i = 0; i < n; i++) await room.localParticipant.publishTrack(canvas(160, 90, 4), { source: 'unknown', simulcast: false });
+  },
+  // how many pictures of others have come, and how many media sections the own description has
+  pictures: async () => {
+    const tracks = [...room.remoteParticipants.values()].flatMap((p) => [...p.videoTrackPublications.values()]).map((p) => p.track).filter(Boolean);
+    const stats = await Promise.all(tracks.map((t) => t.receiver?.getStats()));
+    return stats.filter((s) => s && [...s.values()].some((r) => r.type === 'inbound-rtp' && r.framesDecoded > 0)).length;
+  },
+  sections: () => room.engine.pcManager.publisher.getLocalDescription().sdp.split('\r\nm=').length - 1,
   // encodings that the camera sends just now, as widths
   sent: async () => {
     const pub = room.localParticipant.getTrackPublication(Track.Source.Camera);

@@ -37,6 +37,21 @@ export default {
   }),
 };
 
+// crowd lets a page that publishes nothing have all pictures of five others, more than a description of 256 KiB has sections for.
+const crowd = (options) => async (stage) => {
+  const each = 12, names = ['ann', 'bob', 'cat', 'dan', 'eve'];
+  const others = await stage.participants(names, { publish: false, auto: false });
+  await Promise.all(others.map((p) => p.ask((n) => window.call.many(n), each)));
+  const p = await stage.participant('zoe', { ...options, publish: false });
+  const n = each * names.length;
+  await until(`zoe sees ${n} pictures`, 60000, async () => (await p.ask(() => window.call.pictures())) === n);
+  const took = Date.now() - p.begun;
+  const sections = options.single === false ? n : await p.ask(() => window.call.sections());
+  if (sections < n) throw new Error(`got ${sections} sections, want ${n} for pictures, and more`);
+  if (await p.ask(() => window.call.saw('reconnecting'))) throw new Error('zoe was sent away');
+  return `${n} pictures after ${took} ms`;
+};
+
 // late joins one after the other, and gives the middle of the times after which they saw ann's first frame.
 async function late(stage, options) {
   await stage.participants(['ann', 'bob']);
@@ -51,6 +66,8 @@ async function late(stage, options) {
 }
 
 export const alone = {
+  'sixty cameras on one connection': crowd({}),
+  'sixty cameras with two peer connections': crowd({ single: false }),
   'a late joiner sees video within a second': yardstick(async (stage) => {
     const times = await late(stage, {});
     stage.figure("a late joiner's first frame", 'ms', times[1], { most: 1000 });

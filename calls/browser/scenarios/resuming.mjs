@@ -117,6 +117,20 @@ export default {
     await a.saw('reconnected', '', 15000);
     await a.others(1, 1000);
   },
+  async 'pictures that begin while signalling is lost come after the resume'(stage) {
+    const way = await stage.relay();
+    const [a, b] = await Promise.all([stage.participant('ann', { publish: false }), stage.participant('bob', { relay: way, publish: false })]);
+    const come = (n) => until(`bob sees ${n} pictures`, 20000, async () => (await b.ask(() => window.call.pictures())) === n);
+    await a.ask(() => window.call.many(3)); // as many as he has sections for
+    await come(3);
+    const since = Date.now();
+    await way.change({ cut: true, shut: true });
+    await a.ask(() => window.call.many(2));
+    await pause(500);
+    await way.change({ shut: false });
+    await b.saw('reconnected', '', 15000, since);
+    await come(5);
+  },
   'eight seconds without signalling': silence({}),
   'eight seconds without signalling, with two peer connections': silence(two),
   'a full reconnect when the client asks for it': yardstick(anew('full-reconnect', 'a full reconnect', {})),
