@@ -93,13 +93,9 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	s.SetICEUDPMux(udp)
 	networks := []webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6}
 	if ports.TCP >= 0 {
-		listen := &net.TCPAddr{Port: ports.TCP}
-		if len(addresses) == 1 {
-			listen.IP = addresses[0]
-		}
-		listener, err := net.ListenTCP("tcp", listen)
+		listener, err := listenTCP(addresses, ports.TCP)
 		if err != nil {
-			return s, fmt.Errorf("listen on TCP port %d: %w", ports.TCP, err)
+			return s, err
 		}
 		tcp := ice.NewTCPMuxDefault(ice.TCPMuxParams{
 			Listener: listener, Logger: quiet.NewLogger("ice"), ReadBufferSize: 64, WriteBufferSize: tcpBuffer,

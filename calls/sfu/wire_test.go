@@ -95,7 +95,6 @@ func await[T any](t *testing.T, what string, c <-chan T) (got T) {
 // Media go by the wire whatever carries them, past where sequence numbers begin anew; where the client is the handshake's
 // server Pion carries them.
 func TestMediaGoByTheWire(t *testing.T) {
-	tcpOnly := func(s *webrtc.SettingEngine) { s.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeTCP4}) }
 	older := func(s *webrtc.SettingEngine) { s.SetSRTPProtectionProfiles(dtls.SRTP_AES128_CM_HMAC_SHA1_80) }
 	passive := func(s *webrtc.SettingEngine) { must(t, s.SetAnsweringDTLSRole(webrtc.DTLSRoleServer)) }
 	for _, c := range []struct {
