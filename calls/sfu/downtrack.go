@@ -204,6 +204,13 @@ func (d *DownTrack) SetPriority(p int) {
 	}
 }
 
+// Priority is what SetPriority has set.
+func (d *DownTrack) Priority() int {
+	d.wishing.Lock()
+	defer d.wishing.Unlock()
+	return d.priority
+}
+
 // Wanted is the layer that the subscriber would have if it were there, or -1.
 func (d *DownTrack) Wanted() int {
 	d.wishing.Lock()

@@ -1,0 +1,81 @@
+package calls
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
+)
+
+// pictures publishes a picture of each of these sources, under its name.
+func (c *testClient) pictures(sources ...signal.TrackSource) {
+	c.t.Helper()
+	for _, source := range sources {
+		cid := source.String()
+		track, err := webrtc.NewTrackLocalStaticRTP(webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP8, ClockRate: 90000}, cid, "stream")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.announces(&signal.AddTrack{Cid: cid, Name: cid, Type: signal.TrackType_VIDEO, Source: source})
+		if _, err := c.pub.AddTransceiverFromTrack(track, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly}); err != nil {
+			c.t.Fatal(err)
+		}
+		go send(c.t, track, pictures[webrtc.MimeTypeVP8], 3000, 33*time.Millisecond)
+	}
+	c.offer()
+}
+
+// TestScreensAndSpeakersComeFirst: for who gets them a screen is more important than who speaks, and who
+// speaks more than the others.
+func TestScreensAndSpeakersComeFirst(t *testing.T) {
+	focus, base := newTestFocus(t)
+	ann, cat := join(t, base, "room", "ann"), join(t, base, "room", "cat")
+	camera, screen := signal.TrackSource_CAMERA, signal.TrackSource_SCREEN_SHARE
+	ann.pictures(camera, screen)
+	cat.pictures(camera)
+	room, err := focus.room("room", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// ranks are the priorities of what somebody gets, by publisher and source.
+	ranks := func(of string) map[string]int {
+		found := make(chan map[string]int, 1)
+		p := room.find(of)
+		p.do(func() {
+			ranks := map[string]int{}
+			for _, s := range p.subs {
+				source := "?"
+				if t := p.peers[s.from.sid].track(s.track); t != nil {
+					source = t.Source.String()
+				}
+				ranks[s.from.identity+" "+source] = s.down.Priority()
+			}
+			found <- ranks
+		})
+		return <-found
+	}
+	until := func(of, what string, right func(screen, ann, cat int) bool) {
+		t.Helper()
+		var got map[string]int
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) { // between two looks
+			if got = ranks(of); len(got) == 3 && right(got[fmt.Sprint("ann ", screen)], got[fmt.Sprint("ann ", camera)], got[fmt.Sprint("cat ", camera)]) {
+				return
+			}
+		}
+		t.Fatalf("%s, %s: got %v", of, what, got)
+	}
+	speaks := func(c *testClient, seconds int32) {
+		c.say(&signal.Request{Message: &signal.Request_Simulate{Simulate: &signal.Simulate{Scenario: &signal.Simulate_SpeakerUpdate{SpeakerUpdate: seconds}}}})
+	}
+	join(t, base, "room", "bob")
+	until("bob", "nobody speaks", func(screen, ann, cat int) bool { return screen > ann && ann == cat })
+	speaks(cat, longestSpeech)
+	until("bob", "cat speaks", func(screen, ann, cat int) bool { return screen > cat && cat > ann })
+	speaks(cat, 0)
+	until("bob", "cat has spoken", func(screen, ann, cat int) bool { return screen > ann && ann == cat })
+	speaks(ann, longestSpeech)
+	until("bob", "ann speaks, who shows a screen", func(screen, ann, cat int) bool { return screen > ann && ann > cat })
+}
