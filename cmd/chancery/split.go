@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ type splitter struct {
 	web      chan net.Conn
 	done     chan struct{}
 	once     sync.Once
-	places   chan struct{} // for those who have not yet said what they are
+	fresh    newcomers
 	waiting  sync.WaitGroup
 }
 
@@ -33,9 +34,59 @@ const (
 	alpnTURN = "stun.turn"
 	// partPatience is how long a connection may take to say what it is.
 	partPatience = 10 * time.Second
-	// partPlaces bounds those connections.
+	// partPlaces bounds those connections. Half of them are anybody's: a proxy or a whole ministry may stand behind one address. Of the
+	// other half an address has partShare at most.
 	partPlaces = 2048
+	partShare  = 64
 )
+
+// newcomers counts connections that have not yet said what they are, by address.
+type newcomers struct {
+	places, share int
+
+	mu   sync.Mutex
+	all  int
+	from map[netip.Addr]int
+}
+
+// enter counts a connection of an address, if there is a place for it.
+func (s *newcomers) enter(from netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all >= s.places || s.all >= s.places/2 && s.from[from] >= s.share {
+		return false
+	}
+	if s.from == nil {
+		s.from = map[netip.Addr]int{}
+	}
+	s.all++
+	s.from[from]++
+	return true
+}
+
+// leave undoes enter.
+func (s *newcomers) leave(from netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.from[from]--; s.from[from] == 0 {
+		delete(s.from, from)
+	}
+}
+
+// comesFrom is where a connection comes from; of an IPv6 address the first half, since one client has all of the second.
+func comesFrom(remote net.Addr) netip.Addr {
+	at, err := netip.ParseAddrPort(remote.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	from := at.Addr().Unmap()
+	if from.Is6() {
+		prefix, _ := from.Prefix(64) // never fails: 64 is no more than an address has
+		from = prefix.Addr()
+	}
+	return from
+}
 
 // newSplitter parts the connections of a TCP listener. webName is the name of the HTTP side; a turnName other than that is
 // TURN's alone.
@@ -48,7 +99,7 @@ func newSplitter(tcp net.Listener, secure *tls.Config, webName, turnName string,
 		turnName = ""
 	}
 	s := &splitter{tcp: tcp, tls: secure, turnName: turnName, turn: turn,
-		web: make(chan net.Conn), done: make(chan struct{}), places: make(chan struct{}, partPlaces)}
+		web: make(chan net.Conn), done: make(chan struct{}), fresh: newcomers{places: partPlaces, share: partShare}}
 	s.waiting.Go(s.accept)
 	return s
 }
@@ -67,15 +118,15 @@ func (s *splitter) accept() {
 				continue
 			}
 		}
-		select {
-		case s.places <- struct{}{}:
-			s.waiting.Go(func() {
-				defer func() { <-s.places }()
-				s.part(conn)
-			})
-		default:
+		from := comesFrom(conn.RemoteAddr())
+		if !s.fresh.enter(from) {
 			_ = conn.Close() // nobody to tell
+			continue
 		}
+		s.waiting.Go(func() {
+			defer s.fresh.leave(from)
+			s.part(conn)
+		})
 	}
 }
 

@@ -152,6 +152,75 @@ func TestOnePortForTwoProtocols(t *testing.T) {
 	})
 }
 
+// TestTheSilentOfOneAddressKeepNobodyOut: connections that say nothing fill half of the places, and others still come in; an address of
+// which none is left has its share of the other half.
+func TestTheSilentOfOneAddressKeepNobodyOut(t *testing.T) {
+	server, client := testTLS(t, "matrix.test")
+	client.ServerName = "matrix.test"
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &splitter{tcp: tcp, tls: server, web: make(chan net.Conn), done: make(chan struct{}), fresh: newcomers{places: 16, share: 2}}
+	s.waiting.Go(s.accept)
+	defer s.Close()
+	go func() {
+		for {
+			conn, err := s.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	dial := func(from string) net.Conn {
+		t.Helper()
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", tcp.Addr().String())
+		if err != nil {
+			t.Skipf("the loopback has no %s here: %v", from, err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := conn.SetDeadline(time.Now().Add(partPatience / 2)); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	for range 8 {
+		dial("127.0.0.2")
+	}
+	for _, c := range []struct {
+		name, from string
+		before     int // connections that fit
+	}{{"more of that address", "127.0.0.2", 0}, {"more than a share of the other half", "127.0.0.3", 2}} {
+		for range c.before {
+			dial(c.from)
+		}
+		if _, err := dial(c.from).Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: got %v, want it closed", c.name, err)
+		}
+	}
+	if err := tls.Client(dial("127.0.0.4"), client).Handshake(); err != nil {
+		t.Errorf("another address: %v", err)
+	}
+}
+
+func TestComesFrom(t *testing.T) {
+	for _, c := range []struct{ at, want string }{
+		{"192.0.2.7:443", "192.0.2.7"},
+		{"[::ffff:192.0.2.7]:443", "192.0.2.7"},
+		{"[2001:db8:1:2:3:4:5:6]:443", "2001:db8:1:2::"},
+		{"[fe80::1%eth0]:443", "fe80::"},
+	} {
+		at, err := net.ResolveTCPAddr("tcp", c.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := comesFrom(at).String(); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.at, got, c.want)
+		}
+	}
+}
+
 // TestOnlyPort443: the client API, the focus and TURN on one TLS port of a whole server, and credentials for it.
 func TestOnlyPort443(t *testing.T) {
 	config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
