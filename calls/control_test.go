@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -164,5 +165,39 @@ func TestParticipantKeepsItsBudget(t *testing.T) {
 	a.do(func() { a.budgets[0].SetLimit(0) })
 	if !bob.brings(fromAnn[webrtc.RTPCodecTypeVideo]) {
 		t.Error("no picture once the budget was lifted")
+	}
+}
+
+// TestTheConfigurationBoundsEachCall: what all may send together is bounded though no room says so, and no room lifts that.
+func TestTheConfigurationBoundsEachCall(t *testing.T) {
+	focus, base := newTestFocus(t, func(c *Config) { c.MaxCallBitrate = 8 * 800 })
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.publish("ann")
+	tracks := bob.tracks()
+	room, err := focus.room("room", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	untilMore := func(what string) {
+		t.Helper()
+		before := room.budget.Refused()
+		for deadline := time.Now().Add(patience); room.budget.Refused() < before+5; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: nothing is refused", what)
+			}
+			if !bob.brings(tracks[webrtc.RTPCodecTypeAudio]) {
+				t.Fatalf("%s: the voice stopped", what)
+			}
+		}
+	}
+	untilMore("the room says nothing")
+	for _, bitrate := range []int64{0, 8 * 80_000_000} {
+		v := unbound
+		v.bitrate = bitrate
+		p := room.find("ann")
+		said := make(chan struct{})
+		p.do(func() { p.obey(v); close(said) })
+		<-said
+		untilMore(fmt.Sprintf("the room says %d", bitrate))
 	}
 }

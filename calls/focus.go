@@ -57,14 +57,16 @@ type Focus struct {
 	began   time.Time
 	// closeAfter is how long after somebody's last session what a crashed client left is closed.
 	closeAfter time.Duration
-	records    *recorder       // nil in a focus alone
-	ctx        context.Context // of all calls; ends with the focus
-	cancel     context.CancelFunc
-	live       sync.WaitGroup
-	homes      *homes // nil where there is no other focus process
-	reach      atomic.Pointer[turn.Foci]
-	crowd      atomic.Int64 // participants of all calls
-	onCrowd    func(participants int)
+	// refreshEvery is how often those inside get a new token, and are asked about anew.
+	refreshEvery time.Duration
+	records      *recorder       // nil in a focus alone
+	ctx          context.Context // of all calls; ends with the focus
+	cancel       context.CancelFunc
+	live         sync.WaitGroup
+	homes        *homes // nil where there is no other focus process
+	reach        atomic.Pointer[turn.Foci]
+	crowd        atomic.Int64 // participants of all calls
+	onCrowd      func(participants int)
 
 	mu      sync.Mutex
 	rooms   map[string]*Room
@@ -99,7 +101,7 @@ func newFocus(ctx context.Context, config Config, admit admission) (*Focus, erro
 	f := &Focus{
 		config: config, engine: engine, admit: admit, rooms: map[string]*Room{},
 		tokens: tokens{key: config.Key, secret: secret, now: time.Now},
-		ending: make(chan struct{}), closeAfter: closeAfter, began: time.Now(),
+		ending: make(chan struct{}), closeAfter: closeAfter, refreshEvery: refreshEvery, began: time.Now(),
 	}
 	if err := f.openTURN(ports); err != nil {
 		return nil, errors.Join(fmt.Errorf("calls: %w", err), engine.Close())

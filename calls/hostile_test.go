@@ -25,7 +25,8 @@ import (
 //	C3   cmd/chancery TestCallTokens (another's claim, another server's name, a server that is none), TestHomeserverTokens
 //	C4   TestDoor (unsigned, forged, altered, expired), TestTokenNeverAdministers, FuzzBodies
 //	C5   TestIdentityIsItsOwners, TestIdentities, TestSameIdentityTwice, TestAResumeNeedsTheSession
-//	C6   cmd/chancery TestCallsEndWithMembership, TestCallsEndWithStanding; TestSeveralFoci (on another process)
+//	C6   cmd/chancery TestCallsEndWithMembership, TestCallsEndWithStanding, TestCallsEndWithOurLastUser, TestSeveralFoci (on another
+//	     process); TestTokensAreRefreshed
 //	C7   TestIdentities (the hash), TestDoor (a room opened without a token of ours)
 //	C8   cmd/chancery TestServiceIsNotForParticipants; TestServiceHasItsOwnKeys
 //	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
@@ -38,8 +39,10 @@ import (
 //	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData
 //	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
 //	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing, TestHiddenLines
-//	C15  TestDoor (full), TestOneUserTakesSomePlaces, TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget, TestParticipantKeepsItsBudget; cmd/chancery TestRestrictedServers (guests),
-//	     TestCallsObeyTheRoom (capped); turn.TestAllocationsAreBounded, TestBandwidthIsBounded, TestConnectionsAreBounded; sfu.TestBudget
+//	C15  TestDoor (full), TestOneUserTakesSomePlaces, TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget,
+//	     TestParticipantKeepsItsBudget, TestTheConfigurationBoundsEachCall; cmd/chancery TestRestrictedServers (guests), TestGuestsDoNotStart,
+//	     TestCallTokens (slots), TestCallsObeyTheRoom (capped); turn.TestAllocationsAreBounded, TestBandwidthIsBounded,
+//	     TestConnectionsAreBounded; sfu.TestBudget
 //	C16  cmd/chancery TestC16FrameKeysAreNeitherSeenNorLogged; sfu.TestEncryptedFramesAreUntouched
 //	C17  cmd/chancery TestMembershipIsAClaim
 

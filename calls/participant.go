@@ -207,7 +207,7 @@ func (p *Participant) stop(why ending) {
 func (p *Participant) run() {
 	p.room.focus.crowded(1)
 	defer p.room.focus.crowded(-1)
-	tick, refresh := time.NewTicker(participantTick), time.NewTicker(refreshEvery)
+	tick, refresh := time.NewTicker(participantTick), time.NewTicker(p.room.focus.refreshEvery)
 	defer tick.Stop()
 	defer refresh.Stop()
 	defer p.close()

@@ -128,3 +128,88 @@ func TestOneUserTakesSomePlaces(t *testing.T) {
 		t.Errorf("another user: got %d, want a welcome", got)
 	}
 }
+
+// TestTokensAreRefreshed: whoever is inside gets new tokens that say so and hold for a while, until it may no longer be there.
+func TestTokensAreRefreshed(t *testing.T) {
+	house := &fickleHouse{}
+	f, base := newTestFocus(t)
+	f.admit, f.refreshEvery = house, 20*time.Millisecond
+	for _, c := range []struct {
+		name string
+		left time.Duration // of the first token
+		want time.Duration
+	}{
+		{"a fresh token", time.Hour, time.Hour},
+		{"one that is about to end", time.Minute, leastRefresh},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			house.out.Store(false)
+			old := seatToken(t, "@ann:x", "D", false, time.Hour-c.left)
+			ws, _ := enters(t, base, old)
+			first, err := f.tokens.verify(old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			refreshed := func() (token string, leave *signal.Leave) {
+				t.Helper()
+				if err := ws.SetReadDeadline(time.Now().Add(patience)); err != nil {
+					t.Fatal(err)
+				}
+				for {
+					res, err := readResponse(ws)
+					if err != nil {
+						return "", nil // closed
+					}
+					if res.GetRefreshToken() != "" || res.GetLeave() != nil {
+						return res.GetRefreshToken(), res.GetLeave()
+					}
+				}
+			}
+			for n := range 4 { // the first comes with the welcome, the others by themselves
+				token, leave := refreshed()
+				if leave != nil || token == "" {
+					t.Fatalf("token %d: got %v, want a token", n, leave)
+				}
+				got, err := f.tokens.verify(token)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if left := time.Until(got.ExpiresAt.Time); left < c.want-5*time.Second || left > c.want+5*time.Second {
+					t.Errorf("token %d holds for %v, want %v", n, left, c.want)
+				}
+				if !got.Again || !got.inside(time.Now()) || got.Subject != first.Subject || got.Video.Room != "room" || *got.Matrix != *first.Matrix || got.Video.RoomAdmin {
+					t.Errorf("token %d: got %+v, want what the first one said, and that its bearer was inside", n, got)
+				}
+			}
+			house.out.Store(true)
+			asked := house.asked.Load()
+			leave := (*signal.Leave)(nil)
+			for token := "x"; token != ""; {
+				token, leave = refreshed()
+			}
+			if leave.GetReason() != signal.DisconnectReason_PARTICIPANT_REMOVED || leave.GetAction() != signal.Leave_DISCONNECT {
+				t.Errorf("no longer admitted: got %v, want PARTICIPANT_REMOVED", leave)
+			}
+			if house.asked.Load() == asked {
+				t.Error("nobody was asked")
+			}
+			if token, _ := refreshed(); token != "" {
+				t.Error("there is a token after the removal")
+			}
+		})
+	}
+}
+
+// fickleHouse lets everybody in, until it does not.
+type fickleHouse struct {
+	out   atomic.Bool
+	asked atomic.Int64
+}
+
+func (h *fickleHouse) admit(context.Context, *Claims) (ruling, error) {
+	h.asked.Add(1)
+	if h.out.Load() {
+		return ruling{}, ErrNotAdmitted
+	}
+	return ruling{start: true, publish: true}, nil
+}

@@ -467,3 +467,65 @@ func TestMembershipIsAClaim(t *testing.T) {
 		t.Errorf("the token: got %d, want 200", status)
 	}
 }
+
+// TestGuestsDoNotStart: where guests begin no calls, they join those of our users, and no others.
+func TestGuestsDoNotStart(t *testing.T) {
+	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	configs[0].Calls.GuestsStart = false
+	houses := openConfigured(t, configs)
+	interior := houses[0]
+	anna, felix := interior.person("anna"), houses[1].person("felix")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	interior.takesIn(t, felix, room)
+	socket, token := callToken(t, felix, interior, room)
+	if got := interior.atTheDoor(t, token); got != http.StatusNotFound {
+		t.Errorf("a guest, before the call: got %d, want 404", got)
+	}
+	_, host := callToken(t, anna, interior, room)
+	enterCall(t, socket, host)
+	enterCall(t, socket, token)
+	if got := interior.atTheDoor(t, token); got != http.StatusOK {
+		t.Errorf("a guest, once it has begun: got %d, want 200", got)
+	}
+}
+
+// TestCallsEndWithOurLastUser: a call has its home at the focus of a server that is in the room. When its last user leaves, the guests go.
+func TestCallsEndWithOurLastUser(t *testing.T) {
+	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	interior := houses[0]
+	anna, bea, felix := interior.person("anna"), interior.person("bea"), houses[1].person("felix")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(bea.JoinRoomByID(t.Context(), room))(t, "join room")
+	interior.takesIn(t, felix, room)
+	socket, token := callToken(t, felix, interior, room)
+	ws := enterCall(t, socket, token)
+	beas, watched := openCall(t, socket, func() string { _, token := callToken(t, bea, interior, room); return token }())
+	if len(watched.OtherParticipants) != 1 {
+		t.Fatalf("bea found %v, want felix", watched.OtherParticipants)
+	}
+	must(bea.LeaveRoom(t.Context(), room))(t, "leave room")
+	sentAway(t, beas)
+	for gone := false; !gone; { // and felix stays
+		res := heard(t, ws)
+		if res.GetLeave() != nil {
+			t.Fatalf("sent away while one of our users is in the room: %v", res)
+		}
+		for _, p := range res.GetUpdate().GetParticipants() {
+			gone = gone || strings.HasPrefix(p.Identity, string(bea.UserID)) && p.State == signal.Participant_DISCONNECTED
+		}
+	}
+	if got := interior.atTheDoor(t, token); got != http.StatusOK {
+		t.Errorf("while one of our users is in the room: got %d, want 200", got)
+	}
+	begun := time.Now()
+	must(anna.LeaveRoom(t.Context(), room))(t, "leave room")
+	if reason := sentAway(t, ws); reason != signal.DisconnectReason_PARTICIPANT_REMOVED {
+		t.Errorf("got reason %v, want PARTICIPANT_REMOVED", reason)
+	}
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("the session ended after %v, want within a second", took)
+	}
+	if got := interior.atTheDoor(t, token); got != http.StatusUnauthorized {
+		t.Errorf("with the old token: got %d, want 401", got)
+	}
+}
