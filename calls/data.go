@@ -18,7 +18,8 @@ type dataPort struct {
 	mu       sync.Mutex  // also held while a reliable packet is queued, so that what is told again keeps its place
 	reliable *webrtc.DataChannel
 	lossy    *webrtc.DataChannel
-	last     uint32 // newest reliable sequence that came from the client
+	last     uint32            // newest reliable sequence that came from the client
+	behind   map[string]uint32 // senders of whom a reliable packet found no room, by sid, and the packet before it; see catchUp
 	in, out  *rate.Limiter
 }
 
@@ -33,8 +34,9 @@ const (
 	dataBurst       = 4 << 20
 	fanPerSecond    = 16 << 20 // bytes that may go out for one client's packets
 	fanBurst        = 64 << 20
-	lossyBuffer     = 64 << 10 // beyond it a lossy packet is dropped
-	reliableBuffer  = 4 << 20  // beyond it the receiver has fallen behind, and is told again at its next resume
+	lossyBuffer     = 64 << 10  // beyond it a lossy packet is dropped
+	reliableBuffer  = 2 << 20   // beyond it the receiver has fallen behind
+	reliableRest    = 512 << 10 // when so little is left of it, the receiver catches up
 )
 
 func newDataPort() dataPort {
@@ -119,7 +121,7 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 		p.data.noteReliable(packet.Sequence)
 	}
 	for _, hearer := range to {
-		hearer.data.send(kind, out)
+		hearer.data.send(kind, &w)
 	}
 }
 
@@ -167,20 +169,41 @@ func (d *dataPort) lastReliable() uint32 {
 	return d.last
 }
 
-// send queues a packet to the client. What a slow client cannot take is dropped.
-func (d *dataPort) send(kind signal.DataPacket_Kind, raw []byte) {
+// send queues a packet to the client. What a slow client cannot take is dropped; of reliable packets all later ones of that sender too, until
+// the client catches up: it takes none that is older than one that it has.
+func (d *dataPort) send(kind signal.DataPacket_Kind, w *word) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if kind == signal.DataPacket_LOSSY {
-		queue(d.lossy, raw, lossyBuffer)
+		queue(d.lossy, w.raw, lossyBuffer)
 		return
 	}
-	queue(d.reliable, raw, reliableBuffer)
+	d.sendReliable(w)
 }
 
-func queue(c *webrtc.DataChannel, raw []byte, limit uint64) {
-	if c == nil || c.ReadyState() != webrtc.DataChannelStateOpen || c.BufferedAmount() > limit {
+// sendReliable is send for reliable packets; d.mu is held.
+func (d *dataPort) sendReliable(w *word) {
+	if w.seq == 0 { // nobody can tell what would be missing
+		queue(d.reliable, w.raw, reliableBuffer)
 		return
 	}
+	if _, waits := d.behind[w.from.sid]; waits || queue(d.reliable, w.raw, reliableBuffer) {
+		return
+	}
+	if d.behind == nil {
+		d.behind = map[string]uint32{}
+	}
+	d.behind[w.from.sid] = w.seq - 1
+}
+
+// queue is false if too much waits on the channel.
+func queue(c *webrtc.DataChannel, raw []byte, limit uint64) bool {
+	if c == nil || c.ReadyState() != webrtc.DataChannelStateOpen {
+		return true // it is told when the channel opens, or is leaving
+	}
+	if c.BufferedAmount() > limit {
+		return false
+	}
 	_ = c.Send(raw) // a channel that just closed: its participant is leaving
+	return true
 }

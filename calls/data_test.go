@@ -265,6 +265,76 @@ func TestWordsAreToldAgain(t *testing.T) {
 	}
 }
 
+// TestWhoKeepsNoCountIsToldNothingTwice: a client that resumes and does not say how far it has heard has heard everything on its channel.
+func TestWhoKeepsNoCountIsToldNothingTwice(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob := joinData(t, base, "ann"), joinData(t, base, "bob")
+	p := f.liveRooms()[0].find("bob")
+	synced := func(states ...*signal.DataChannelReceiveState) {
+		t.Helper()
+		done := make(chan struct{})
+		p.do(func() { p.onSyncState(&signal.SyncState{DatachannelReceiveStates: states}); close(done) })
+		<-done
+	}
+	ann.send(ann.reliable, 1, 10)
+	bob.next("packet")
+	synced()
+	ann.send(ann.reliable, 2, 10)
+	if got := bob.next("packet").Sequence; got != 2 {
+		t.Errorf("got packet %d again, want 2", got)
+	}
+	synced(&signal.DataChannelReceiveState{PublisherSid: ann.joined.Participant.Sid, LastSeq: 1})
+	if got := bob.next("packet").Sequence; got != 2 {
+		t.Errorf("after a resume at 1: got packet %d, want 2", got)
+	}
+}
+
+// TestASlowHearerCatchesUp: who could not take reliable packets for a while gets them all the same, each in its place.
+func TestASlowHearerCatchesUp(t *testing.T) {
+	const packets = 130 // of which a third fit into Pion's window, and a half wait with the focus
+	f, base := newTestFocus(t)
+	ann, bob := joinData(t, base, "ann"), &dataClient{testClient: join(t, base, "room", "bob"), got: make(chan *signal.DataPacket, 4096)}
+	gate, open := make(chan struct{}), make(chan struct{})
+	bob.sub.OnDataChannel(func(ch *webrtc.DataChannel) {
+		ch.OnMessage(func(m webrtc.DataChannelMessage) {
+			<-gate // reads nothing
+			if p, err := signal.ParseData(m.Data); err == nil {
+				bob.got <- p
+			}
+		})
+		if ch.Label() == reliableLabel {
+			ch.OnOpen(func() { close(open) })
+		}
+	})
+	<-open
+	f.liveRooms()[0].find("ann").data.in.SetBurst(64 << 20)
+	for seq := range uint32(packets) {
+		ann.send(ann.reliable, seq+1, 32<<10)
+	}
+	p := f.liveRooms()[0].find("bob")
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		p.data.mu.Lock()
+		behind := len(p.data.behind)
+		p.data.mu.Unlock()
+		if behind > 0 && f.liveRooms()[0].find("ann").data.lastReliable() == packets {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("bob has not fallen behind")
+		}
+	}
+	close(gate)
+	for want := range uint32(packets) {
+		if got := bob.next("packet").Sequence; got != want+1 {
+			t.Fatalf("got packet %d, want %d", got, want+1)
+		}
+	}
+	ann.send(ann.reliable, packets+1, 10)
+	if got := bob.next("packet").Sequence; got != packets+1 {
+		t.Errorf("got packet %d, want %d", got, packets+1)
+	}
+}
+
 func TestASlowHearerIsDroppedFirst(t *testing.T) {
 	f, base := newTestFocus(t)
 	ann, bob, cat := joinData(t, base, "ann"), joinData(t, base, "bob"), joinData(t, base, "cat")

@@ -203,7 +203,7 @@ func (f *Focus) sendData(c *Claims, decode decoder) (signal.Message, error) {
 	all := len(req.DestinationIdentities) == 0 && len(req.DestinationSids) == 0
 	for _, p := range *room.everyone.Load() {
 		if all || slices.Contains(req.DestinationIdentities, p.identity) || slices.Contains(req.DestinationSids, p.sid) {
-			p.data.send(req.Kind, packet)
+			p.data.send(req.Kind, &word{raw: packet})
 		}
 	}
 	return &signal.Empty{}, nil

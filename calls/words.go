@@ -69,7 +69,12 @@ func (s *words) missed(p *Participant, since time.Time, heard map[string]uint32)
 
 // tellAgain sends what the client has not heard. A client drops what it has; what is sent meanwhile comes after, so that
 // nothing newer makes it drop the older.
+//
+// One that names nobody keeps no count, and would take everything twice, or has heard nothing: its channel lives on, and nothing on it is lost.
 func (p *Participant) tellAgain(states []*signal.DataChannelReceiveState) {
+	if len(states) == 0 {
+		return
+	}
 	heard := map[string]uint32{}
 	for _, state := range states[:min(len(states), wordsMost)] {
 		heard[state.PublisherSid] = state.LastSeq
@@ -85,12 +90,31 @@ func (p *Participant) openReliable(c *webrtc.DataChannel) {
 	p.data.mu.Lock()
 	defer p.data.mu.Unlock()
 	p.data.reliable = c
+	c.SetBufferedAmountLowThreshold(reliableRest)
+	c.OnBufferedAmountLow(func() { p.room.focus.live.Go(p.catchUp) }) // Pion holds its locks meanwhile
 	p.replay(nil)
 }
 
 // replay queues what p has not heard; p.data.mu is held.
 func (p *Participant) replay(heard map[string]uint32) {
+	clear(p.data.behind)
 	for _, w := range p.room.words.missed(p, p.came, heard) {
-		queue(p.data.reliable, w.raw, reliableBuffer)
+		p.data.sendReliable(&w)
+	}
+}
+
+// catchUp tells a client that was slow what it could not take, as far as that is remembered.
+func (p *Participant) catchUp() {
+	p.data.mu.Lock()
+	defer p.data.mu.Unlock()
+	behind := p.data.behind
+	p.data.behind = nil
+	if len(behind) == 0 {
+		return
+	}
+	for _, w := range p.room.words.missed(p, p.came, behind) {
+		if _, was := behind[w.from.sid]; was {
+			p.data.sendReliable(&w)
+		}
 	}
 }
