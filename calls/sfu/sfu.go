@@ -93,10 +93,11 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	s.SetICEUDPMux(udp)
 	networks := []webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6}
 	if ports.TCP >= 0 {
-		listener, err := listenTCP(addresses, ports.TCP)
+		listener, err := listenTCP(addresses, ports.TCP, strangersWait)
 		if err != nil {
 			return s, err
 		}
+		e.ways.doors = listener
 		tcp := ice.NewTCPMuxDefault(ice.TCPMuxParams{
 			Listener: listener, Logger: quiet.NewLogger("ice"), ReadBufferSize: 64, WriteBufferSize: tcpBuffer,
 		})

@@ -16,6 +16,7 @@ type ways struct {
 	mu      sync.RWMutex // guards the rest; held for a look
 	at      map[place]*way
 	sockets []*socket // ours
+	doors   *doors    // for TCP; nil: there is none
 }
 
 // place is a client's address, as it is seen from here.
@@ -39,7 +40,7 @@ type exit struct {
 }
 
 // maxWays is how many addresses of one client are known: its networks and their relays. Of one that changes them often the
-// oldest is forgotten.
+// oldest is forgotten, and its connection closed.
 const maxWays = 32
 
 func newWays() *ways { return &ways{at: map[place]*way{}} }
@@ -63,19 +64,29 @@ func (w *ways) verified(c ice.Candidate, owner *wire) {
 	if !ok {
 		return
 	}
+	if at.tcp {
+		w.doors.knows(at.addr)
+	}
 	w.mu.RLock()
 	known := w.at[at]
 	w.mu.RUnlock()
 	if known != nil && known.wire == owner {
 		return
 	}
+	var gone place
+	defer func() { // without the lock
+		if gone.tcp {
+			w.doors.hangUp(gone.addr)
+		}
+	}()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if owner.closed {
 		return
 	}
 	if len(owner.places) >= maxWays {
-		w.drop(owner, owner.places[0])
+		gone = owner.places[0]
+		w.drop(owner, gone)
 		owner.places = owner.places[1:]
 	}
 	next := &way{place: at, wire: owner}
