@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -17,11 +18,13 @@ func TestBrowserSeveralFoci(t *testing.T) {
 		name, scenario string
 		foci           int
 		people         []string
+		locked         bool // the first of them locks the call before
 	}{
-		{"killed", "homeKilled", 2, []string{"anna", "ben"}},
-		{"drained", "homeDrained", 2, []string{"anna", "ben"}},
-		{"stopped", "homeStopped", 2, []string{"anna", "ben"}},
-		{"killed, of three with four people", "homeKilled", 3, []string{"anna", "ben", "carl", "dora"}},
+		{"killed", "homeKilled", 2, []string{"anna", "ben"}, false},
+		{"drained", "homeDrained", 2, []string{"anna", "ben"}, false},
+		{"stopped", "homeStopped", 2, []string{"anna", "ben"}, false},
+		{"killed, of three with four people", "homeKilled", 3, []string{"anna", "ben", "carl", "dora"}, false},
+		{"killed, the call locked", "homeKilled", 2, []string{"anna", "ben", "carl"}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			needBrowser(t, false)
@@ -39,27 +42,37 @@ func TestBrowserSeveralFoci(t *testing.T) {
 				}
 				tokens[name] = h.token(who, room)
 			}
-			controls := httptest.NewServer(h.controls())
+			controls := httptest.NewServer(h.controls(func() error {
+				if !c.locked {
+					return nil
+				}
+				_, err := first.SendStateEvent(t.Context(), room, event.Type{Type: "chancery.call.settings", Class: event.StateEventType}, "", map[string]any{"locked": true})
+				return err
+			}))
 			defer controls.Close()
 			callBrowsers(t, c.scenario, map[string]any{"urls": h.fronts(), "tokens": tokens, "controls": controls.URL})
 		})
 	}
 }
 
-// controls let a browser's driver take the home of the call away.
-func (h *fociHouse) controls() http.Handler {
+// controls let a browser's driver take the home of the call away. Before that something else is done.
+func (h *fociHouse) controls(before func() error) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /kill", func(http.ResponseWriter, *http.Request) { h.foci[h.home()].kill() })
-	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
-		if err := h.foci[h.home()].cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-		}
-	})
-	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) {
-		if err := h.drain(h.home(), "drain"); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-		}
-	})
+	for what, do := range map[string]func() error{
+		"kill":  func() error { h.foci[h.home()].kill(); return nil },
+		"stop":  func() error { return h.foci[h.home()].cmd.Process.Signal(syscall.SIGTERM) },
+		"drain": func() error { return h.drain(h.home(), "drain") },
+	} {
+		mux.HandleFunc("POST /"+what, func(w http.ResponseWriter, _ *http.Request) {
+			err := before()
+			if err == nil {
+				err = do()
+			}
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		})
+	}
 	return mux
 }
 
