@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/signal"
@@ -27,8 +28,17 @@ const (
 	// comeBack is how long somebody may be away who was told to come back, or whose focus is no more.
 	comeBack = 12 * time.Second
 	orphaned = 15 * time.Second
-	// longestWait is how long somebody is waited for who has handed a leave over and not come.
+	// longestWait is how long somebody is waited for who has handed a leave over and not come, and how long a leave is sent
+	// again and again to a homeserver that does not take it.
 	longestWait = time.Hour
+	// leavesPerUser and leavesPerServer bound what the foci look after: of one user, and of another server's users. leavesOfOthers is
+	// for all the other servers together: our own users' leaves always find their place among leavesMost.
+	leavesPerUser   = 100
+	leavesPerServer = 2000
+	leavesOfOthers  = leavesMost / 2
+	// ownAtOnce and othersAtOnce are how many questions wait for an answer at once, from our timers and from another server.
+	ownAtOnce    = 64
+	othersAtOnce = 8
 	// restartShare is the part of the delay after which it is restarted.
 	restartShare = 0.8
 	firstRetry   = 2 * time.Second
@@ -40,11 +50,11 @@ const (
 type leaves struct {
 	focus *Focus
 	house *house
-	began time.Time
 	left  chan goodbye
 	added chan *storage.CallLeave
 
 	jobs   map[[2]string]*leaveJob
+	asked  map[string]*asking // by the server
 	done   chan leaveOutcome
 	loaded time.Time
 	saw    time.Time
@@ -58,16 +68,26 @@ type goodbye struct {
 	returns        bool // it was told to come back
 }
 
-// leaveJob is one delayed leave.
+// leaveJob is one delayed leave. Its Seen is as the row has it; other processes' clocks are not compared with ours.
 type leaveJob struct {
 	*storage.CallLeave
+	known   time.Time // since when we know of it
+	stirred time.Time // when we last found that another process had the participant
 	present bool      // this focus has the participant
-	here    bool      // it has, or had
+	here    bool      // it was the last that had
 	away    time.Time // since when it has not; zero while it has
 	soon    bool      // it left for good
-	busy    bool      // something is being asked
+	busy    bool      // something is being asked, or waits to be
 	retry   time.Time // not before
 	pause   time.Duration
+	tried   bus.DelayedAction // what was last asked in vain,
+	failing time.Time         // and since when; zero: nothing
+}
+
+// asking is what one server is asked: so much at once, and the rest after it.
+type asking struct {
+	running int
+	waiting []*leaveJob
 }
 
 type leaveOutcome struct {
@@ -79,7 +99,7 @@ type leaveOutcome struct {
 func newLeaves(f *Focus, h *house) *leaves {
 	return &leaves{
 		focus: f, house: h, left: make(chan goodbye, 4096), added: make(chan *storage.CallLeave, 256),
-		jobs: map[[2]string]*leaveJob{}, done: make(chan leaveOutcome, 64),
+		jobs: map[[2]string]*leaveJob{}, asked: map[string]*asking{}, done: make(chan leaveOutcome, 64),
 	}
 }
 
@@ -101,7 +121,6 @@ func (l *leaves) leftCall(p *Participant) {
 
 // run looks after the leaves until ctx ends.
 func (l *leaves) run(ctx context.Context) error {
-	l.began = time.Now()
 	tick := time.NewTicker(leavesEvery)
 	defer tick.Stop()
 	for {
@@ -113,22 +132,31 @@ func (l *leaves) run(ctx context.Context) error {
 		case d := <-l.left:
 			l.departed(ctx, d)
 		case row := <-l.added:
-			l.take(row)
+			l.take(row, time.Now())
 			l.visit(ctx, time.Now())
 		case o := <-l.done:
-			l.settle(ctx, o)
+			l.settle(ctx, o, time.Now())
+			l.next(ctx, o.job.UserID.Homeserver(), time.Now())
 		case now := <-tick.C:
 			l.visit(ctx, now)
 		}
 	}
 }
 
-func (l *leaves) take(row *storage.CallLeave) {
-	key := [2]string{row.Call, row.Identity}
-	if known := l.jobs[key]; known == nil || known.DelayID != row.DelayID {
-		l.jobs[key] = &leaveJob{CallLeave: row}
-	} else {
-		known.Seen = max(known.Seen, row.Seen)
+func (j *leaveJob) key() [2]string { return [2]string{j.Call, j.Identity} }
+
+// take notes a row. A Seen that we did not write is another process's word that the participant is there.
+func (l *leaves) take(row *storage.CallLeave, now time.Time) {
+	fresh := &leaveJob{CallLeave: row, known: now, stirred: now}
+	known := l.jobs[fresh.key()]
+	switch {
+	case known == nil || known.DelayID != row.DelayID:
+		l.jobs[fresh.key()] = fresh
+	case row.Seen != 0 && row.Seen != known.Seen:
+		known.Seen, known.stirred = row.Seen, now
+		if !known.present {
+			known.here, known.soon, known.away = false, false, time.Time{}
+		}
 	}
 }
 
@@ -142,13 +170,16 @@ func (l *leaves) reload(ctx context.Context, now time.Time) {
 		if ctx.Err() == nil {
 			zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed leaves of calls not read, will try again")
 		}
+		for _, job := range l.jobs {
+			job.stirred = now // whether another process has it could not be seen
+		}
 		return
 	}
 	l.loaded = now
 	there := make(map[[2]string]bool, len(rows))
 	for _, row := range rows {
 		there[[2]string{row.Call, row.Identity}] = true
-		l.take(row)
+		l.take(row, now)
 	}
 	for key, job := range l.jobs {
 		if !there[key] && !job.busy {
@@ -165,10 +196,7 @@ func (l *leaves) visit(ctx context.Context, now time.Time) {
 	}
 	l.witness(ctx, now)
 	for _, job := range l.jobs {
-		if action := l.due(job, now); action != "" && !job.busy && !now.Before(job.retry) {
-			job.busy = true
-			l.act(ctx, job, action)
-		}
+		l.act(ctx, job, now)
 	}
 }
 
@@ -184,26 +212,34 @@ func (l *leaves) witness(ctx context.Context, now time.Time) {
 			present[[2]string{r.name, string(p.user) + " " + string(p.device)}] = true
 		}
 	}
-	var saw [][2]string
+	var saw, came [][2]string
 	for key, job := range l.jobs {
 		job.present = present[key] || job.DeviceID != "" && present[[2]string{job.Call, string(job.UserID) + " " + string(job.DeviceID)}]
 		switch {
 		case job.present:
 			if !job.here {
 				job.here, job.Restart = true, now.UnixMilli()
+				came = append(came, key)
 			}
-			job.away, job.soon, job.Seen = time.Time{}, false, now.UnixMilli()
+			job.away, job.soon = time.Time{}, false
 			saw = append(saw, key)
 		case job.here && job.away.IsZero():
 			job.away = now
 		}
 	}
 	if now.Sub(l.saw) < sawEvery {
+		saw = came // who had them before hears of it in time
+	} else {
+		l.saw = now
+	}
+	if err := l.house.store.CallLeaves.Saw(ctx, now.UnixMilli(), saw); err != nil {
+		if ctx.Err() == nil {
+			zerolog.Ctx(ctx).Warn().Err(err).Msg("Not written who is in calls")
+		}
 		return
 	}
-	l.saw = now
-	if err := l.house.store.CallLeaves.Saw(ctx, now.UnixMilli(), saw); err != nil && ctx.Err() == nil {
-		zerolog.Ctx(ctx).Warn().Err(err).Msg("Not written who is in calls")
+	for _, key := range saw {
+		l.jobs[key].Seen = now.UnixMilli()
 	}
 }
 
@@ -219,22 +255,34 @@ func (p *Participant) ended() bool {
 
 // due says what is to be done about a leave now.
 func (l *leaves) due(job *leaveJob, now time.Time) bus.DelayedAction {
-	since := time.UnixMilli(job.Since)
-	seen := time.UnixMilli(max(job.Seen, l.began.UnixMilli()))
-	timeout := time.Duration(job.Timeout) * time.Millisecond
+	wait := min(job.timeout(), longestWait)
 	switch {
 	case job.present && now.UnixMilli() >= job.Restart:
 		return bus.DelayedRestart
 	case job.present:
 		return ""
-	case job.soon, job.here && now.Sub(job.away) >= comeBack:
-		return bus.DelayedSend
-	case job.Seen != 0 && !job.here && now.Sub(seen) >= orphaned: // its focus is no more
-		return bus.DelayedSend
-	case job.Seen == 0 && now.Sub(since) >= min(timeout, longestWait):
+	case job.here:
+		if job.soon || now.Sub(job.away) >= comeBack {
+			return bus.DelayedSend
+		}
+	case job.Seen != 0:
+		if now.Sub(job.stirred) >= orphaned { // its focus is no more
+			return bus.DelayedSend
+		}
+	case now.Sub(time.UnixMilli(job.Since)) >= wait && now.Sub(job.known) >= min(wait, orphaned):
 		return bus.DelayedSend
 	}
 	return ""
+}
+
+func (j *leaveJob) timeout() time.Duration { return time.Duration(j.Timeout) * time.Millisecond }
+
+// patience is how long an action is tried again: by then the homeserver, had it been there, would have sent the leave by itself.
+func (j *leaveJob) patience(action bus.DelayedAction) time.Duration {
+	if action == bus.DelayedRestart {
+		return j.timeout()
+	}
+	return min(j.timeout(), longestWait)
 }
 
 // departed takes a session's end: who left for good is gone at once.
@@ -252,8 +300,52 @@ func (l *leaves) departed(ctx context.Context, d goodbye) {
 	l.visit(ctx, now)
 }
 
-// act asks the timers' holder, ours or the other server's.
-func (l *leaves) act(ctx context.Context, job *leaveJob, action bus.DelayedAction) {
+// act does what a leave's time has come for, as soon as its server has answered others' questions.
+func (l *leaves) act(ctx context.Context, job *leaveJob, now time.Time) {
+	action := l.due(job, now)
+	if action == "" || job.busy || now.Before(job.retry) {
+		return
+	}
+	server := job.UserID.Homeserver()
+	way := l.asked[server]
+	if way == nil {
+		way = &asking{}
+		l.asked[server] = way
+	}
+	job.busy = true
+	if way.running >= l.atOnce(server) {
+		way.waiting = append(way.waiting, job)
+		return
+	}
+	way.running++
+	l.ask(ctx, job, action)
+}
+
+func (l *leaves) atOnce(server string) int {
+	if server == l.house.name {
+		return ownAtOnce
+	}
+	return othersAtOnce
+}
+
+// next follows an answer of the server with what waits for it, if that still is to be done.
+func (l *leaves) next(ctx context.Context, server string, now time.Time) {
+	way := l.asked[server]
+	way.running--
+	for len(way.waiting) > 0 && way.running < l.atOnce(server) {
+		job := way.waiting[0]
+		way.waiting = way.waiting[1:]
+		if job.busy = false; l.jobs[job.key()] == job {
+			l.act(ctx, job, now)
+		}
+	}
+	if way.running == 0 {
+		delete(l.asked, server)
+	}
+}
+
+// ask asks the timers' holder, ours or the other server's.
+func (l *leaves) ask(ctx context.Context, job *leaveJob, action bus.DelayedAction) {
 	row := *job.CallLeave
 	l.focus.live.Go(func() {
 		asking, cancel := context.WithTimeout(ctx, actTime)
@@ -279,30 +371,28 @@ func (h *house) delayed(ctx context.Context, server, delay string, action bus.De
 }
 
 // settle takes what came of an action.
-func (l *leaves) settle(ctx context.Context, o leaveOutcome) {
+func (l *leaves) settle(ctx context.Context, o leaveOutcome, now time.Time) {
 	job := o.job
 	job.busy = false
 	var refusal *bus.Refusal
 	gone := errors.As(o.err, &refusal) && refusal.Status == http.StatusNotFound
-	now := time.Now()
 	outcome := "ok"
 	switch {
 	case gone, o.err == nil && o.action == bus.DelayedSend:
 		if gone {
 			outcome = "gone"
 		}
-		if l.jobs[[2]string{job.Call, job.Identity}] == job {
-			delete(l.jobs, [2]string{job.Call, job.Identity})
-		}
-		if err := l.house.store.CallLeaves.Delete(ctx, job.CallLeave); err != nil && ctx.Err() == nil {
-			zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed leave of a call not forgotten") // it is asked for again, and gone
-		}
+		l.forget(ctx, job)
 	case o.err == nil:
-		job.pause, job.retry = 0, time.Time{}
+		job.pause, job.retry, job.failing = 0, time.Time{}, time.Time{}
 		job.Restart = now.Add(time.Duration(float64(job.Timeout)*restartShare) * time.Millisecond).UnixMilli()
 		if err := l.house.store.CallLeaves.Again(ctx, job.CallLeave); err != nil && ctx.Err() == nil {
 			zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed leave of a call not written")
 		}
+	case job.vain(o.action, now):
+		outcome = "given_up"
+		zerolog.Ctx(ctx).Warn().Err(o.err).Str("action", string(o.action)).Str("server", job.UserID.Homeserver()).Msg("Delayed leave of a call given up")
+		l.forget(ctx, job)
 	default:
 		outcome = "failed"
 		job.pause = min(max(2*job.pause, firstRetry), longestRetry)
@@ -317,8 +407,42 @@ func (l *leaves) settle(ctx context.Context, o leaveOutcome) {
 	delegated.WithLabelValues(string(o.action), outcome).Inc()
 }
 
+// vain notes that an action failed, and says whether it has been tried for long enough.
+func (j *leaveJob) vain(action bus.DelayedAction, now time.Time) bool {
+	if j.failing.IsZero() || j.tried != action {
+		j.tried, j.failing = action, now
+	}
+	return now.Sub(j.failing) >= j.patience(action)
+}
+
+func (l *leaves) forget(ctx context.Context, job *leaveJob) {
+	if l.jobs[job.key()] == job {
+		delete(l.jobs, job.key())
+	}
+	if err := l.house.store.CallLeaves.Delete(ctx, job.CallLeave); err != nil && ctx.Err() == nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed leave of a call not forgotten") // it is asked for again
+	}
+}
+
+var errTooManyLeaves = mautrix.MLimitExceeded.WithMessage("Too many delayed leaves wait already").WithStatus(http.StatusTooManyRequests)
+
+// fits says whether there is room for one more leave of this user: nobody's crowd out the others'.
+func (l *leaves) fits(ctx context.Context, row *storage.CallLeave) error {
+	n, err := l.house.store.CallLeaves.Count(ctx, row, l.house.name)
+	if err != nil {
+		return wrap(err, "count delayed leaves")
+	}
+	if n.User >= leavesPerUser || row.UserID.Homeserver() != l.house.name && (n.Server >= leavesPerServer || n.Others >= leavesOfOthers) {
+		return errTooManyLeaves
+	}
+	return nil
+}
+
 // hand takes a delayed leave over for a participant.
 func (l *leaves) hand(ctx context.Context, row *storage.CallLeave) error {
+	if err := l.fits(ctx, row); err != nil {
+		return err
+	}
 	now := time.Now()
 	row.Since, row.Restart = now.UnixMilli(), now.UnixMilli()
 	if err := l.house.store.CallLeaves.Put(ctx, row); err != nil {

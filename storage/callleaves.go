@@ -32,8 +32,10 @@ const (
 	callLeavePut     = "INSERT INTO call_leaves (" + callLeaveColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 		ON CONFLICT (call, identity) DO UPDATE SET room_id = excluded.room_id, user_id = excluded.user_id, device_id = excluded.device_id, delay_id = excluded.delay_id,
 			timeout = excluded.timeout, since = excluded.since, seen = excluded.seen, restart = excluded.restart`
-	callLeaveAll    = "SELECT " + callLeaveColumns + " FROM call_leaves ORDER BY restart LIMIT $1"
-	callLeaveOf     = "SELECT " + callLeaveColumns + " FROM call_leaves WHERE call = $1 AND identity = $2"
+	callLeaveAll   = "SELECT " + callLeaveColumns + " FROM call_leaves ORDER BY restart LIMIT $1"
+	callLeaveOf    = "SELECT " + callLeaveColumns + " FROM call_leaves WHERE call = $1 AND identity = $2"
+	callLeaveCount = `SELECT COUNT(CASE WHEN user_id = $1 THEN 1 END), COUNT(CASE WHEN user_id LIKE $2 THEN 1 END), COUNT(CASE WHEN user_id NOT LIKE $3 THEN 1 END)
+		FROM call_leaves WHERE NOT (call = $4 AND identity = $5)`
 	callLeaveSaw    = "UPDATE call_leaves SET seen = $3 WHERE call = $1 AND identity = $2"
 	callLeaveAgain  = "UPDATE call_leaves SET restart = $4 WHERE call = $1 AND identity = $2 AND delay_id = $3"
 	callLeaveDelete = "DELETE FROM call_leaves WHERE call = $1 AND identity = $2 AND delay_id = $3"
@@ -57,6 +59,17 @@ func (t *CallLeaves) Put(ctx context.Context, l *CallLeave) error {
 // All gives up to limit of them, those first that are to be restarted first.
 func (t *CallLeaves) All(ctx context.Context, limit int) ([]*CallLeave, error) {
 	return all(ctx, t.s, scanCallLeave, callLeaveAll, limit)
+}
+
+// CallLeaveCounts says how many there are of one user, of the users of one server, and of all servers' but ours.
+type CallLeaveCounts struct{ User, Server, Others int }
+
+// Count counts those beside l, for l's user; ours is the name of our server.
+func (t *CallLeaves) Count(ctx context.Context, l *CallLeave, ours string) (n CallLeaveCounts, err error) {
+	return one(ctx, t.s, func(row dbutil.Scannable) (n CallLeaveCounts, err error) {
+		err = row.Scan(&n.User, &n.Server, &n.Others)
+		return n, err
+	}, callLeaveCount, l.UserID, "%:"+l.UserID.Homeserver(), "%:"+ours, l.Call, escape(l.Identity))
 }
 
 // Of gives a participant's, or nil.
