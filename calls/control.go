@@ -2,6 +2,7 @@ package calls
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -269,37 +270,31 @@ const patrolEvery = 400 * time.Millisecond
 func (f *Focus) patrol(ctx context.Context) {
 	tick := time.NewTicker(patrolEvery)
 	defer tick.Stop()
-	since := time.Now()
+	seen := map[id.RoomID]int64{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			if err := f.look(ctx, since); err != nil {
-				if ctx.Err() == nil {
-					zerolog.Ctx(ctx).Warn().Err(err).Msg("Calls not looked after, will try again")
-				}
-				continue
+		case <-tick.C:
+			if err := f.look(ctx, seen); err != nil && ctx.Err() == nil {
+				zerolog.Ctx(ctx).Warn().Err(err).Msg("Calls not looked after, will try again")
 			}
-			since = now
 		}
 	}
 }
 
-// clockSkew is how far the clocks of two of our processes may be apart.
-const clockSkew = 5 * time.Second
-
-func (f *Focus) look(ctx context.Context, since time.Time) error {
-	ours := map[id.UserID]bool{}
-	for _, p := range f.present(func(p *Participant) bool { return p.user != "" && f.guestServer(p.user) == "" }) {
-		ours[p.user] = true
+// look is one round of patrol. seen has the orders that live calls have been judged by: those are news that have another number,
+// whatever the clock of the process that wrote them says.
+func (f *Focus) look(ctx context.Context, seen map[id.RoomID]int64) error {
+	ours, rooms := map[id.UserID]bool{}, map[id.RoomID]bool{}
+	for _, p := range f.present(func(p *Participant) bool { return p.user != "" }) {
+		rooms[p.matrixRoom] = true
+		if f.guestServer(p.user) == "" {
+			ours[p.user] = true
+		}
 	}
 	if len(ours) > 0 {
-		users := make([]id.UserID, 0, len(ours))
-		for user := range ours {
-			users = append(users, user)
-		}
-		barred, err := f.house.store.Accounts.Barred(ctx, users)
+		barred, err := f.house.store.Accounts.Barred(ctx, slices.Collect(maps.Keys(ours)))
 		if err != nil {
 			return err
 		}
@@ -307,18 +302,19 @@ func (f *Focus) look(ctx context.Context, since time.Time) error {
 			f.remove(ctx, func(p *Participant) bool { return p.user == user })
 		}
 	}
-	if len(f.liveRooms()) == 0 {
-		return nil
-	}
-	const most = 1000
-	ordered, err := f.house.store.CallOrders.Since(ctx, since.Add(-clockSkew).UnixMilli(), most)
+	maps.DeleteFunc(seen, func(room id.RoomID, _ int64) bool { return !rooms[room] })
+	written, err := f.house.store.CallOrders.Written(ctx, slices.Collect(maps.Keys(rooms)))
 	if err != nil {
 		return err
 	}
-	for _, room := range ordered {
+	for room, since := range written {
+		if seen[room] == since {
+			continue
+		}
 		if err := f.rejudge(ctx, room); err != nil {
 			return err
 		}
+		seen[room] = since
 	}
 	return nil
 }

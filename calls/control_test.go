@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"github.com/pion/webrtc/v4"
+	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/signal"
+	"chancery/storage"
 )
 
 // media takes the two tracks that come to c, by kind, once each has brought a packet.
@@ -199,5 +201,42 @@ func TestTheConfigurationBoundsEachCall(t *testing.T) {
 		p.do(func() { p.obey(v); close(said) })
 		<-said
 		untilMore(fmt.Sprintf("the room says %d", bitrate))
+	}
+}
+
+// TestOrdersOfAnotherProcess: an order is obeyed once it is written, and not again and again.
+func TestOrdersOfAnotherProcess(t *testing.T) {
+	l := newTestLeaves(t)
+	f, room := l.focus, id.RoomID("!a:interior.test")
+	seen := map[id.RoomID]int64{}
+	present := func() *Participant {
+		p := &Participant{identity: "ann", user: "@ann:finance.test", matrixRoom: room, room: f.rooms["c"], binding: &Matrix{}, done: make(chan struct{})}
+		f.rooms["c"].everyone.Store(&[]*Participant{p})
+		return p
+	}
+	order := func() {
+		t.Helper()
+		if err := f.house.store.CallOrders.Put(t.Context(), &storage.CallOrder{RoomID: room, Orders: []byte(`{}`), By: "@root:interior.test"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		ordered bool
+		judged  bool // a room that is not there has nobody in its calls
+	}{{"none", false, false}, {"the first", true, true}, {"the same", false, false}, {"another", true, true}, {"the same again", false, false}} {
+		p := present()
+		if c.ordered {
+			order()
+		}
+		if err := f.look(t.Context(), seen); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.ended(); got != c.judged {
+			t.Errorf("%s: judged %v, want %v", c.name, got, c.judged)
+		}
+		if p.ended() && p.because.reason != signal.DisconnectReason_PARTICIPANT_REMOVED {
+			t.Errorf("%s: got reason %v", c.name, p.because.reason)
+		}
 	}
 }

@@ -24,9 +24,9 @@ const (
 	callOrderColumns = "room_id, orders, by_user, since"
 	callOrderByRoom  = "SELECT " + callOrderColumns + " FROM call_orders WHERE room_id = $1"
 	callOrderPage    = "SELECT " + callOrderColumns + " FROM call_orders WHERE room_id > $1 ORDER BY room_id LIMIT $2"
-	callOrderSince   = "SELECT room_id FROM call_orders WHERE since > $1 LIMIT $2"
 	callOrderPut     = "INSERT INTO call_orders (" + callOrderColumns + `) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (room_id) DO UPDATE SET orders = excluded.orders, by_user = excluded.by_user, since = excluded.since`
+		ON CONFLICT (room_id) DO UPDATE SET orders = excluded.orders, by_user = excluded.by_user,
+			since = CASE WHEN excluded.since > call_orders.since THEN excluded.since ELSE call_orders.since + 1 END`
 	callStartPut   = "INSERT INTO call_starts (call, until) VALUES ($1, $2) ON CONFLICT (call) DO UPDATE SET until = excluded.until"
 	callStartUntil = "SELECT until FROM call_starts WHERE call = $1"
 	callStartSweep = "DELETE FROM call_starts WHERE until < $1"
@@ -50,12 +50,20 @@ func (t *CallOrders) Page(ctx context.Context, after id.RoomID, limit int) ([]*C
 	return all(ctx, t.s, scanCallOrder, callOrderPage, after, limit)
 }
 
-// Since names rooms whose orders were written after the time, in ms since 1970.
-func (t *CallOrders) Since(ctx context.Context, after int64, limit int) ([]id.RoomID, error) {
-	return all(ctx, t.s, column[id.RoomID], callOrderSince, after, limit)
+// Written tells of those of the rooms that have an order when it was written. An order that takes another's place always has a
+// greater number, though it may be written by a process whose clock is behind.
+func (t *CallOrders) Written(ctx context.Context, rooms []id.RoomID) (map[id.RoomID]int64, error) {
+	orders, err := chunked(ctx, rooms, func(part []id.RoomID) ([]*CallOrder, error) {
+		return all(ctx, t.s, scanCallOrder, "SELECT "+callOrderColumns+" FROM call_orders WHERE room_id IN "+list(1, len(part)), anys(part)...)
+	})
+	written := make(map[id.RoomID]int64, len(orders))
+	for _, o := range orders {
+		written[o.RoomID] = o.Since
+	}
+	return written, err
 }
 
-// Put writes an order in place of the room's older one; it fills in Since. An empty object orders nothing.
+// Put writes an order in place of the room's older one; it fills in Since, about. An empty object orders nothing.
 func (t *CallOrders) Put(ctx context.Context, o *CallOrder) error {
 	o.Since = t.s.now().UnixMilli()
 	return t.s.Do(ctx, func(ctx context.Context) error {

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -104,11 +105,25 @@ func TestCallLeaves(t *testing.T) {
 		if err != nil || got == nil || got.DelayID != "d2" || got.Restart != 70 || got.Seen != 60 {
 			t.Errorf("got %+v (%v), want the newest, as it was", got, err)
 		}
+		for _, l := range []*CallLeave{
+			{Call: "d", Identity: "i", RoomID: "!a", UserID: "@ann:x", DelayID: "d3"},
+			{Call: "c", Identity: "j", RoomID: "!a", UserID: "@bob:x", DelayID: "d4"},
+			{Call: "c", Identity: "k", RoomID: "!a", UserID: "@ann:y.x", DelayID: "d5"},
+		} {
+			if err := s.CallLeaves.Put(ctx, l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for ours, want := range map[string]CallLeaveCounts{"x": {1, 2, 1}, "z": {1, 2, 3}} {
+			if got, err := s.CallLeaves.Count(ctx, &now, ours); err != nil || got != want {
+				t.Errorf("beside ann's, at %s: got %+v (%v), want %+v", ours, got, err, want)
+			}
+		}
 		if err := s.CallLeaves.Delete(ctx, &now); err != nil {
 			t.Fatal(err)
 		}
-		if all, err := s.CallLeaves.All(ctx, 10); err != nil || len(all) != 0 {
-			t.Errorf("%d are left (%v), want none", len(all), err)
+		if all, err := s.CallLeaves.All(ctx, 10); err != nil || len(all) != 3 {
+			t.Errorf("%d are left (%v), want 3", len(all), err)
 		}
 	})
 }
@@ -125,8 +140,21 @@ func TestCallOrders(t *testing.T) {
 				t.Errorf("got %+v (%v), want %s", got, err, orders)
 			}
 		}
-		if rooms, err := s.CallOrders.Since(ctx, 0, 10); err != nil || len(rooms) != 1 || rooms[0] != "!a" {
-			t.Errorf("got %v (%v), want the room", rooms, err)
+		before, err := s.CallOrders.Written(ctx, []id.RoomID{"!a", "!b"})
+		if err != nil || len(before) != 1 || before["!a"] == 0 {
+			t.Errorf("got %v (%v), want the room's", before, err)
+		}
+		clock := s.now
+		s.now = func() time.Time { return clock().Add(-time.Hour) } // as in a process whose clock is behind
+		if err := s.CallOrders.Put(ctx, &CallOrder{RoomID: "!a", Orders: []byte(`{}`), By: "@root:x"}); err != nil {
+			t.Fatal(err)
+		}
+		s.now = clock
+		if after, err := s.CallOrders.Written(ctx, []id.RoomID{"!a"}); err != nil || after["!a"] <= before["!a"] {
+			t.Errorf("by a clock that is behind: got %v (%v), want more than %v", after, err, before)
+		}
+		if none, err := s.CallOrders.Written(ctx, nil); err != nil || len(none) != 0 {
+			t.Errorf("of no rooms: got %v (%v), want none", none, err)
 		}
 		if got, err := s.CallOrders.ByRoom(ctx, "!b"); got != nil || err != nil {
 			t.Errorf("another room: got %+v (%v), want none", got, err)
