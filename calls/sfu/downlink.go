@@ -226,8 +226,12 @@ func (l *Downlink) judgeReports() {
 		}
 	case least <= lossGood:
 		l.lossy = 0
-		if l.clean++; l.clean >= 4 && e.bounded {
-			e.bps += e.bps / 4
+		if l.clean++; l.clean < 4 || !e.bounded {
+			break
+		}
+		if e.bps += e.bps / 4; float64(e.bps) >= plenty*float64(rate) && missingRate(l.demands) == 0 {
+			e.open()
+			l.wake()
 		}
 	}
 	e.acked = rate

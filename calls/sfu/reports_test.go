@@ -1,0 +1,75 @@
+package sfu
+
+import (
+	"testing"
+	"time"
+)
+
+// second lets a second go by on s's line, in which its track was sent and so many percent of it were lost.
+func (s *stage) second(loss uint32) {
+	if i := s.down.target.Load(); i >= 0 {
+		s.down.counts.bytes.Add(uint64(typicalRate(s.up.pictures()[i]) / 8))
+	}
+	s.down.counts.loss.Store(loss)
+	s.link.report(time.Now())
+	s.link.steer(time.Now())
+}
+
+// TestReportsAloneJudgeALine: a client that gives no transport-wide feedback has its line judged by what its reports say is lost: it
+// becomes narrow at the second bad one, wider with good ones, and in the end open, however long that goes on.
+func TestReportsAloneJudgeALine(t *testing.T) {
+	s := newStage(t, 3)
+	top := typicalRate(s.up.pictures()[2])
+	for _, step := range []struct {
+		what     string
+		seconds  int
+		loss     uint32
+		bounded  bool
+		estimate int
+		layer    int32
+	}{
+		{"nothing is lost", 5, 0, false, 0, 2},
+		{"a bad report", 1, 20, false, 0, 2},
+		{"a good one", 1, 0, false, 0, 2},
+		{"a bad one again", 1, 20, false, 0, 2},
+		{"and one more", 1, 20, true, top * 3 / 4, 1},
+		{"neither good nor bad", 5, 8, true, top * 3 / 4, 1},
+		{"three good ones", 3, 0, true, top * 3 / 4, 1},
+		{"a fourth", 1, 0, true, top * 15 / 16, 1},
+		{"good ones", 20, 0, false, 0, 2},
+		{"hours of them", 10_000, 0, false, 0, 2},
+		{"bad ones", 2, 50, true, top * 3 / 4, 1},
+	} {
+		for range step.seconds {
+			s.second(step.loss)
+		}
+		n := s.link.Numbers()
+		if n.Bounded != step.bounded || n.Estimate != step.estimate || s.down.target.Load() != step.layer {
+			t.Fatalf("%s: got %+v and layer %d, want bounded %v, %d bit/s and layer %d", step.what, n, s.down.target.Load(), step.bounded, step.estimate, step.layer)
+		}
+	}
+}
+
+// TestReportsJudgeTheLineAlone: what one publisher's track loses on its way to us is not the subscriber's line; and a client that gives
+// feedback is judged by that.
+func TestReportsJudgeTheLineAlone(t *testing.T) {
+	for name, prepare := range map[string]func(*stage){
+		"another track is whole": func(s *stage) {
+			for _, loss := range []uint32{0, 50} {
+				other := NewDownTrack(s.up, s.link, "TR_2", "PA_1")
+				other.counts.loss.Store(loss)
+				other.Start()
+			}
+		},
+		"feedback": func(s *stage) { s.link.estimate.heard = 1 },
+	} {
+		s := newStage(t, 3)
+		prepare(s)
+		for range 10 {
+			s.second(50)
+		}
+		if n := s.link.Numbers(); n.Bounded {
+			t.Errorf("%s: got %+v, want an open line", name, n)
+		}
+	}
+}
