@@ -11,6 +11,29 @@ export default {
     await until('ann is muted', 3000, () => a.ask(() => !window.room.localParticipant.isMicrophoneEnabled));
     return `seen after ${atMost('seen after', seen, 1000)} ms`;
   },
+  async 'what was changed of a participant holds when it joins anew'(stage) {
+    const [a, b] = await stage.participants(['ann', 'bob']);
+    await stage.all();
+    await stage.admin('UpdateParticipant', {
+      identity: 'ann', name: 'Anna', attributes: { desk: '7' },
+      permission: { canSubscribe: true, canPublish: true, canPublishData: true, canPublishSources: ['MICROPHONE'] },
+    });
+    const holds = async (when) => {
+      const refused = await a.ask(() => window.room.localParticipant.setCameraEnabled(true).then(() => '', (e) => e.message));
+      if (!/permission/.test(refused)) throw new Error(`${when}: a camera is taken: ${refused}`);
+      await until(`${when}: bob sees and hears what is left of ann`, 10000, () => b.ask(() => {
+        const ann = window.room.remoteParticipants.get('ann');
+        return ann?.name === 'Anna' && ann.attributes.desk === '7' && ann.trackPublications.size === 1 && ann.isMicrophoneEnabled && !!ann.getTrackPublication('microphone').track;
+      }));
+    };
+    await until('the camera of ann has ended', 5000, () => a.ask(() => window.room.localParticipant.trackPublications.size === 1));
+    await holds('at once');
+    await new Promise((done) => setTimeout(done, 1500)); // until the client has its new token
+    const since = Date.now();
+    await a.simulate('full-reconnect');
+    await a.saw('reconnected', '', 15000, since);
+    await holds('after a full reconnect');
+  },
   'a participant removed within a second': yardstick(async (stage) => {
     const [a, b] = await stage.participants(['ann', 'bob']);
     await stage.all();
