@@ -32,8 +32,8 @@ func (f *Focus) routes() http.Handler {
 	return recovered(oneSlash(base, mux))
 }
 
-// oneSlash takes two slashes after the base for one: tools append their paths to an address that may end in one, and a
-// redirect would lose what they post.
+// oneSlash takes two slashes after the base for one: tools append their paths to an address that may end in one, and not
+// all of them follow a redirect.
 func oneSlash(base string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rest, ok := strings.CutPrefix(r.URL.Path, base+"//"); ok {

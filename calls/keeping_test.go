@@ -28,7 +28,8 @@ func askService(t *testing.T, base, method, body string, grant Grant) (int, stri
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+testToken(t, "", "admin", func(c *Claims) { c.Video = grant }))
-	resp, err := http.DefaultClient.Do(req)
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,6 +230,7 @@ func TestRoomServiceOfAnOpenCall(t *testing.T) {
 		t.Fatalf("got %d %s", status, text)
 	}
 	ann := join(t, base, "room", "ann")
+	ann.wait("the count", func(res *signal.Response) bool { return res.GetRoomUpdate().GetRoom().GetNumParticipants() == 1 }) // nothing else is told of the room by itself
 	status, text := askService(t, base, "CreateRoom", `{"name":"room","maxParticipants":9}`, create)
 	text = strings.ReplaceAll(text, " ", "")
 	for _, want := range []string{`"metadata":"m"`, `"max_participants":9`, `"departure_timeout":50`, `"num_participants":1`} {
