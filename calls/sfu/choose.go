@@ -51,13 +51,21 @@ func suits(w Wish, sizes [MaxLayers]Size) int {
 		}
 		return max(0, min(w.Quality, top))
 	}
-	view := float64(min(w.Width, w.Height)) * tolerance
 	for i := range top {
-		if s := sizes[i]; s.Height > 0 && float64(min(s.Width, s.Height)) >= view {
+		if s := sizes[i]; s.Height > 0 && s.fills(w) {
 			return i
 		}
 	}
 	return top
+}
+
+// fills says whether a picture suffices for a view, by the picture's shorter side: a view that is not of its shape is filled, and cuts off
+// of the longer one.
+func (s Size) fills(w Wish) bool {
+	if s.Width < s.Height {
+		return float64(s.Width) >= float64(w.Width)*tolerance
+	}
+	return float64(s.Height) >= float64(w.Height)*tolerance
 }
 
 // temporal is the highest temporal layer for a frame rate: encoders halve the rate from layer to layer.
