@@ -21,7 +21,8 @@ const FrameBytes = 512 << 10
 // Limits bounds what one socket may cost.
 type Limits struct {
 	FrameBytes  int           // largest incoming message at first; default FrameBytes
-	Queue       int           // messages waiting to be written before the socket counts as dead; default 512
+	Queue       int           // messages waiting to be written before the socket counts as dead; default 4096
+	QueueBytes  int           // the same in bytes, though one message may always wait; default 32 MiB
 	WriteWait   time.Duration // longest time for one write; default 10 s
 	PingEvery   time.Duration // a WebSocket ping after this; default 10 s
 	SilentAfter time.Duration // nothing heard for so long closes the socket; default 30 s
@@ -32,7 +33,10 @@ func (l Limits) withDefaults() Limits {
 		l.FrameBytes = FrameBytes
 	}
 	if l.Queue == 0 {
-		l.Queue = 512
+		l.Queue = 4096
+	}
+	if l.QueueBytes == 0 {
+		l.QueueBytes = 32 << 20
 	}
 	if l.WriteWait == 0 {
 		l.WriteWait = 10 * time.Second
@@ -56,11 +60,15 @@ var ErrNotBinary = errors.New("signal: text frame")
 type Conn struct {
 	ws     *websocket.Conn
 	limits Limits
-	out    chan []byte
+	woken  chan struct{} // something waits
 	done   chan struct{} // closed when nothing more can be sent
 	once   sync.Once
 	trip   atomic.Int64 // nanoseconds there and back, as the last ping took; 0: none has come back
 	most   atomic.Int64 // bytes of a message
+
+	mu    sync.Mutex // guards what follows
+	out   [][]byte   // waits to be written
+	bytes int        // of out
 }
 
 var upgrader = websocket.Upgrader{
@@ -77,8 +85,7 @@ func Accept(w http.ResponseWriter, r *http.Request, limits Limits) (*Conn, error
 	if err != nil {
 		return nil, fmt.Errorf("upgrade signalling socket: %w", err)
 	}
-	c := &Conn{ws: ws, limits: limits.withDefaults(), done: make(chan struct{})}
-	c.out = make(chan []byte, c.limits.Queue)
+	c := &Conn{ws: ws, limits: limits.withDefaults(), woken: make(chan struct{}, 1), done: make(chan struct{})}
 	c.most.Store(int64(c.limits.FrameBytes))
 	ws.SetPongHandler(func(said string) error {
 		if sent, err := strconv.ParseInt(said, 36, 64); err == nil {
@@ -179,18 +186,62 @@ func (c *Conn) Send(res *Response) bool {
 		c.Close()
 		return false
 	}
+	return c.SendFrame(frame)
+}
+
+// SendFrame is Send for a message that is encoded already. The frame is not changed, and may go to others too.
+func (c *Conn) SendFrame(frame []byte) bool {
 	select {
 	case <-c.done:
 		return false
 	default:
 	}
-	select {
-	case c.out <- frame:
-		return true
-	default:
+	if !c.queue(frame) {
 		c.Close()
 		return false
 	}
+	select {
+	case c.woken <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// queue lets a frame wait, if there is room.
+func (c *Conn) queue(frame []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.out); n >= c.limits.Queue || n > 0 && c.bytes+len(frame) > c.limits.QueueBytes {
+		return false
+	}
+	c.out = append(c.out, frame)
+	c.bytes += len(frame)
+	return true
+}
+
+// next takes the frame that has waited longest; nil: none waits.
+func (c *Conn) next() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.out) == 0 {
+		c.out = nil
+		return nil
+	}
+	frame := c.out[0]
+	c.out[0] = nil
+	c.out = c.out[1:]
+	c.bytes -= len(frame)
+	return frame
+}
+
+// writeQueued writes what waits. It is false if the socket does not take it.
+func (c *Conn) writeQueued() bool {
+	for frame := c.next(); frame != nil; frame = c.next() {
+		if c.writeFrame(frame) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // Close ends the socket after what is queued has been written, for at most one write's time.
@@ -205,8 +256,8 @@ func (c *Conn) write() {
 	}()
 	for {
 		select {
-		case frame := <-c.out:
-			if c.writeFrame(frame) != nil {
+		case <-c.woken:
+			if !c.writeQueued() {
 				return
 			}
 		case <-ping.C:
@@ -223,17 +274,9 @@ func (c *Conn) write() {
 }
 
 func (c *Conn) drain() {
-	for {
-		select {
-		case frame := <-c.out:
-			if c.writeFrame(frame) != nil {
-				return
-			}
-		default:
-			bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
-			_ = c.ws.WriteControl(websocket.CloseMessage, bye, time.Now().Add(time.Second)) // the peer may be gone already
-			return
-		}
+	if c.writeQueued() {
+		bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+		_ = c.ws.WriteControl(websocket.CloseMessage, bye, time.Now().Add(time.Second)) // the peer may be gone already
 	}
 }
 

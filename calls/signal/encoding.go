@@ -44,5 +44,8 @@ func EncodeBody(m Message, isJSON bool) ([]byte, error) {
 // Encode is a message's form on the wire.
 func Encode(m Message) ([]byte, error) { return proto.Marshal(m) }
 
+// Size is how long Encode's form of a message is.
+func Size(m Message) int { return proto.Size(m) }
+
 // EncodeEvent is the JSON of a webhook: names in the camel's case, and only what is set.
 func EncodeEvent(e *WebhookEvent) ([]byte, error) { return protojson.Marshal(e) }

@@ -174,18 +174,48 @@ func TestConnRefusesGiantFrames(t *testing.T) {
 }
 
 func TestConnClosesSlowClient(t *testing.T) {
-	c, _ := pair(t, Limits{Queue: 4, WriteWait: 200 * time.Millisecond})
-	big := &Response{Message: &Response_RefreshToken{RefreshToken: strings.Repeat("x", 256<<10)}}
-	deadline := time.Now().Add(10 * time.Second)
-	for c.Send(big) {
-		if time.Now().After(deadline) {
-			t.Fatal("a client that does not read was never given up")
+	for _, limits := range []Limits{{Queue: 4}, {QueueBytes: 1 << 20}} {
+		limits.WriteWait = 200 * time.Millisecond
+		c, _ := pair(t, limits)
+		big := &Response{Message: &Response_RefreshToken{RefreshToken: strings.Repeat("x", 256<<10)}}
+		began := time.Now()
+		for c.Send(big) {
+			if time.Since(began) > 10*time.Second {
+				t.Fatalf("%+v: a client that does not read was never given up", limits)
+			}
+		}
+		select {
+		case <-c.done:
+		case <-time.After(5 * time.Second):
+			t.Errorf("%+v: socket not closed", limits)
 		}
 	}
-	select {
-	case <-c.done:
-	case <-time.After(5 * time.Second):
-		t.Error("socket not closed")
+}
+
+// A thousand small messages at once are no sign of a slow client, and one message may be greater than all that may wait.
+func TestConnTakesABurst(t *testing.T) {
+	c, ws := pair(t, Limits{QueueBytes: 64 << 10})
+	if !c.Send(&Response{Message: &Response_RefreshToken{RefreshToken: strings.Repeat("x", 256<<10)}}) {
+		t.Fatal("got a great message refused")
+	}
+	if _, frame, err := ws.ReadMessage(); err != nil || len(frame) < 256<<10 {
+		t.Fatalf("got %d bytes, %v, want the great message", len(frame), err)
+	}
+	const many = 1000
+	for i := range int64(many) {
+		if !c.Send(&Response{Message: &Response_Pong{Pong: i + 1}}) {
+			t.Fatalf("got message %d refused", i)
+		}
+	}
+	for i := range int64(many) {
+		_, frame, err := ws.ReadMessage()
+		var res Response
+		if err == nil {
+			err = proto.Unmarshal(frame, &res)
+		}
+		if err != nil || res.GetPong() != i+1 {
+			t.Fatalf("got %v, %v, want pong %d", &res, err, i+1)
+		}
 	}
 }
 
