@@ -31,6 +31,9 @@ func (o *ordeal) resumed(c *signal.Conn) bool {
 
 const longestSpeech = 30 // seconds that a client may be shown as speaking
 
+// mostSimulated is a line that is as good as open, in bits per second.
+const mostSimulated = 1 << 30
+
 // onSimulate serves the scenarios by which clients test themselves.
 func (p *Participant) onSimulate(m *signal.Simulate) {
 	switch s := m.Scenario.(type) {
@@ -47,6 +50,10 @@ func (p *Participant) onSimulate(m *signal.Simulate) {
 		p.end(signal.DisconnectReason_SERVER_SHUTDOWN, signal.Leave_DISCONNECT)
 	case *signal.Simulate_SwitchCandidateProtocol:
 		p.room.focus.roads.set(p, road(s.SwitchCandidateProtocol))
+	case *signal.Simulate_SubscriberBandwidth:
+		if p.link != nil { // until it says 0, or has joined anew
+			p.link.SetMost(int(min(max(s.SubscriberBandwidth, 0), mostSimulated)))
+		}
 	case *signal.Simulate_DisconnectSignalOnResume:
 		p.ordeal.cutAfter = true
 	case *signal.Simulate_DisconnectSignalOnResumeNoMessages:

@@ -27,6 +27,7 @@ type Downlink struct {
 
 	line     sync.Mutex // guards what follows, for the packet path: held for lines
 	estimate estimate
+	most     int     // bits per second that it is never thought to exceed; 0: none
 	next     uint16  // transport-wide number
 	repairs  float64 // bytes that may be sent again on a bounded line
 	steered  int64   // when they were last counted
@@ -116,6 +117,14 @@ func (l *Downlink) wake() {
 	case l.woken <- struct{}{}:
 	default:
 	}
+}
+
+// SetMost has the line taken for no wider than so many bits per second; 0: for what it is.
+func (l *Downlink) SetMost(bps int) {
+	l.line.Lock()
+	l.most = max(bps, 0)
+	l.line.Unlock()
+	l.wake()
 }
 
 func (l *Downlink) micros(now time.Time) int64 { return now.Sub(l.began).Microseconds() }
@@ -259,11 +268,17 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 			}
 		}
 	}
-	bounded, budget, whole := e.bounded, e.budget(), e.bps
+	bounded, budget, whole, most := e.bounded, e.budget(), e.bps, l.most
 	part := float64(e.bps) / 8 * repairPart
 	l.repairs = min(l.repairs+part*float64(now-l.steered)/1e6, part/2)
 	l.steered = now
 	l.line.Unlock()
+	if most > 0 {
+		if !bounded {
+			budget, whole = most, most
+		}
+		bounded, budget, whole = true, min(budget, most), min(whole, most)
+	}
 	if !bounded {
 		if !l.bounded {
 			return nil, 0
@@ -277,6 +292,9 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 	audio := l.thrift(budget)
 	allocate(budget-audio, whole-audio, l.demands, l.cfg.MayPause)
 	told = l.grantDemands()
+	if most > 0 {
+		return told, steerEvery // there is nothing to prove
+	}
 	return told, l.probe(now, at, budget, audio)
 }
 
@@ -419,8 +437,12 @@ func (l *Downlink) Numbers() LinkNumbers {
 	l.line.Lock()
 	defer l.line.Unlock()
 	e := &l.estimate
+	estimate := e.bps
+	if l.most > 0 && (!e.bounded || l.most < estimate) {
+		estimate = l.most
+	}
 	return LinkNumbers{
-		Bounded: e.bounded, Estimate: e.bps, Arrived: e.acked, Queued: time.Duration(e.queued) * time.Microsecond,
+		Bounded: e.bounded || l.most > 0, Estimate: estimate, Arrived: e.acked, Queued: time.Duration(e.queued) * time.Microsecond,
 		Loss: e.loss, Probing: e.probe.running(),
 	}
 }
