@@ -16,10 +16,11 @@ type arrived struct {
 const gatherArrivals = 50 * time.Millisecond
 
 // tellOf tells the client of another. Whatever is more than an arrival is told at once, after what has waited.
-func (p *Participant) tellOf(now *signal.Participant, before *peer) {
+func (p *Participant) tellOf(o, before *peer) {
+	now := o.info
 	if !mereArrival(now, before) {
 		p.tellArrived()
-		p.send(&signal.Response{Message: &signal.Response_Update{Update: &signal.ParticipantUpdate{Participants: []*signal.Participant{now}}}})
+		p.sendFrame(o.frame())
 		return
 	}
 	for i, known := range p.arrived.infos {

@@ -47,7 +47,7 @@ func TestArrivalsAreGathered(t *testing.T) {
 	p := f.rooms["room"].find("ann")
 	f.mu.Unlock()
 	come := func(sid string, tracks ...*signal.Track) *peer {
-		return &peer{info: &signal.Participant{Sid: sid, Identity: sid, State: signal.Participant_JOINED, Tracks: tracks, Permission: &signal.Permission{}}, allow: &signal.SubscriptionPermission{}}
+		return &peer{info: &signal.Participant{Sid: sid, Identity: sid, State: signal.Participant_JOINED, Tracks: tracks, Permission: &signal.Permission{}}, allow: &allowance{}}
 	}
 	p.do(func() {
 		p.peerChanged(come("bob"))

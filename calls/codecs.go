@@ -67,6 +67,9 @@ func (p *Participant) reconsider(s *subscription, from *peer) {
 func (p *Participant) awaitCodec(s *subscription, mime string) {
 	if s.awaits != mime {
 		s.awaits = mime
+		if s.told != nil {
+			*s.told = want{} // a publisher that has stopped this codec is to be asked again
+		}
 		p.tellWanted(s, s.down.Wanted())
 	}
 }

@@ -19,13 +19,13 @@ type want struct {
 
 // tellWanted tells the publisher which layer this subscriber wants: -1 for none.
 func (p *Participant) tellWanted(s *subscription, layer int) {
-	if !s.up.Video() && s.told {
+	w := want{mime: s.codec(), layer: layer}
+	if s.told != nil && (!s.up.Video() || *s.told == w) {
 		return
 	}
-	first := !s.told
-	s.told = true
-	from, track, me, w := s.from, s.track, p.sid, want{mime: s.codec(), layer: layer}
-	from.post(func() { from.noteWanted(track, me, w, first) })
+	first := s.told == nil
+	s.told = &w
+	s.from.learnWant(wanting{s.track, p.sid}, wanted{w, first})
 }
 
 // noteWanted takes a subscriber's wish for one of p's tracks. Upwards the client is told at once.

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,8 +32,10 @@ import (
 //	C8   cmd/chancery TestServiceIsNotForParticipants; TestServiceHasItsOwnKeys
 //	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
 //	     private ranges); TestWebhooks (the configuration's address alone)
-//	C10  TestFloodsEndTheirSenderOnly, TestNonsenseEndsItsSenderOnly, TestParseSections, TestHiddenLines; signal.TestConnRefusesGiantFrames, TestParseJoin;
-//	     FuzzSections, FuzzParseSections, FuzzOffer, FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
+//	C10  TestFloodsEndTheirSenderOnly, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections,
+//	     TestHiddenLines;
+//	     signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer, FuzzTrickle,
+//	     FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
 //	     TestAFloodIsCutOff, TestParticipantKeepsItsBudget, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing, sfu.TestStrangersByTCPAreBounded, sfu.TestStrangersByTCPDoNotStay; the version of pion/dtls: TestDTLSIsNewEnough
@@ -77,6 +80,17 @@ func TestFloodsEndTheirSenderOnly(t *testing.T) {
 			for ann.ws.WriteMessage(websocket.BinaryMessage, []byte{0x2a, 0}) == nil { // mute of nothing, which has no answer: until the door is shut
 			}
 		}},
+		{"names", func(ann *testClient) {
+			ann.floods(&signal.Request{Message: &signal.Request_UpdateMetadata{UpdateMetadata: &signal.UpdateMetadata{Metadata: strings.Repeat("x", maxMetadata/2)}}})
+		}},
+		{"settings", func(ann *testClient) {
+			ann.floods(settingOf(&signal.TrackSetting{TrackSids: slices.Repeat([]string{"TR_x"}, 20_000), Disabled: true}))
+		}},
+		{"permissions", func(ann *testClient) {
+			ann.floods(&signal.Request{Message: &signal.Request_SubscriptionPermission{SubscriptionPermission: &signal.SubscriptionPermission{
+				TrackPermissions: []*signal.TrackPermission{{ParticipantIdentity: "bob", TrackSids: make([]string, maxWishes-1)}},
+			}}})
+		}},
 		{"a giant frame", func(ann *testClient) {
 			ann.say(&signal.Request{Message: &signal.Request_Answer{Answer: &signal.SessionDescription{Sdp: strings.Repeat("x", 1<<20)}}})
 			ann.sub.Close() // what is read no more cannot leave by itself: the media do
@@ -99,6 +113,18 @@ func TestFloodsEndTheirSenderOnly(t *testing.T) {
 			bob.say(&signal.Request{Message: &signal.Request_PingReq{PingReq: &signal.Ping{Timestamp: 7}}})
 			bob.wait("a pong", func(res *signal.Response) bool { return res.GetPongResp().GetLastPingTimestamp() == 7 })
 		})
+	}
+}
+
+// floods says the same until the door is shut.
+func (c *testClient) floods(req *signal.Request) {
+	raw, err := signal.Encode(req)
+	if err != nil {
+		c.t.Error(err)
+	}
+	c.saying.Lock()
+	defer c.saying.Unlock()
+	for c.ws.WriteMessage(websocket.BinaryMessage, raw) == nil {
 	}
 }
 

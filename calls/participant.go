@@ -42,6 +42,7 @@ type Participant struct {
 	judged   atomic.Pointer[signal.LinkQualityInfo] // how p's line does; nil: not judged yet
 	measured atomic.Pointer[bus.LiveParticipant]    // as of the last look
 	data     dataPort
+	hearsay  hearsay
 	came     time.Time
 
 	// owned by run
@@ -58,12 +59,15 @@ type Participant struct {
 	ticks     int
 	conn      *signal.Conn
 	info      *signal.Participant
-	allow     *signal.SubscriptionPermission
+	talk      talk
+	allow     *allowance
 	published map[string]*publication // by track sid
 	repeats   []repeated              // of its tracks, that wait
 	peers     map[string]*peer        // by participant sid
 	subs      map[string]*subscription
 	wishes    map[string]bool // subscribe or not, as the client said, by track sid
+	settings  map[string]setting
+	sought    map[string]time.Time // asked for, and not there: since when
 	pub, sub  *transport
 	link      *sfu.Downlink
 	sections  sections
@@ -112,10 +116,10 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		claims: claims, join: join, ruling: e.ruling, hears: e.hears,
 		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
-		wishes: map[string]bool{}, wanted: map[string]map[string]want{},
+		wishes: map[string]bool{}, settings: map[string]setting{}, sought: map[string]time.Time{}, wanted: map[string]map[string]want{},
 		granted: claims.Granted,
-		allow:   &signal.SubscriptionPermission{AllParticipants: true},
-		data:    newDataPort(), came: now,
+		allow:   everybody, talk: newTalk(),
+		data: newDataPort(), came: now,
 	}
 	if m := claims.Matrix; m != nil {
 		p.user, p.device, p.matrixRoom, p.binding = m.User, m.Device, m.Room, m
@@ -161,15 +165,6 @@ func (p *Participant) snapshot() *peer {
 		}
 	}
 	return s
-}
-
-// changed tells everybody, the client itself too, that something about p is different.
-func (p *Participant) changed() {
-	p.info.Version++
-	p.info.IsPublisher = len(p.published) > 0
-	now := p.snapshot()
-	p.room.update(now)
-	p.send(&signal.Response{Message: &signal.Response_Update{Update: &signal.ParticipantUpdate{Participants: []*signal.Participant{now.info}}}})
 }
 
 // do hands fn to p's goroutine and waits for room; for those who serve p alone.
@@ -288,6 +283,7 @@ func (p *Participant) forget() {
 	clear(p.subs)
 	clear(p.published)
 	p.offers.removed = nil
+	p.hearsay.take(true)
 	for {
 		select {
 		case <-p.inbox:
@@ -301,6 +297,9 @@ func (p *Participant) send(res *signal.Response) {
 	p.conn.Send(res) // a slow or lost socket is closed; its client resumes
 }
 
+// sendFrame is send for what many are told: it is encoded once.
+func (p *Participant) sendFrame(frame []byte) { p.conn.SendFrame(frame) }
+
 // tick looks after what has a time limit.
 func (p *Participant) tick(now time.Time) {
 	if !p.graceEnds.IsZero() && now.After(p.graceEnds) {
@@ -309,6 +308,7 @@ func (p *Participant) tick(now time.Time) {
 	}
 	p.pulse.beat(p.received())
 	p.dropUnsent(now)
+	p.tellNotFound(now)
 	p.tellDynacast(now)
 	p.judgeLine()
 	if p.untold {

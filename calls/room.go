@@ -45,7 +45,19 @@ type peer struct {
 	from  *Participant
 	info  *signal.Participant
 	ups   map[string][]source // what can be subscribed to, by track sid
-	allow *signal.SubscriptionPermission
+	allow *allowance
+
+	once    sync.Once
+	encoded []byte
+}
+
+// frame is the message that tells of the peer, the same for all.
+func (o *peer) frame() []byte {
+	o.once.Do(func() {
+		res := &signal.Response{Message: &signal.Response_Update{Update: &signal.ParticipantUpdate{Participants: []*signal.Participant{o.info}}}}
+		o.encoded, _ = signal.Encode(res) // of strings that came in as UTF-8
+	})
+	return o.encoded
 }
 
 const (
@@ -185,7 +197,7 @@ func (r *Room) join(p *Participant, self *peer) ([]*peer, error) {
 		}
 		for _, m := range r.members {
 			others = append(others, m)
-			m.from.post(func() { m.from.peerChanged(self) })
+			m.from.learn(self)
 		}
 		r.members[p.identity] = self
 		r.setEveryone()
@@ -243,7 +255,7 @@ func (r *Room) remove(p *Participant, reason signal.DisconnectReason) {
 func (r *Room) tell(p *Participant, now *peer) {
 	for _, m := range r.members {
 		if to := m.from; to != p {
-			to.post(func() { to.peerChanged(now) })
+			to.learn(now)
 		}
 	}
 }
@@ -334,8 +346,12 @@ func (r *Room) publishers() (n int) {
 
 // say sends a message to everybody.
 func (r *Room) say(res *signal.Response) {
+	frame, err := signal.Encode(res)
+	if err != nil {
+		return // nobody could read it
+	}
 	for _, m := range r.members {
 		to := m.from
-		to.post(func() { to.send(res) })
+		to.post(func() { to.sendFrame(frame) })
 	}
 }

@@ -131,6 +131,7 @@ func (p *Participant) connected() {
 	if p.info.State != signal.Participant_ACTIVE {
 		p.info.State = signal.Participant_ACTIVE
 		p.changed()
+		p.tellForbidden()
 		p.hook("participant_joined", nil)
 		p.room.do(func() { p.room.tellPresent(p) }) // livekit-client drops it of whom it has not placed yet, right after the welcome
 	}
@@ -192,6 +193,7 @@ func (p *Participant) repeat() {
 			p.tellStream(track, true)
 		}
 	}
+	p.tellForbidden()
 }
 
 // onSyncState compares what the client thinks it has with what it has. Tracks it left behind are gone for good.

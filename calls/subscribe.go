@@ -1,7 +1,6 @@
 package calls
 
 import (
-	"slices"
 	"time"
 
 	"github.com/pion/webrtc/v4"
@@ -18,9 +17,12 @@ type subscription struct {
 	down    *sfu.DownTrack
 	sender  *webrtc.RTPSender // nil until it has a media section
 	wish    sfu.Wish
-	told    bool // the publisher knows
-	screen  bool // it shows a screen
-	red     bool // it may be sent with copies of earlier packets
+	said    uint32      // which priority the client gives it, 0: none
+	hiding  *time.Timer // runs while it is out of view, until it is stopped
+	told    *want       // what the publisher was told last
+	screen  bool        // it shows a screen
+	speaks  bool        // its publisher speaks
+	red     bool        // it may be sent with copies of earlier packets
 	stereo  bool
 	refused bool // the client knows that it has no codec for it
 
@@ -32,6 +34,9 @@ type subscription struct {
 
 // peerChanged takes what the room says of another: the client hears of it first, then come its media.
 func (p *Participant) peerChanged(now *peer) {
+	if now.info.State == signal.Participant_DISCONNECTED {
+		p.forgetWants(now.info.Sid)
+	}
 	if p.holdsBack(now) {
 		return
 	}
@@ -41,11 +46,10 @@ func (p *Participant) peerChanged(now *peer) {
 		return
 	}
 	if !now.info.Permission.GetHidden() && (before == nil || before.info.Version != now.info.Version) {
-		p.tellOf(now.info, before)
+		p.tellOf(now, before)
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
 		delete(p.peers, sid)
-		p.forgetWants(sid)
 		p.gone.note(now.info, time.Now())
 	} else {
 		p.peers[sid] = now
@@ -54,37 +58,6 @@ func (p *Participant) peerChanged(now *peer) {
 	if len(now.ups) > 0 || before != nil && len(before.ups) > 0 {
 		p.resubscribe()
 	}
-}
-
-// tellPermissions says which of a publisher's tracks have become allowed or forbidden.
-func (p *Participant) tellPermissions(before, now *peer) {
-	if before == nil {
-		return
-	}
-	for track := range now.ups {
-		was, is := p.permitted(before, track), p.permitted(now, track)
-		if was != is {
-			p.send(&signal.Response{Message: &signal.Response_SubscriptionPermissionUpdate{SubscriptionPermissionUpdate: &signal.SubscriptionPermissionUpdate{
-				ParticipantSid: now.info.Sid, TrackSid: track, Allowed: is,
-			}}})
-		}
-	}
-}
-
-// permitted says whether the publisher lets p have the track.
-func (p *Participant) permitted(from *peer, track string) bool {
-	if from.allow.GetAllParticipants() {
-		return true
-	}
-	for _, perm := range from.allow.GetTrackPermissions() {
-		if perm.ParticipantSid != p.sid && perm.ParticipantIdentity != p.identity {
-			continue
-		}
-		if perm.AllTracks || slices.Contains(perm.TrackSids, track) {
-			return true
-		}
-	}
-	return false
 }
 
 // wants says whether p is to have the track.
@@ -126,9 +99,10 @@ func (p *Participant) subscribe(from *peer, track string) {
 	if t := from.track(track); t != nil {
 		s.screen, s.red, s.stereo = t.Source == signal.TrackSource_SCREEN_SHARE, redAllowed(t), isStereo(t)
 	}
-	if s.screen {
-		s.down.SetPriority(screenPriority)
+	if to, said := p.settings[track]; said {
+		s.wish, s.said = to.wish, to.priority
 	}
+	s.down.SetPriority(s.rank())
 	p.subs[track] = s
 }
 
@@ -138,7 +112,9 @@ func (p *Participant) unsubscribe(track string, s *subscription) {
 	if s.sender != nil {
 		p.offers.removed = append(p.offers.removed, s.sender)
 	}
-	p.tellWanted(s, -1)
+	if s.told != nil {
+		p.tellWanted(s, -1)
+	}
 }
 
 // bound is called when a subscription has got its media section.
@@ -146,72 +122,77 @@ func (p *Participant) bound(s *subscription, sender *webrtc.RTPSender) {
 	s.sender = sender
 	s.down.SetWish(s.wish)
 	s.down.Start()
+	p.tellPermission(s.from.sid, s.track, true)
 	p.tellWanted(s, s.down.Wanted())
-}
-
-// onSubscriptionPermission takes whom the client lets have its tracks.
-func (p *Participant) onSubscriptionPermission(m *signal.SubscriptionPermission) {
-	if len(m.GetTrackPermissions()) > maxWishes {
-		return
-	}
-	p.allow = m
-	p.room.update(p.snapshot())
 }
 
 // onSubscription takes the client's wish, also for tracks that are not there yet.
 func (p *Participant) onSubscription(m *signal.UpdateSubscription) {
-	set := func(track string) {
-		if len(p.wishes) < maxWishes {
-			p.wishes[track] = m.Subscribe
+	named := map[string]bool{}
+	name := func(tracks []string) {
+		for _, track := range tracks[:min(len(tracks), maxWishes-len(named))] {
+			named[track] = true
 		}
 	}
-	for _, track := range m.TrackSids {
-		set(track)
-	}
+	name(m.TrackSids)
 	for _, list := range m.ParticipantTracks {
-		for _, track := range list.TrackSids {
-			set(track)
-		}
+		name(list.GetTrackSids())
+	}
+	makeRoom(p, p.wishes, len(named))
+	for track := range named {
+		keep(p.wishes, track, m.Subscribe)
 	}
 	p.resubscribe()
+	p.answerWish(named, m.Subscribe)
 }
 
-// maxWishes bounds what a client may say of tracks that may never come.
-const maxWishes = 4096
+// answerWish says what the client may not have of the tracks that it has just named, and has those looked for that are not there.
+func (p *Participant) answerWish(named map[string]bool, subscribe bool) {
+	if !subscribe {
+		for track := range named {
+			delete(p.sought, track)
+		}
+		return
+	}
+	for _, from := range p.peers {
+		for track := range from.ups {
+			if named[track] && !p.permitted(from, track) {
+				p.tellPermission(from.info.Sid, track, false) // livekit-client 2.23.0 takes it for allowed once it has asked
+			}
+			delete(named, track)
+		}
+	}
+	makeRoom(p, p.sought, len(named))
+	for track := range named {
+		keep(p.sought, track, time.Now())
+	}
+}
 
-// onTrackSetting takes how a track is shown.
-func (p *Participant) onTrackSetting(m *signal.TrackSetting) {
-	for _, track := range m.TrackSids {
-		s := p.subs[track]
-		if s == nil {
+const (
+	soughtFor    = 5 * time.Second // how long a track that the client has asked for may take to come, before it is told that there is none
+	mostNotFound = 64              // are said at once
+	notFound     = 2               // of the wire's subscription errors
+)
+
+// tellNotFound says which of the tracks that the client asked for are not there. If one comes later the client gets it all the same.
+func (p *Participant) tellNotFound(now time.Time) {
+	var there map[string]bool
+	said := 0
+	for track, since := range p.sought {
+		if now.Sub(since) < soughtFor || said == mostNotFound {
 			continue
 		}
-		s.wish = sfu.Wish{Disabled: m.Disabled, Quality: int(m.Quality), Width: m.Width, Height: m.Height, FPS: m.Fps}
-		switch {
-		case s.sender == nil:
-		case m.Disabled:
-			time.AfterFunc(hiddenFor, func() { p.do(func() { p.hide(s) }) })
-		default:
-			p.show(s)
+		if there == nil {
+			there = p.present()
+		}
+		delete(p.sought, track)
+		if !there[track] {
+			said++
+			p.send(&signal.Response{Message: &signal.Response_SubscriptionResponse{SubscriptionResponse: &signal.SubscriptionResponse{
+				TrackSid: track, Err: notFound,
+			}}})
 		}
 	}
-}
-
-// hiddenFor is how long a picture must be out of view before it is stopped: a page that begins to show one says first that it
-// does not. (livekit-client 2.23.0)
-const hiddenFor = 300 * time.Millisecond
-
-// hide stops a picture that is still out of view.
-func (p *Participant) hide(s *subscription) {
-	if p.subs[s.track] == s && s.sender != nil && s.wish.Disabled {
-		p.show(s)
-	}
-}
-
-// show lets the client have the track as it wishes.
-func (p *Participant) show(s *subscription) {
-	s.down.SetWish(s.wish)
-	p.tellWanted(s, s.down.Wanted())
 }
 
 // tellStream says that a track has stopped, or goes on, because of p's line.
@@ -228,28 +209,6 @@ func (p *Participant) tellStream(track string, paused bool) {
 	p.send(&signal.Response{Message: &signal.Response_StreamStateUpdate{StreamStateUpdate: &signal.StreamStateUpdate{
 		StreamStates: []*signal.StreamStateInfo{{ParticipantSid: s.from.sid, TrackSid: track, State: state}},
 	}}})
-}
-
-// Who comes first where a line does not carry everything.
-const (
-	speakerPriority = 1
-	screenPriority  = 2
-)
-
-// prefer lets those who speak come before the others on p's line.
-func (p *Participant) prefer(speakers []*signal.Speaker) {
-	for _, speaker := range speakers {
-		for _, s := range p.subs {
-			if s.from.sid != speaker.Sid || s.screen {
-				continue
-			}
-			priority := 0
-			if speaker.Active {
-				priority = speakerPriority
-			}
-			s.down.SetPriority(priority)
-		}
-	}
 }
 
 // mayPause says whether a picture may stop for a client whose line is too narrow. livekit-client leaves it open unless it
