@@ -33,9 +33,8 @@ import (
 //	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
 //	     private ranges); TestWebhooks (the configuration's address alone)
 //	C10  TestFloodsEndTheirSenderOnly, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections,
-//	     TestHiddenLines;
-//	     signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer, FuzzTrickle,
-//	     FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
+//	     TestHiddenLines; signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer,
+//	     FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
 //	     TestAFloodIsCutOff, TestParticipantKeepsItsBudget, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing, sfu.TestStrangersByTCPAreBounded, sfu.TestStrangersByTCPDoNotStay; the version of pion/dtls: TestDTLSIsNewEnough
