@@ -36,7 +36,7 @@ import (
 //	     TestHiddenLines; signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer,
 //	     FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
-//	     TestAFloodIsCutOff, TestParticipantKeepsItsBudget, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
+//	     TestTooManyStreamsAtOnce, TestAFloodIsCutOff, TestParticipantKeepsItsBudget, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing, sfu.TestStrangersByTCPAreBounded, sfu.TestStrangersByTCPDoNotStay; the version of pion/dtls: TestDTLSIsNewEnough
 //	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData
 //	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,

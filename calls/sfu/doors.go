@@ -19,7 +19,7 @@ type doors struct {
 	closed chan struct{}
 	once   sync.Once
 	live   sync.WaitGroup
-	wait   time.Duration // how long one may be a stranger's
+	wait   time.Duration // how long one may be nobody's
 
 	mu        sync.Mutex // guards the rest; held for a look
 	callers   map[netip.AddrPort]*caller

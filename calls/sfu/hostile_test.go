@@ -128,6 +128,22 @@ func TestUnknownStreams(t *testing.T) {
 	}
 }
 
+// Streams that begin and end may be many; so many at once are nobody's.
+func TestTooManyStreamsAtOnce(t *testing.T) {
+	closed := make(chan struct{}, 1)
+	in := newIncoming()
+	in.excess = func() { closed <- struct{}{} }
+	for ssrc := range uint32(maxSent) {
+		must(t, unowned(in, ssrc).Close())
+		unowned(in, ssrc)
+	}
+	if len(closed) > 0 {
+		t.Errorf("a peer with %d streams was closed", maxSent)
+	}
+	unowned(in, maxSent)
+	await(t, "the end of a peer with too many streams", closed)
+}
+
 // FuzzIncomingRTCP gives a peer's RTCP to the one who handles it as it comes.
 func FuzzIncomingRTCP(f *testing.F) {
 	for _, p := range []rtcp.Packet{

@@ -166,8 +166,12 @@ func (in *incoming) find(ssrc uint32) (*Layer, *DownTrack) {
 	return in.layers[ssrc], in.downs[ssrc]
 }
 
-// maxStreams is how many a peer may ever speak of: a call of hundreds, many times over.
-const maxStreams = 4096
+const (
+	maxStreams = 4096 // that a peer may ever speak of: a call of hundreds, many times over
+	// maxSent is how many RTP streams of it there may be at once: five times what all its tracks in all their forms are. Pion keeps the first
+	// packets of each of which it cannot find out whose it is.
+	maxSent = 1024
+)
 
 // buffer is Pion's: one for each SSRC that RTP or RTCP speaks of.
 func (in *incoming) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteCloser {
@@ -180,7 +184,11 @@ func (in *incoming) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadW
 	s := &rtpStream{in: in, ssrc: ssrc, waiting: newWaiting()}
 	in.mu.Lock()
 	in.rtp[ssrc] = s
+	sent := len(in.rtp)
 	in.mu.Unlock()
+	if sent == maxSent+1 {
+		go in.excess()
+	}
 	return s
 }
 
