@@ -140,6 +140,10 @@ func TestTokensCarryWhatChanged(t *testing.T) {
 	carries(ws, "a new name", func(c *Claims) bool {
 		return c.Name == "Anna" && c.Metadata == "m" && c.Attributes["a"] == "1" && c.Attributes["b"] == "2" && c.Again
 	})
+	long := strings.Repeat("x", maxMetadata/2) // it would not fit into an address
+	say(&signal.Request{Message: &signal.Request_UpdateMetadata{UpdateMetadata: &signal.UpdateMetadata{Metadata: long}}})
+	carries(ws, "what it said before", func(c *Claims) bool { return c.Name == "Ann" && c.Metadata == "" && c.Attributes["b"] == "" })
+	say(&signal.Request{Message: &signal.Request_UpdateMetadata{UpdateMetadata: &signal.UpdateMetadata{Metadata: "m"}}})
 	status, text := askService(t, base, "UpdateParticipant", `{"room":"room","identity":"ann","permission":{"canSubscribe":true,"canPublish":false,"canPublishSources":["CAMERA"]}}`, admin)
 	if status != 200 {
 		t.Fatalf("permissions: got %d %s", status, text)

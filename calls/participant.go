@@ -98,7 +98,8 @@ const (
 	participantTick  = time.Second
 	refreshEvery     = 5 * time.Minute
 	leastRefresh     = 10 * time.Minute
-	pingTimeout      = 15 // seconds, for the client
+	longestToken     = 4 << 10 // with what its bearer tells of itself; beside a join request it fits into the 8 KiB that proxies allow an address
+	pingTimeout      = 15      // seconds, for the client
 	pingInterval     = 5
 	requestsPerSec   = 50 // signalling messages of one client in the long run; each may go to all others
 	requestsAtOnce   = 1000
@@ -451,6 +452,10 @@ func (p *Participant) sendTokenAs(sentAway, firstTry int64) {
 	claims := p.carried()
 	claims.SentAway, claims.FirstTry = sentAway, firstTry
 	token, err := p.room.focus.tokens.sign(claims, life)
+	if len(token) > longestToken {
+		claims.Name, claims.Metadata, claims.Attributes = p.claims.Name, p.claims.Metadata, p.claims.Attributes
+		token, err = p.room.focus.tokens.sign(claims, life)
+	}
 	if err != nil {
 		p.log.Error().Err(err).Msg("No refresh token")
 		return
