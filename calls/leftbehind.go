@@ -1,11 +1,16 @@
 package calls
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
+	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/storage"
@@ -48,7 +53,8 @@ func (f *Focus) closes(p *Participant) {
 	})
 }
 
-// closeMembership sends the leave that waits, if the device has one, and otherwise empties the state that names it.
+// closeMembership sends the leave that waits, if the device has one, and otherwise empties the state that names it. Who says that its
+// media are at another focus has only stopped watching here, and is in the call.
 func (f *Focus) closeMembership(ctx context.Context, room id.RoomID, d goodbye) error {
 	back, err := f.house.deviceInside(ctx, room, d.user, d.device)
 	if err != nil || back {
@@ -59,7 +65,16 @@ func (f *Focus) closeMembership(ctx context.Context, room id.RoomID, d goodbye) 
 		return err
 	}
 	for _, e := range waiting {
-		if e.RoomID == room && e.DeviceID == d.device && (e.Type == callMember || e.Type == rtcMember) {
+		if e.RoomID != room || e.DeviceID != d.device {
+			continue
+		}
+		membership, err := f.said(ctx, e)
+		if err != nil {
+			return err
+		}
+		if here, err := f.names(ctx, membership); err != nil {
+			return err
+		} else if here {
 			closed.WithLabelValues("sent").Inc()
 			return f.house.delayed(ctx, f.house.name, e.ID, bus.DelayedSend)
 		}
@@ -69,7 +84,12 @@ func (f *Focus) closeMembership(ctx context.Context, room id.RoomID, d goodbye) 
 		if err != nil {
 			return err
 		}
-		if e == nil || e.Sender != d.user || !f.names(contentOf(e)) {
+		if e == nil || e.Sender != d.user {
+			continue
+		}
+		if here, err := f.names(ctx, e); err != nil {
+			return err
+		} else if !here {
 			continue
 		}
 		closed.WithLabelValues("emptied").Inc()
@@ -87,17 +107,103 @@ func memberKeys(user id.UserID, device id.DeviceID) []string {
 	return []string{"_" + name + "_m.call", name + "_m.call", "_" + name, name}
 }
 
+// said gives the membership that a waiting leave would end, or nil.
+func (f *Focus) said(ctx context.Context, leave *storage.DelayedEvent) (*storage.Event, error) {
+	switch {
+	case leave.Type == rtcMember:
+		return f.sticky(ctx, leave)
+	case leave.Type != callMember || leave.StateKey == nil:
+		return nil, nil
+	}
+	e, err := f.house.store.State.Current(ctx, leave.RoomID, storage.Key{Type: callMember, StateKey: *leave.StateKey})
+	if e == nil || e.Sender != leave.UserID {
+		return nil, err
+	}
+	return e, nil
+}
+
+// sticky gives the newest membership of the newer kind that has the leave's key.
+func (f *Focus) sticky(ctx context.Context, leave *storage.DelayedEvent) (newest *storage.Event, err error) {
+	const page = 200
+	key := gjson.GetBytes(leave.Content, stickyKey).String()
+	head, now := f.house.store.Head(), time.Now().UnixMilli()
+	for from := storage.Position(0); ; {
+		events, err := f.house.store.Events.Sticky(ctx, leave.RoomID, from, head, now, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range events {
+			if e.Type == rtcMember && e.Sender == leave.UserID && gjson.GetBytes(contentOf(e), stickyKey).String() == key {
+				newest = e
+			}
+		}
+		if len(events) < page {
+			return newest, nil
+		}
+		from = events[len(events)-1].Position
+	}
+}
+
+const (
+	stickyKey = "msc4354_sticky_key"
+	serviceOf = "livekit_service_url"
+)
+
 // names says whether a membership's media are at this focus.
-func (f *Focus) names(content []byte) bool {
-	var m struct {
-		Foci []struct {
-			URL string `json:"livekit_service_url"`
-		} `json:"foci_preferred"`
+func (f *Focus) names(ctx context.Context, e *storage.Event) (bool, error) {
+	if e == nil {
+		return false, nil
 	}
-	if json.Unmarshal(content, &m) != nil || len(m.Foci) == 0 {
-		return false
+	content := contentOf(e)
+	if e.Type == rtcMember {
+		for _, published := range gjson.GetBytes(content, "transports.published").Array() {
+			if f.serves(published.Get(serviceOf).String()) {
+				return true, nil
+			}
+		}
+		return false, nil
 	}
-	return f.config.URL == "" || m.Foci[0].URL == f.config.URL
+	focus := preferredFocus(content)
+	if focus != "" && gjson.GetBytes(content, "focus_active.focus_selection").String() == "oldest_membership" {
+		var err error
+		if focus, err = f.oldestFocus(ctx, e.RoomID); err != nil {
+			return false, err
+		}
+	}
+	return f.serves(focus), nil
+}
+
+func (f *Focus) serves(service string) bool {
+	return service != "" && (f.config.URL == "" || service == f.config.URL)
+}
+
+func preferredFocus(content []byte) string {
+	return gjson.GetBytes(content, "foci_preferred.0."+serviceOf).String()
+}
+
+// oldestFocus is the focus of whoever has been in the call for longest: older clients all meet there.
+func (f *Focus) oldestFocus(ctx context.Context, roomID id.RoomID) (focus string, err error) {
+	room, err := f.house.store.Rooms.ByID(ctx, roomID)
+	if err != nil || room == nil {
+		return "", err
+	}
+	numbers, err := f.house.store.State.OfType(ctx, room.State, callMember)
+	if err != nil {
+		return "", err
+	}
+	members, err := f.house.store.Events.ByNumbers(ctx, slices.Collect(maps.Values(numbers)))
+	oldest := int64(math.MaxInt64)
+	for _, e := range members {
+		content := contentOf(e)
+		since := cmp.Or(gjson.GetBytes(content, "created_ts").Int(), e.Timestamp)
+		if lasts := gjson.GetBytes(content, "expires").Int(); lasts > 0 && since+lasts < time.Now().UnixMilli() {
+			continue
+		}
+		if at := preferredFocus(content); at != "" && since < oldest {
+			focus, oldest = at, since
+		}
+	}
+	return focus, err
 }
 
 // deviceInside says whether the device is in a call of the room, at whichever focus.

@@ -208,22 +208,102 @@ func TestLeaveOutlivesTheFocus(t *testing.T) {
 	untilGone(t, anna, room)
 }
 
-// TestCrashedClientIsClosed has a client vanish that had handed nothing over, and whose server knows no delayed event of it.
+// TestCrashedClientIsClosed has clients vanish that had handed nothing over. Those whose media were here are closed; those who
+// only watched here, and are in the call at another focus, are not.
 func TestCrashedClientIsClosed(t *testing.T) {
 	t.Parallel() // it mostly waits
 	interior := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
-	anna, ben := interior.person("anna"), interior.person("ben")
+	const elsewhere = "https://finance.test/calls"
+	ours := interior.focus()
+	anna := interior.person("anna")
 	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	calls := fmt.Sprintf("/_matrix/client/v3/rooms/%s/send/org.matrix.msc4143.rtc.member/", url.PathEscape(string(room)))
+	const delayed = "org.matrix.msc4140.delay=3600000"
+	state := func(t *testing.T, who *mautrix.Client, focus, selection string, later bool) (delay string) {
+		t.Helper()
+		if later {
+			var scheduled struct {
+				ID string `json:"delay_id"`
+			}
+			do(t, who, "PUT", memberPath(room, who)+"?"+delayed, struct{}{}, &scheduled)
+			delay = scheduled.ID
+		}
+		do(t, who, "PUT", memberPath(room, who), map[string]any{
+			"application": "m.call", "device_id": who.DeviceID, "expires": 14400000,
+			"focus_active":   map[string]any{"type": "livekit", "focus_selection": selection},
+			"foci_preferred": []any{map[string]any{"type": "livekit", "livekit_service_url": focus}},
+		}, nil)
+		return delay
+	}
+	sticky := func(t *testing.T, who *mautrix.Client, focus string) (delay string) {
+		t.Helper()
+		const lasting = "?org.matrix.msc4354.sticky_duration_ms=3600000"
+		do(t, who, "PUT", calls+"in"+lasting, map[string]any{"msc4354_sticky_key": who.UserID, "transports": map[string]any{
+			"published": []any{map[string]any{"type": "livekit", "livekit_service_url": focus}}, "can_subscribe": []string{"livekit"},
+		}}, nil)
+		var scheduled struct {
+			ID string `json:"delay_id"`
+		}
+		do(t, who, "PUT", calls+"out"+lasting+"&"+delayed, map[string]any{"msc4354_sticky_key": who.UserID}, &scheduled)
+		return scheduled.ID
+	}
+	first := interior.person("first") // in the call for longest, and never here
+	must(first.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+	state(t, first, elsewhere, "oldest_membership", false)
+
+	people := []struct {
+		name  string
+		enter func(t *testing.T, who *mautrix.Client) (delay string)
+		stays bool
+		who   *mautrix.Client
+		delay string
+	}{
+		{name: "elsewhere, with a leave", stays: true, enter: func(t *testing.T, who *mautrix.Client) string { return state(t, who, elsewhere, "multi_sfu", true) }},
+		{name: "elsewhere, without", stays: true, enter: func(t *testing.T, who *mautrix.Client) string { return state(t, who, elsewhere, "multi_sfu", false) }},
+		{name: "at the oldest's", stays: true, enter: func(t *testing.T, who *mautrix.Client) string { return state(t, who, ours, "oldest_membership", true) }},
+		{name: "newer, elsewhere", stays: true, enter: func(t *testing.T, who *mautrix.Client) string { return sticky(t, who, elsewhere) }},
+		{name: "here, with a leave", enter: func(t *testing.T, who *mautrix.Client) string { return state(t, who, ours, "multi_sfu", true) }},
+		{name: "here, without", enter: func(t *testing.T, who *mautrix.Client) string { return state(t, who, ours, "multi_sfu", false) }},
+		{name: "newer, here", enter: func(t *testing.T, who *mautrix.Client) string { return sticky(t, who, ours) }},
+	}
+	for i := range people {
+		p := &people[i]
+		p.who = interior.person(fmt.Sprintf("p%d", i))
+		must(p.who.JoinRoom(t.Context(), string(room), nil))(t, "join room")
+		p.delay = p.enter(t, p.who)
+		socket, token := callToken(t, p.who, interior, room)
+		leaveCall(t, enterCall(t, socket, token)) // and never says so in the room
+	}
+	ben := interior.person("ben")
 	must(ben.JoinRoom(t.Context(), string(room), nil))(t, "join room")
-	sayInCall(t, anna, interior, room)
 	sayInCall(t, ben, interior, room)
-	socket, token := callToken(t, anna, interior, room)
-	leaveCall(t, enterCall(t, socket, token)) // and never says so in the room
-	socket, token = callToken(t, ben, interior, room)
+	socket, token := callToken(t, ben, interior, room)
 	enterCall(t, socket, token)
-	untilGone(t, anna, room)
-	var content map[string]any
-	if do(t, ben, "GET", memberPath(room, ben), nil, &content); len(content) == 0 {
+
+	gone := func(who *mautrix.Client, delay string) bool {
+		var content, leave map[string]any
+		if delay != "" {
+			do(t, who, "GET", "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/"+delay, nil, &leave)
+			return leave["event_id"] != nil
+		}
+		do(t, who, "GET", memberPath(room, who), nil, &content)
+		return len(content) == 0
+	}
+	deadline := time.Now().Add(patience)
+	for _, p := range people {
+		for !p.stays && !gone(p.who, p.delay) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not closed within %v", p.name, patience)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	for _, p := range people { // they left before the others
+		if p.stays && gone(p.who, p.delay) {
+			t.Errorf("%s: closed too", p.name)
+		}
+	}
+	if gone(ben, "") {
 		t.Error("one who is in the call was closed too")
 	}
 }
