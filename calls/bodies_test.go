@@ -2,6 +2,7 @@ package calls
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -60,16 +61,25 @@ func FuzzBodies(f *testing.F) {
 // TestTokensAskedInVain bounds how often an address may guess, and how often a user may ask.
 func TestTokensAskedInVain(t *testing.T) {
 	limits := newTokenLimits()
+	const here, there = "192.0.2.7", "192.0.2.8"
 	for range failureBurst {
-		if limits.failed("192.0.2.7") != nil {
+		if limits.failed(here, "own.test", false) != nil {
 			t.Fatal("refused too soon")
 		}
 	}
-	if limits.failed("192.0.2.7") == nil {
+	if limits.failed(here, "own.test", false) == nil {
 		t.Errorf("after %d guesses the address may go on", failureBurst)
 	}
-	if limits.failed("192.0.2.8") != nil {
-		t.Error("another address is refused too")
+	if limits.failed(there, "own.test", false) != nil || limits.mayAskOther(here, "other.test") != nil {
+		t.Error("another address, or another server, is refused too")
+	}
+	names := 0 // of servers, each another one
+	for limits.mayAskOther(here, fmt.Sprint(names, ".test")) == nil && names < 10*abroadBurst {
+		_ = limits.failed(here, fmt.Sprint(names, ".test"), true)
+		names++
+	}
+	if names >= 2*abroadBurst || limits.mayAskOther(there, "other.test") != nil {
+		t.Errorf("%d servers were asked in vain for one address, want about %d, and for others theirs", names, abroadBurst)
 	}
 	asked := 0
 	for limits.mayAsk("@eve:x") == nil && asked < 10*userBurst {

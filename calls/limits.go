@@ -36,11 +36,12 @@ func (l *doorLimit) allow(identity string) bool {
 	return found.Allow()
 }
 
-// tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address, for each server that is named.
+// tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address.
 type tokenLimits struct {
 	mu       sync.Mutex
 	users    map[string]*rate.Limiter
-	failures map[string]*rate.Limiter
+	failures map[string]*rate.Limiter // by address, and the server that was named
+	abroad   map[string]*rate.Limiter // by address, whatever other server was named
 }
 
 const (
@@ -48,12 +49,13 @@ const (
 	userBurst    = 60
 	failureEvery = 2 * time.Second
 	failureBurst = 60
+	abroadBurst  = 300
 	// maxRemembered bounds each map; a full one is forgotten as a whole.
 	maxRemembered = 20_000
 )
 
 func newTokenLimits() *tokenLimits {
-	return &tokenLimits{users: map[string]*rate.Limiter{}, failures: map[string]*rate.Limiter{}}
+	return &tokenLimits{users: map[string]*rate.Limiter{}, failures: map[string]*rate.Limiter{}, abroad: map[string]*rate.Limiter{}}
 }
 
 func (l *tokenLimits) limiter(in map[string]*rate.Limiter, key string, every time.Duration, burst int) *rate.Limiter {
@@ -78,25 +80,30 @@ func (l *tokenLimits) mayAsk(user id.UserID) error {
 	return take(l.limiter(l.users, string(user), userEvery, userBurst))
 }
 
-// failed counts a token that proved nothing, by address and the server that it names; there were too many of them if that is refused.
-func (l *tokenLimits) failed(source string) error {
+// failed counts a token that proved nothing; there were too many of them if that is refused. other says that another server was asked.
+func (l *tokenLimits) failed(address, server string, other bool) error {
 	if l == nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return take(l.limiter(l.failures, source, failureEvery, failureBurst))
+	if other {
+		l.limiter(l.abroad, address, failureEvery, abroadBurst).Allow()
+	}
+	return take(l.limiter(l.failures, address+" "+server, failureEvery, failureBurst))
 }
 
-// mayFail says, without counting, whether failed would be refused.
-func (l *tokenLimits) mayFail(source string) error {
+// mayAskOther says, without counting, whether another server may be asked about a token.
+func (l *tokenLimits) mayAskOther(address, server string) error {
 	if l == nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if known := l.failures[source]; known != nil && known.Tokens() < 1 {
-		return tooMany(known)
+	for _, known := range []*rate.Limiter{l.failures[address+" "+server], l.abroad[address]} {
+		if known != nil && known.Tokens() < 1 {
+			return tooMany(known)
+		}
 	}
 	return nil
 }

@@ -276,11 +276,11 @@ func (s *tokenService) hand(ctx context.Context, b bearer, d delay, strict bool)
 }
 
 // user says whose OpenID token this is. Many people may share one address: a good token is not refused for what others have shown from
-// there. Only a server that has vouched for none of them is not asked without end.
+// there. Only other servers are not asked in vain without end.
 func (s *tokenService) user(r *http.Request, token openID) (id.UserID, error) {
-	source := s.clientAddress(r) + " " + token.ServerName
-	if token.ServerName != s.house.name {
-		if err := s.limits.mayFail(source); err != nil {
+	address, other := s.clientAddress(r), token.ServerName != s.house.name
+	if other {
+		if err := s.limits.mayAskOther(address, token.ServerName); err != nil {
 			return "", err
 		}
 	}
@@ -292,7 +292,7 @@ func (s *tokenService) user(r *http.Request, token openID) (id.UserID, error) {
 	}
 	_, server, err := user.Parse()
 	if err != nil || server != token.ServerName || len(user) > maxNameLength {
-		if err := s.limits.failed(source); err != nil {
+		if err := s.limits.failed(address, token.ServerName, other); err != nil {
 			return "", err
 		}
 		return "", errUnauthorized.WithMessage("The OpenID token could not be verified")
