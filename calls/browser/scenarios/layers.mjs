@@ -34,6 +34,26 @@ export const alone = {
     await b.moving('ann');
     return `down after ${down} ms, up after ${up} ms`;
   }),
+  async 'an upright view of a wide picture gets a layer of its height'(stage) {
+    await stage.participant('ann', { adaptive: false, resolution: 'h720' });
+    const b = await stage.participant('bob', { publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 300, 168));
+    await b.sees(180, 'ann');
+    await b.ask(() => window.call.resize('ann', 160, 340));
+    await b.sees(360, 'ann');
+  },
+  async 'a subscriber who says that its line is narrow'(stage) {
+    await stage.participant('ann', { adaptive: false, resolution: 'h720' });
+    const b = await stage.participant('bob', { publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    await b.simulate('subscriber-bandwidth', 250_000);
+    await b.sees(180, 'ann');
+    await b.simulate('subscriber-bandwidth', 0);
+    await b.sees(720, 'ann');
+  },
   async 'H264 has layers too'(stage) {
     return codecs('h264', 'video/h264')(stage);
   },

@@ -80,9 +80,16 @@ export default {
     await c.saw('permission not_allowed', 'ann', 3000, since);
     await c.saw('unsubscribed:camera', 'ann', 3000, since);
     await b.moving('ann');
+    const [d] = await stage.participants(['dan']);
+    const refused = () => d.ask(() => [...window.room.remoteParticipants.get('ann').trackPublications.values()].every((p) => p.permissionStatus === 'not_allowed'));
+    await until('dan knows that he may not have it', 5000, refused);
+    since = Date.now();
+    await d.ask(unsubscribe(), 'ann', true);
+    await d.saw('permission not_allowed', 'ann', 3000, since);
+    await until('dan knows it still', 3000, refused);
     since = Date.now();
     await a.ask(() => window.room.localParticipant.setTrackSubscriptionPermissions(true));
-    await c.saw('permission allowed', 'ann', 3000, since);
+    for (const one of [c, d]) await one.saw('permission allowed', 'ann', 3000, since);
     await stage.all();
   },
   async 'who speaks is told'(stage) {
