@@ -1,0 +1,77 @@
+package sfu
+
+import (
+	"testing"
+	"time"
+
+	"github.com/pion/rtcp"
+)
+
+// TestRoundTrip: a receiver report tells the round trip by the sender report that it names, less the time that the subscriber kept it.
+func TestRoundTrip(t *testing.T) {
+	s, v := newStage(t, 1), &stream{}
+	s.feed(t, 0, v.frame(true, 0, 1)...)
+	now := time.Now()
+	s.reports(t, 0, 7<<32, 1000, now)
+	sent := s.down.senderReport(now)
+	answer := func(middle, delay uint32, after time.Duration) {
+		s.down.noteRoundTrip(&rtcp.ReceptionReport{SSRC: 7, LastSenderReport: middle, Delay: delay}, now.Add(after))
+	}
+	middle := uint32(sent.NTPTime >> 16)
+	for _, c := range []struct {
+		name   string
+		middle uint32
+		delay  uint32 // in parts of a second, 65536 of them
+		after  time.Duration
+		want   time.Duration
+	}{
+		{"of none yet", 0, 0, time.Second, 0},
+		{"half a second kept", middle, 1 << 15, 580 * time.Millisecond, 80 * time.Millisecond},
+		{"of an older report", middle - 1<<16, 0, time.Second, 80 * time.Millisecond},
+		{"kept for longer than it took", middle, 1 << 16, 900 * time.Millisecond, 80 * time.Millisecond},
+		{"hours", middle, 0, time.Hour, 80 * time.Millisecond},
+		{"at once", middle, 0, 30 * time.Millisecond, 30 * time.Millisecond},
+	} {
+		answer(c.middle, c.delay, c.after)
+		if got := s.down.RoundTrip(); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
+	s.down.feedback(&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{
+		{SSRC: 8, FractionLost: 255}, {SSRC: 7, FractionLost: 64, Jitter: 900},
+	}}, 7, nil)
+	if n := s.down.Numbers(); s.down.Loss() != 25 || n.Jitter != 10*time.Millisecond {
+		t.Errorf("got a loss of %d%% and a jitter of %v, want 25 and 10ms", s.down.Loss(), n.Jitter)
+	}
+}
+
+// TestWhatIsTooOldIsNotSentAgain: of a packet that is gone from the cache a key frame is asked for instead; of one that was sent so
+// often already nothing is.
+func TestWhatIsTooOldIsNotSentAgain(t *testing.T) {
+	s, v := newStage(t, 1), &stream{seq: 100}
+	s.feed(t, 0, v.frame(true, 0, 1)...)
+	for range videoCache + 10 {
+		s.feed(t, 0, v.frame(false, 0, 1)...)
+	}
+	ask := func(i int) (again, asks int) {
+		sent, asked := len(s.out.packets), int(s.layers[0].numbers().KeyAsks)
+		s.down.repair(s.out.packets[i].SequenceNumber, 0, make([]byte, receiveMTU+2))
+		return len(s.out.packets) - sent, int(s.layers[0].numbers().KeyAsks) - asked
+	}
+	if again, asks := ask(2); again != 0 || asks != 1 {
+		t.Errorf("too old: got %d packets and %d key frames asked for, want a key frame", again, asks)
+	}
+	newest := len(s.out.packets) - 1
+	if again, asks := ask(newest); again != 1 || asks != 0 {
+		t.Errorf("new: got %d packets and %d key frames asked for, want the packet", again, asks)
+	}
+	for range 2 * maxRepairs {
+		for i := range s.down.repaired.slots { // a round trip later
+			s.down.repaired.slots[i].at -= 300
+		}
+		ask(newest)
+	}
+	if got := len(s.out.packets) - newest - 1; got != maxRepairs {
+		t.Errorf("got the packet %d times, want at most %d", got, maxRepairs)
+	}
+}
