@@ -84,6 +84,8 @@ type Participant struct {
 	returning returning
 	ordeal    ordeal
 	road      road
+	spokeAt   time.Time // when the client last said something
+	stoodAt   time.Time // when its carrier last came to stand
 }
 
 // ending is why and how a participant goes.
@@ -304,6 +306,7 @@ func (p *Participant) sendFrame(frame []byte) { p.conn.SendFrame(frame) }
 // tick looks after what has a time limit.
 func (p *Participant) tick(now time.Time) {
 	if !p.graceEnds.IsZero() && now.After(p.graceEnds) {
+		p.blameRoad(now)
 		p.end(signal.DisconnectReason_CONNECTION_TIMEOUT, signal.Leave_RECONNECT)
 		return
 	}
@@ -369,6 +372,7 @@ func (p *Participant) serve(req *signal.Request) (took time.Duration, alive bool
 	if !p.do(func() {
 		begun := time.Now()
 		defer func() { handled <- time.Since(begun) }()
+		p.spokeAt = begun
 		p.spoken()
 		p.missAnswer(begun)
 		p.handle(req)

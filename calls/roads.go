@@ -1,10 +1,14 @@
 package calls
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/pion/webrtc/v4"
+
+	"chancery/calls/signal"
 )
 
 // road is how a client's media are to travel.
@@ -13,11 +17,11 @@ type road int32
 const (
 	anyRoad road = iota
 	tcpRoad
-	tlsRoad // through the TURN server alone
+	relayRoad // through the TURN server alone
 )
 
-// roads remembers for which identities UDP does not serve: a client that asked for another road gets only candidates of
-// that when it joins anew.
+// roads remembers for which identities UDP does not serve: a client that asked for another road, or whose media could not travel, gets only
+// candidates of that when it joins anew.
 type roads struct {
 	mu    sync.Mutex
 	known map[string]roadNote
@@ -49,13 +53,58 @@ func (r *roads) of(p *Participant) road {
 	return note.road
 }
 
-// leads says whether one of our candidates is on the road.
+// leads says whether one of our candidates is on the road: a relay reaches us by UDP.
 func (r road) leads(c *webrtc.ICECandidate) bool {
-	switch r {
-	case tcpRoad:
-		return c.Protocol == webrtc.ICEProtocolTCP
-	case tlsRoad:
-		return false
+	return r == anyRoad || (r == tcpRoad) == (c.Protocol == webrtc.ICEProtocolTCP)
+}
+
+// configuration is what a client is told of its road.
+func (r road) configuration() *signal.ClientConfiguration {
+	if r != relayRoad {
+		return nil
 	}
-	return true
+	return &signal.ClientConfiguration{ForceRelay: signal.ClientConfiguration_ENABLED}
+}
+
+// servers are those of all STUN and TURN servers that lead to the road: it ends with a relay because UDP was of no use.
+func (r road) servers(all []*signal.ICEServer) []*signal.ICEServer {
+	if r != relayRoad {
+		return all
+	}
+	var kept []*signal.ICEServer
+	for _, s := range all {
+		tcp := slices.DeleteFunc(slices.Clone(s.Urls), func(url string) bool { return !strings.HasSuffix(url, "?transport=tcp") })
+		if len(tcp) > 0 {
+			kept = append(kept, &signal.ICEServer{Urls: tcp, Username: s.Username, Credential: s.Credential})
+		}
+	}
+	if len(kept) == 0 {
+		return all
+	}
+	return kept
+}
+
+// next is the road to try after one on which media could not travel.
+func (r road) next(tcp, relays bool) road {
+	switch {
+	case r == anyRoad && tcp:
+		return tcpRoad
+	case r != relayRoad && relays:
+		return relayRoad
+	}
+	return anyRoad
+}
+
+const (
+	spokeLately = 2 * pingInterval * time.Second // ago: the client's signalling is well
+	stoodShort  = time.Minute                    // a connection that was given up so soon, with the grace that it had
+)
+
+// blameRoad gives the client another road for its next session, if its signalling travels and its media do not: between two that answer each
+// other's checks something may let no more than those through. A connection that stood for long is not at fault.
+func (p *Participant) blameRoad(now time.Time) {
+	f := p.room.focus
+	if now.Sub(p.spokeAt) < spokeLately && (p.stoodAt.IsZero() || now.Sub(p.stoodAt) < stoodShort+f.config.Grace) {
+		f.roads.set(p, p.road.next(f.config.TCPPort >= 0, len(f.turnURLs()) > 0))
+	}
 }

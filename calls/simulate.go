@@ -49,7 +49,9 @@ func (p *Participant) onSimulate(m *signal.Simulate) {
 	case *signal.Simulate_ServerLeave:
 		p.end(signal.DisconnectReason_SERVER_SHUTDOWN, signal.Leave_DISCONNECT)
 	case *signal.Simulate_SwitchCandidateProtocol:
-		p.room.focus.roads.set(p, road(s.SwitchCandidateProtocol))
+		if wanted := road(s.SwitchCandidateProtocol); wanted != relayRoad || len(p.room.focus.turnURLs()) > 0 {
+			p.room.focus.roads.set(p, wanted)
+		}
 	case *signal.Simulate_SubscriberBandwidth:
 		if p.link != nil { // until it says 0, or has joined anew
 			p.link.SetMost(int(min(max(s.SubscriberBandwidth, 0), mostSimulated)))

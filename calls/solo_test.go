@@ -22,6 +22,7 @@ type solo struct {
 	base   string
 	query  url.Values
 	ws     *websocket.Conn
+	joined *signal.Joined
 	sid    string
 	kinds  []string // of its sections, all of which take
 	asked  bool     // since its newest offer
@@ -36,7 +37,8 @@ func joinSolo(t *testing.T, base, identity string, again bool) *solo {
 		s.query.Set("sdk", "js")
 	}
 	s.ws = dialSocket(t, base, "/rtc/v1", s.query)
-	s.sid = s.next("join", func(res *signal.Response) bool { return res.GetJoin() != nil }).GetJoin().Participant.Sid
+	s.joined = s.next("join", func(res *signal.Response) bool { return res.GetJoin() != nil }).GetJoin()
+	s.sid = s.joined.Participant.Sid
 	return s
 }
 

@@ -551,6 +551,55 @@ func (Leave_Action) EnumDescriptor() ([]byte, []int) {
 	return file_signal_proto_rawDescGZIP(), []int{23, 0}
 }
 
+type ClientConfiguration_Setting int32
+
+const (
+	ClientConfiguration_UNSET    ClientConfiguration_Setting = 0
+	ClientConfiguration_DISABLED ClientConfiguration_Setting = 1
+	ClientConfiguration_ENABLED  ClientConfiguration_Setting = 2
+)
+
+// Enum value maps for ClientConfiguration_Setting.
+var (
+	ClientConfiguration_Setting_name = map[int32]string{
+		0: "UNSET",
+		1: "DISABLED",
+		2: "ENABLED",
+	}
+	ClientConfiguration_Setting_value = map[string]int32{
+		"UNSET":    0,
+		"DISABLED": 1,
+		"ENABLED":  2,
+	}
+)
+
+func (x ClientConfiguration_Setting) Enum() *ClientConfiguration_Setting {
+	p := new(ClientConfiguration_Setting)
+	*p = x
+	return p
+}
+
+func (x ClientConfiguration_Setting) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientConfiguration_Setting) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[10].Descriptor()
+}
+
+func (ClientConfiguration_Setting) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[10]
+}
+
+func (x ClientConfiguration_Setting) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientConfiguration_Setting.Descriptor instead.
+func (ClientConfiguration_Setting) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{35, 0}
+}
+
 type RequestResponse_Reason int32
 
 const (
@@ -590,11 +639,11 @@ func (x RequestResponse_Reason) String() string {
 }
 
 func (RequestResponse_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[10].Descriptor()
+	return file_signal_proto_enumTypes[11].Descriptor()
 }
 
 func (RequestResponse_Reason) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[10]
+	return &file_signal_proto_enumTypes[11]
 }
 
 func (x RequestResponse_Reason) Number() protoreflect.EnumNumber {
@@ -603,7 +652,7 @@ func (x RequestResponse_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RequestResponse_Reason.Descriptor instead.
 func (RequestResponse_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{52, 0}
+	return file_signal_proto_rawDescGZIP(), []int{53, 0}
 }
 
 type DataPacket_Kind int32
@@ -636,11 +685,11 @@ func (x DataPacket_Kind) String() string {
 }
 
 func (DataPacket_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[11].Descriptor()
+	return file_signal_proto_enumTypes[12].Descriptor()
 }
 
 func (DataPacket_Kind) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[11]
+	return &file_signal_proto_enumTypes[12]
 }
 
 func (x DataPacket_Kind) Number() protoreflect.EnumNumber {
@@ -649,7 +698,7 @@ func (x DataPacket_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DataPacket_Kind.Descriptor instead.
 func (DataPacket_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{56, 0}
+	return file_signal_proto_rawDescGZIP(), []int{57, 0}
 }
 
 type Codec struct {
@@ -4202,6 +4251,51 @@ func (*Response_TrackSubscribed) isResponse_Message() {}
 
 func (*Response_MediaSectionsRequirement) isResponse_Message() {}
 
+// ClientConfiguration is what the focus wishes of a client.
+type ClientConfiguration struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	ForceRelay    ClientConfiguration_Setting `protobuf:"varint,5,opt,name=force_relay,json=forceRelay,proto3,enum=chancery.signal.ClientConfiguration_Setting" json:"force_relay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientConfiguration) Reset() {
+	*x = ClientConfiguration{}
+	mi := &file_signal_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientConfiguration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientConfiguration) ProtoMessage() {}
+
+func (x *ClientConfiguration) ProtoReflect() protoreflect.Message {
+	mi := &file_signal_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientConfiguration.ProtoReflect.Descriptor instead.
+func (*ClientConfiguration) Descriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ClientConfiguration) GetForceRelay() ClientConfiguration_Setting {
+	if x != nil {
+		return x.ForceRelay
+	}
+	return ClientConfiguration_UNSET
+}
+
 type Joined struct {
 	state                protoimpl.MessageState `protogen:"open.v1"`
 	Room                 *Room                  `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
@@ -4210,6 +4304,7 @@ type Joined struct {
 	ServerVersion        string                 `protobuf:"bytes,4,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
 	IceServers           []*ICEServer           `protobuf:"bytes,5,rep,name=ice_servers,json=iceServers,proto3" json:"ice_servers,omitempty"`
 	SubscriberPrimary    bool                   `protobuf:"varint,6,opt,name=subscriber_primary,json=subscriberPrimary,proto3" json:"subscriber_primary,omitempty"`
+	ClientConfiguration  *ClientConfiguration   `protobuf:"bytes,8,opt,name=client_configuration,json=clientConfiguration,proto3" json:"client_configuration,omitempty"`
 	ServerRegion         string                 `protobuf:"bytes,9,opt,name=server_region,json=serverRegion,proto3" json:"server_region,omitempty"`
 	PingTimeout          int32                  `protobuf:"varint,10,opt,name=ping_timeout,json=pingTimeout,proto3" json:"ping_timeout,omitempty"`
 	PingInterval         int32                  `protobuf:"varint,11,opt,name=ping_interval,json=pingInterval,proto3" json:"ping_interval,omitempty"`
@@ -4223,7 +4318,7 @@ type Joined struct {
 
 func (x *Joined) Reset() {
 	*x = Joined{}
-	mi := &file_signal_proto_msgTypes[35]
+	mi := &file_signal_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4235,7 +4330,7 @@ func (x *Joined) String() string {
 func (*Joined) ProtoMessage() {}
 
 func (x *Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[35]
+	mi := &file_signal_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4248,7 +4343,7 @@ func (x *Joined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Joined.ProtoReflect.Descriptor instead.
 func (*Joined) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{35}
+	return file_signal_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Joined) GetRoom() *Room {
@@ -4291,6 +4386,13 @@ func (x *Joined) GetSubscriberPrimary() bool {
 		return x.SubscriberPrimary
 	}
 	return false
+}
+
+func (x *Joined) GetClientConfiguration() *ClientConfiguration {
+	if x != nil {
+		return x.ClientConfiguration
+	}
+	return nil
 }
 
 func (x *Joined) GetServerRegion() string {
@@ -4343,17 +4445,18 @@ func (x *Joined) GetFastPublish() bool {
 }
 
 type Reconnected struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	IceServers     []*ICEServer           `protobuf:"bytes,1,rep,name=ice_servers,json=iceServers,proto3" json:"ice_servers,omitempty"`
-	ServerInfo     *ServerInfo            `protobuf:"bytes,3,opt,name=server_info,json=serverInfo,proto3" json:"server_info,omitempty"`
-	LastMessageSeq uint32                 `protobuf:"varint,4,opt,name=last_message_seq,json=lastMessageSeq,proto3" json:"last_message_seq,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	IceServers          []*ICEServer           `protobuf:"bytes,1,rep,name=ice_servers,json=iceServers,proto3" json:"ice_servers,omitempty"`
+	ClientConfiguration *ClientConfiguration   `protobuf:"bytes,2,opt,name=client_configuration,json=clientConfiguration,proto3" json:"client_configuration,omitempty"`
+	ServerInfo          *ServerInfo            `protobuf:"bytes,3,opt,name=server_info,json=serverInfo,proto3" json:"server_info,omitempty"`
+	LastMessageSeq      uint32                 `protobuf:"varint,4,opt,name=last_message_seq,json=lastMessageSeq,proto3" json:"last_message_seq,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Reconnected) Reset() {
 	*x = Reconnected{}
-	mi := &file_signal_proto_msgTypes[36]
+	mi := &file_signal_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4365,7 +4468,7 @@ func (x *Reconnected) String() string {
 func (*Reconnected) ProtoMessage() {}
 
 func (x *Reconnected) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[36]
+	mi := &file_signal_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4378,12 +4481,19 @@ func (x *Reconnected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnected.ProtoReflect.Descriptor instead.
 func (*Reconnected) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{36}
+	return file_signal_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Reconnected) GetIceServers() []*ICEServer {
 	if x != nil {
 		return x.IceServers
+	}
+	return nil
+}
+
+func (x *Reconnected) GetClientConfiguration() *ClientConfiguration {
+	if x != nil {
+		return x.ClientConfiguration
 	}
 	return nil
 }
@@ -4411,7 +4521,7 @@ type ParticipantUpdate struct {
 
 func (x *ParticipantUpdate) Reset() {
 	*x = ParticipantUpdate{}
-	mi := &file_signal_proto_msgTypes[37]
+	mi := &file_signal_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4423,7 +4533,7 @@ func (x *ParticipantUpdate) String() string {
 func (*ParticipantUpdate) ProtoMessage() {}
 
 func (x *ParticipantUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[37]
+	mi := &file_signal_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4436,7 +4546,7 @@ func (x *ParticipantUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantUpdate.ProtoReflect.Descriptor instead.
 func (*ParticipantUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{37}
+	return file_signal_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ParticipantUpdate) GetParticipants() []*Participant {
@@ -4456,7 +4566,7 @@ type TrackPublished struct {
 
 func (x *TrackPublished) Reset() {
 	*x = TrackPublished{}
-	mi := &file_signal_proto_msgTypes[38]
+	mi := &file_signal_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4468,7 +4578,7 @@ func (x *TrackPublished) String() string {
 func (*TrackPublished) ProtoMessage() {}
 
 func (x *TrackPublished) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[38]
+	mi := &file_signal_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4481,7 +4591,7 @@ func (x *TrackPublished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackPublished.ProtoReflect.Descriptor instead.
 func (*TrackPublished) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{38}
+	return file_signal_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TrackPublished) GetCid() string {
@@ -4507,7 +4617,7 @@ type TrackUnpublished struct {
 
 func (x *TrackUnpublished) Reset() {
 	*x = TrackUnpublished{}
-	mi := &file_signal_proto_msgTypes[39]
+	mi := &file_signal_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4519,7 +4629,7 @@ func (x *TrackUnpublished) String() string {
 func (*TrackUnpublished) ProtoMessage() {}
 
 func (x *TrackUnpublished) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[39]
+	mi := &file_signal_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4532,7 +4642,7 @@ func (x *TrackUnpublished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackUnpublished.ProtoReflect.Descriptor instead.
 func (*TrackUnpublished) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{39}
+	return file_signal_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TrackUnpublished) GetTrackSid() string {
@@ -4553,7 +4663,7 @@ type Speaker struct {
 
 func (x *Speaker) Reset() {
 	*x = Speaker{}
-	mi := &file_signal_proto_msgTypes[40]
+	mi := &file_signal_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4565,7 +4675,7 @@ func (x *Speaker) String() string {
 func (*Speaker) ProtoMessage() {}
 
 func (x *Speaker) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[40]
+	mi := &file_signal_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4578,7 +4688,7 @@ func (x *Speaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Speaker.ProtoReflect.Descriptor instead.
 func (*Speaker) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{40}
+	return file_signal_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Speaker) GetSid() string {
@@ -4611,7 +4721,7 @@ type SpeakersChanged struct {
 
 func (x *SpeakersChanged) Reset() {
 	*x = SpeakersChanged{}
-	mi := &file_signal_proto_msgTypes[41]
+	mi := &file_signal_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4623,7 +4733,7 @@ func (x *SpeakersChanged) String() string {
 func (*SpeakersChanged) ProtoMessage() {}
 
 func (x *SpeakersChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[41]
+	mi := &file_signal_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4636,7 +4746,7 @@ func (x *SpeakersChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpeakersChanged.ProtoReflect.Descriptor instead.
 func (*SpeakersChanged) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{41}
+	return file_signal_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SpeakersChanged) GetSpeakers() []*Speaker {
@@ -4655,7 +4765,7 @@ type RoomUpdate struct {
 
 func (x *RoomUpdate) Reset() {
 	*x = RoomUpdate{}
-	mi := &file_signal_proto_msgTypes[42]
+	mi := &file_signal_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4667,7 +4777,7 @@ func (x *RoomUpdate) String() string {
 func (*RoomUpdate) ProtoMessage() {}
 
 func (x *RoomUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[42]
+	mi := &file_signal_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4680,7 +4790,7 @@ func (x *RoomUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomUpdate.ProtoReflect.Descriptor instead.
 func (*RoomUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{42}
+	return file_signal_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RoomUpdate) GetRoom() *Room {
@@ -4701,7 +4811,7 @@ type LinkQualityInfo struct {
 
 func (x *LinkQualityInfo) Reset() {
 	*x = LinkQualityInfo{}
-	mi := &file_signal_proto_msgTypes[43]
+	mi := &file_signal_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4713,7 +4823,7 @@ func (x *LinkQualityInfo) String() string {
 func (*LinkQualityInfo) ProtoMessage() {}
 
 func (x *LinkQualityInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[43]
+	mi := &file_signal_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4726,7 +4836,7 @@ func (x *LinkQualityInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkQualityInfo.ProtoReflect.Descriptor instead.
 func (*LinkQualityInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{43}
+	return file_signal_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LinkQualityInfo) GetParticipantSid() string {
@@ -4759,7 +4869,7 @@ type LinkQualityUpdate struct {
 
 func (x *LinkQualityUpdate) Reset() {
 	*x = LinkQualityUpdate{}
-	mi := &file_signal_proto_msgTypes[44]
+	mi := &file_signal_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4771,7 +4881,7 @@ func (x *LinkQualityUpdate) String() string {
 func (*LinkQualityUpdate) ProtoMessage() {}
 
 func (x *LinkQualityUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[44]
+	mi := &file_signal_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4784,7 +4894,7 @@ func (x *LinkQualityUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkQualityUpdate.ProtoReflect.Descriptor instead.
 func (*LinkQualityUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{44}
+	return file_signal_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LinkQualityUpdate) GetUpdates() []*LinkQualityInfo {
@@ -4805,7 +4915,7 @@ type StreamStateInfo struct {
 
 func (x *StreamStateInfo) Reset() {
 	*x = StreamStateInfo{}
-	mi := &file_signal_proto_msgTypes[45]
+	mi := &file_signal_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4817,7 +4927,7 @@ func (x *StreamStateInfo) String() string {
 func (*StreamStateInfo) ProtoMessage() {}
 
 func (x *StreamStateInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[45]
+	mi := &file_signal_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4830,7 +4940,7 @@ func (x *StreamStateInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStateInfo.ProtoReflect.Descriptor instead.
 func (*StreamStateInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{45}
+	return file_signal_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StreamStateInfo) GetParticipantSid() string {
@@ -4863,7 +4973,7 @@ type StreamStateUpdate struct {
 
 func (x *StreamStateUpdate) Reset() {
 	*x = StreamStateUpdate{}
-	mi := &file_signal_proto_msgTypes[46]
+	mi := &file_signal_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4875,7 +4985,7 @@ func (x *StreamStateUpdate) String() string {
 func (*StreamStateUpdate) ProtoMessage() {}
 
 func (x *StreamStateUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[46]
+	mi := &file_signal_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4888,7 +4998,7 @@ func (x *StreamStateUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStateUpdate.ProtoReflect.Descriptor instead.
 func (*StreamStateUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{46}
+	return file_signal_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StreamStateUpdate) GetStreamStates() []*StreamStateInfo {
@@ -4908,7 +5018,7 @@ type SubscribedQuality struct {
 
 func (x *SubscribedQuality) Reset() {
 	*x = SubscribedQuality{}
-	mi := &file_signal_proto_msgTypes[47]
+	mi := &file_signal_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4920,7 +5030,7 @@ func (x *SubscribedQuality) String() string {
 func (*SubscribedQuality) ProtoMessage() {}
 
 func (x *SubscribedQuality) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[47]
+	mi := &file_signal_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4933,7 +5043,7 @@ func (x *SubscribedQuality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedQuality.ProtoReflect.Descriptor instead.
 func (*SubscribedQuality) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{47}
+	return file_signal_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SubscribedQuality) GetQuality() VideoQuality {
@@ -4960,7 +5070,7 @@ type SubscribedCodec struct {
 
 func (x *SubscribedCodec) Reset() {
 	*x = SubscribedCodec{}
-	mi := &file_signal_proto_msgTypes[48]
+	mi := &file_signal_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4972,7 +5082,7 @@ func (x *SubscribedCodec) String() string {
 func (*SubscribedCodec) ProtoMessage() {}
 
 func (x *SubscribedCodec) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[48]
+	mi := &file_signal_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4985,7 +5095,7 @@ func (x *SubscribedCodec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedCodec.ProtoReflect.Descriptor instead.
 func (*SubscribedCodec) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{48}
+	return file_signal_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SubscribedCodec) GetCodec() string {
@@ -5013,7 +5123,7 @@ type SubscribedQualityUpdate struct {
 
 func (x *SubscribedQualityUpdate) Reset() {
 	*x = SubscribedQualityUpdate{}
-	mi := &file_signal_proto_msgTypes[49]
+	mi := &file_signal_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5025,7 +5135,7 @@ func (x *SubscribedQualityUpdate) String() string {
 func (*SubscribedQualityUpdate) ProtoMessage() {}
 
 func (x *SubscribedQualityUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[49]
+	mi := &file_signal_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5038,7 +5148,7 @@ func (x *SubscribedQualityUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedQualityUpdate.ProtoReflect.Descriptor instead.
 func (*SubscribedQualityUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{49}
+	return file_signal_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SubscribedQualityUpdate) GetTrackSid() string {
@@ -5073,7 +5183,7 @@ type SubscriptionPermissionUpdate struct {
 
 func (x *SubscriptionPermissionUpdate) Reset() {
 	*x = SubscriptionPermissionUpdate{}
-	mi := &file_signal_proto_msgTypes[50]
+	mi := &file_signal_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5085,7 +5195,7 @@ func (x *SubscriptionPermissionUpdate) String() string {
 func (*SubscriptionPermissionUpdate) ProtoMessage() {}
 
 func (x *SubscriptionPermissionUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[50]
+	mi := &file_signal_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5098,7 +5208,7 @@ func (x *SubscriptionPermissionUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionPermissionUpdate.ProtoReflect.Descriptor instead.
 func (*SubscriptionPermissionUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{50}
+	return file_signal_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SubscriptionPermissionUpdate) GetParticipantSid() string {
@@ -5132,7 +5242,7 @@ type SubscriptionResponse struct {
 
 func (x *SubscriptionResponse) Reset() {
 	*x = SubscriptionResponse{}
-	mi := &file_signal_proto_msgTypes[51]
+	mi := &file_signal_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5144,7 +5254,7 @@ func (x *SubscriptionResponse) String() string {
 func (*SubscriptionResponse) ProtoMessage() {}
 
 func (x *SubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[51]
+	mi := &file_signal_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5157,7 +5267,7 @@ func (x *SubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*SubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{51}
+	return file_signal_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SubscriptionResponse) GetTrackSid() string {
@@ -5190,7 +5300,7 @@ type RequestResponse struct {
 
 func (x *RequestResponse) Reset() {
 	*x = RequestResponse{}
-	mi := &file_signal_proto_msgTypes[52]
+	mi := &file_signal_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5202,7 +5312,7 @@ func (x *RequestResponse) String() string {
 func (*RequestResponse) ProtoMessage() {}
 
 func (x *RequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[52]
+	mi := &file_signal_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5215,7 +5325,7 @@ func (x *RequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestResponse.ProtoReflect.Descriptor instead.
 func (*RequestResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{52}
+	return file_signal_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RequestResponse) GetRequestId() uint32 {
@@ -5289,7 +5399,7 @@ type TrackSubscribed struct {
 
 func (x *TrackSubscribed) Reset() {
 	*x = TrackSubscribed{}
-	mi := &file_signal_proto_msgTypes[53]
+	mi := &file_signal_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5301,7 +5411,7 @@ func (x *TrackSubscribed) String() string {
 func (*TrackSubscribed) ProtoMessage() {}
 
 func (x *TrackSubscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[53]
+	mi := &file_signal_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5314,7 +5424,7 @@ func (x *TrackSubscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackSubscribed.ProtoReflect.Descriptor instead.
 func (*TrackSubscribed) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{53}
+	return file_signal_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *TrackSubscribed) GetTrackSid() string {
@@ -5334,7 +5444,7 @@ type MediaSections struct {
 
 func (x *MediaSections) Reset() {
 	*x = MediaSections{}
-	mi := &file_signal_proto_msgTypes[54]
+	mi := &file_signal_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5346,7 +5456,7 @@ func (x *MediaSections) String() string {
 func (*MediaSections) ProtoMessage() {}
 
 func (x *MediaSections) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[54]
+	mi := &file_signal_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5359,7 +5469,7 @@ func (x *MediaSections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MediaSections.ProtoReflect.Descriptor instead.
 func (*MediaSections) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{54}
+	return file_signal_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *MediaSections) GetNumAudios() uint32 {
@@ -5386,7 +5496,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_signal_proto_msgTypes[55]
+	mi := &file_signal_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5398,7 +5508,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[55]
+	mi := &file_signal_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5411,7 +5521,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{55}
+	return file_signal_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Pong) GetLastPingTimestamp() int64 {
@@ -5444,7 +5554,7 @@ type DataPacket struct {
 
 func (x *DataPacket) Reset() {
 	*x = DataPacket{}
-	mi := &file_signal_proto_msgTypes[56]
+	mi := &file_signal_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5456,7 +5566,7 @@ func (x *DataPacket) String() string {
 func (*DataPacket) ProtoMessage() {}
 
 func (x *DataPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[56]
+	mi := &file_signal_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5469,7 +5579,7 @@ func (x *DataPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataPacket.ProtoReflect.Descriptor instead.
 func (*DataPacket) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{56}
+	return file_signal_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DataPacket) GetKind() DataPacket_Kind {
@@ -5527,7 +5637,7 @@ type UserPacket struct {
 
 func (x *UserPacket) Reset() {
 	*x = UserPacket{}
-	mi := &file_signal_proto_msgTypes[57]
+	mi := &file_signal_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5539,7 +5649,7 @@ func (x *UserPacket) String() string {
 func (*UserPacket) ProtoMessage() {}
 
 func (x *UserPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[57]
+	mi := &file_signal_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5552,7 +5662,7 @@ func (x *UserPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserPacket.ProtoReflect.Descriptor instead.
 func (*UserPacket) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{57}
+	return file_signal_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UserPacket) GetParticipantSid() string {
@@ -5599,7 +5709,7 @@ type ListRoomsRequest struct {
 
 func (x *ListRoomsRequest) Reset() {
 	*x = ListRoomsRequest{}
-	mi := &file_signal_proto_msgTypes[58]
+	mi := &file_signal_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5611,7 +5721,7 @@ func (x *ListRoomsRequest) String() string {
 func (*ListRoomsRequest) ProtoMessage() {}
 
 func (x *ListRoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[58]
+	mi := &file_signal_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5624,7 +5734,7 @@ func (x *ListRoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoomsRequest.ProtoReflect.Descriptor instead.
 func (*ListRoomsRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{58}
+	return file_signal_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListRoomsRequest) GetNames() []string {
@@ -5643,7 +5753,7 @@ type ListRoomsResponse struct {
 
 func (x *ListRoomsResponse) Reset() {
 	*x = ListRoomsResponse{}
-	mi := &file_signal_proto_msgTypes[59]
+	mi := &file_signal_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5655,7 +5765,7 @@ func (x *ListRoomsResponse) String() string {
 func (*ListRoomsResponse) ProtoMessage() {}
 
 func (x *ListRoomsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[59]
+	mi := &file_signal_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5668,7 +5778,7 @@ func (x *ListRoomsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoomsResponse.ProtoReflect.Descriptor instead.
 func (*ListRoomsResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{59}
+	return file_signal_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListRoomsResponse) GetRooms() []*Room {
@@ -5687,7 +5797,7 @@ type RoomRequest struct {
 
 func (x *RoomRequest) Reset() {
 	*x = RoomRequest{}
-	mi := &file_signal_proto_msgTypes[60]
+	mi := &file_signal_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5699,7 +5809,7 @@ func (x *RoomRequest) String() string {
 func (*RoomRequest) ProtoMessage() {}
 
 func (x *RoomRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[60]
+	mi := &file_signal_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5712,7 +5822,7 @@ func (x *RoomRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRequest.ProtoReflect.Descriptor instead.
 func (*RoomRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{60}
+	return file_signal_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RoomRequest) GetRoom() string {
@@ -5730,7 +5840,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_signal_proto_msgTypes[61]
+	mi := &file_signal_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5742,7 +5852,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[61]
+	mi := &file_signal_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5755,7 +5865,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{61}
+	return file_signal_proto_rawDescGZIP(), []int{62}
 }
 
 type ListParticipantsResponse struct {
@@ -5767,7 +5877,7 @@ type ListParticipantsResponse struct {
 
 func (x *ListParticipantsResponse) Reset() {
 	*x = ListParticipantsResponse{}
-	mi := &file_signal_proto_msgTypes[62]
+	mi := &file_signal_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5779,7 +5889,7 @@ func (x *ListParticipantsResponse) String() string {
 func (*ListParticipantsResponse) ProtoMessage() {}
 
 func (x *ListParticipantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[62]
+	mi := &file_signal_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5792,7 +5902,7 @@ func (x *ListParticipantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParticipantsResponse.ProtoReflect.Descriptor instead.
 func (*ListParticipantsResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{62}
+	return file_signal_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListParticipantsResponse) GetParticipants() []*Participant {
@@ -5812,7 +5922,7 @@ type ParticipantRequest struct {
 
 func (x *ParticipantRequest) Reset() {
 	*x = ParticipantRequest{}
-	mi := &file_signal_proto_msgTypes[63]
+	mi := &file_signal_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5824,7 +5934,7 @@ func (x *ParticipantRequest) String() string {
 func (*ParticipantRequest) ProtoMessage() {}
 
 func (x *ParticipantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[63]
+	mi := &file_signal_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5837,7 +5947,7 @@ func (x *ParticipantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantRequest.ProtoReflect.Descriptor instead.
 func (*ParticipantRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{63}
+	return file_signal_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ParticipantRequest) GetRoom() string {
@@ -5866,7 +5976,7 @@ type MuteTrackRequest struct {
 
 func (x *MuteTrackRequest) Reset() {
 	*x = MuteTrackRequest{}
-	mi := &file_signal_proto_msgTypes[64]
+	mi := &file_signal_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5878,7 +5988,7 @@ func (x *MuteTrackRequest) String() string {
 func (*MuteTrackRequest) ProtoMessage() {}
 
 func (x *MuteTrackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[64]
+	mi := &file_signal_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5891,7 +6001,7 @@ func (x *MuteTrackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteTrackRequest.ProtoReflect.Descriptor instead.
 func (*MuteTrackRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{64}
+	return file_signal_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *MuteTrackRequest) GetRoom() string {
@@ -5931,7 +6041,7 @@ type MuteTrackResponse struct {
 
 func (x *MuteTrackResponse) Reset() {
 	*x = MuteTrackResponse{}
-	mi := &file_signal_proto_msgTypes[65]
+	mi := &file_signal_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5943,7 +6053,7 @@ func (x *MuteTrackResponse) String() string {
 func (*MuteTrackResponse) ProtoMessage() {}
 
 func (x *MuteTrackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[65]
+	mi := &file_signal_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5956,7 +6066,7 @@ func (x *MuteTrackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteTrackResponse.ProtoReflect.Descriptor instead.
 func (*MuteTrackResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{65}
+	return file_signal_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *MuteTrackResponse) GetTrack() *Track {
@@ -6316,7 +6426,14 @@ const file_signal_proto_rawDesc = "" +
 	"\x10request_response\x18\x16 \x01(\v2 .chancery.signal.RequestResponseH\x00R\x0frequestResponse\x12M\n" +
 	"\x10track_subscribed\x18\x17 \x01(\v2 .chancery.signal.TrackSubscribedH\x00R\x0ftrackSubscribed\x12^\n" +
 	"\x1amedia_sections_requirement\x18\x19 \x01(\v2\x1e.chancery.signal.MediaSectionsH\x00R\x18mediaSectionsRequirementB\t\n" +
-	"\amessage\"\x90\x05\n" +
+	"\amessage\"\x95\x01\n" +
+	"\x13ClientConfiguration\x12M\n" +
+	"\vforce_relay\x18\x05 \x01(\x0e2,.chancery.signal.ClientConfiguration.SettingR\n" +
+	"forceRelay\"/\n" +
+	"\aSetting\x12\t\n" +
+	"\x05UNSET\x10\x00\x12\f\n" +
+	"\bDISABLED\x10\x01\x12\v\n" +
+	"\aENABLED\x10\x02\"\xe9\x05\n" +
 	"\x06Joined\x12)\n" +
 	"\x04room\x18\x01 \x01(\v2\x15.chancery.signal.RoomR\x04room\x12>\n" +
 	"\vparticipant\x18\x02 \x01(\v2\x1c.chancery.signal.ParticipantR\vparticipant\x12K\n" +
@@ -6324,7 +6441,8 @@ const file_signal_proto_rawDesc = "" +
 	"\x0eserver_version\x18\x04 \x01(\tR\rserverVersion\x12;\n" +
 	"\vice_servers\x18\x05 \x03(\v2\x1a.chancery.signal.ICEServerR\n" +
 	"iceServers\x12-\n" +
-	"\x12subscriber_primary\x18\x06 \x01(\bR\x11subscriberPrimary\x12#\n" +
+	"\x12subscriber_primary\x18\x06 \x01(\bR\x11subscriberPrimary\x12W\n" +
+	"\x14client_configuration\x18\b \x01(\v2$.chancery.signal.ClientConfigurationR\x13clientConfiguration\x12#\n" +
 	"\rserver_region\x18\t \x01(\tR\fserverRegion\x12!\n" +
 	"\fping_timeout\x18\n" +
 	" \x01(\x05R\vpingTimeout\x12#\n" +
@@ -6334,10 +6452,11 @@ const file_signal_proto_rawDesc = "" +
 	"\vsif_trailer\x18\r \x01(\fR\n" +
 	"sifTrailer\x12L\n" +
 	"\x16enabled_publish_codecs\x18\x0e \x03(\v2\x16.chancery.signal.CodecR\x14enabledPublishCodecs\x12!\n" +
-	"\ffast_publish\x18\x0f \x01(\bR\vfastPublish\"\xb2\x01\n" +
+	"\ffast_publish\x18\x0f \x01(\bR\vfastPublish\"\x8b\x02\n" +
 	"\vReconnected\x12;\n" +
 	"\vice_servers\x18\x01 \x03(\v2\x1a.chancery.signal.ICEServerR\n" +
-	"iceServers\x12<\n" +
+	"iceServers\x12W\n" +
+	"\x14client_configuration\x18\x02 \x01(\v2$.chancery.signal.ClientConfigurationR\x13clientConfiguration\x12<\n" +
 	"\vserver_info\x18\x03 \x01(\v2\x1b.chancery.signal.ServerInfoR\n" +
 	"serverInfo\x12(\n" +
 	"\x10last_message_seq\x18\x04 \x01(\rR\x0elastMessageSeq\"U\n" +
@@ -6505,8 +6624,8 @@ func file_signal_proto_rawDescGZIP() []byte {
 	return file_signal_proto_rawDescData
 }
 
-var file_signal_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_signal_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_signal_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
+var file_signal_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_signal_proto_goTypes = []any{
 	(TrackType)(0),                       // 0: chancery.signal.TrackType
 	(TrackSource)(0),                     // 1: chancery.signal.TrackSource
@@ -6518,190 +6637,195 @@ var file_signal_proto_goTypes = []any{
 	(Participant_State)(0),               // 7: chancery.signal.Participant.State
 	(WrappedJoin_Compression)(0),         // 8: chancery.signal.WrappedJoin.Compression
 	(Leave_Action)(0),                    // 9: chancery.signal.Leave.Action
-	(RequestResponse_Reason)(0),          // 10: chancery.signal.RequestResponse.Reason
-	(DataPacket_Kind)(0),                 // 11: chancery.signal.DataPacket.Kind
-	(*Codec)(nil),                        // 12: chancery.signal.Codec
-	(*Room)(nil),                         // 13: chancery.signal.Room
-	(*Permission)(nil),                   // 14: chancery.signal.Permission
-	(*Participant)(nil),                  // 15: chancery.signal.Participant
-	(*VideoLayer)(nil),                   // 16: chancery.signal.VideoLayer
-	(*TrackCodec)(nil),                   // 17: chancery.signal.TrackCodec
-	(*TrackVersion)(nil),                 // 18: chancery.signal.TrackVersion
-	(*Track)(nil),                        // 19: chancery.signal.Track
-	(*ServerInfo)(nil),                   // 20: chancery.signal.ServerInfo
-	(*ICEServer)(nil),                    // 21: chancery.signal.ICEServer
-	(*WrappedJoin)(nil),                  // 22: chancery.signal.WrappedJoin
-	(*Join)(nil),                         // 23: chancery.signal.Join
-	(*ClientInfo)(nil),                   // 24: chancery.signal.ClientInfo
-	(*ConnectionSettings)(nil),           // 25: chancery.signal.ConnectionSettings
-	(*Request)(nil),                      // 26: chancery.signal.Request
-	(*SessionDescription)(nil),           // 27: chancery.signal.SessionDescription
-	(*Trickle)(nil),                      // 28: chancery.signal.Trickle
-	(*SimulcastCodec)(nil),               // 29: chancery.signal.SimulcastCodec
-	(*AddTrack)(nil),                     // 30: chancery.signal.AddTrack
-	(*Mute)(nil),                         // 31: chancery.signal.Mute
-	(*ParticipantTracks)(nil),            // 32: chancery.signal.ParticipantTracks
-	(*UpdateSubscription)(nil),           // 33: chancery.signal.UpdateSubscription
-	(*TrackSetting)(nil),                 // 34: chancery.signal.TrackSetting
-	(*Leave)(nil),                        // 35: chancery.signal.Leave
-	(*TrackPermission)(nil),              // 36: chancery.signal.TrackPermission
-	(*SubscriptionPermission)(nil),       // 37: chancery.signal.SubscriptionPermission
-	(*DataChannelInfo)(nil),              // 38: chancery.signal.DataChannelInfo
-	(*DataChannelReceiveState)(nil),      // 39: chancery.signal.DataChannelReceiveState
-	(*SyncState)(nil),                    // 40: chancery.signal.SyncState
-	(*Simulate)(nil),                     // 41: chancery.signal.Simulate
-	(*UpdateMetadata)(nil),               // 42: chancery.signal.UpdateMetadata
-	(*Ping)(nil),                         // 43: chancery.signal.Ping
-	(*UpdateAudioTrack)(nil),             // 44: chancery.signal.UpdateAudioTrack
-	(*UpdateVideoTrack)(nil),             // 45: chancery.signal.UpdateVideoTrack
-	(*Response)(nil),                     // 46: chancery.signal.Response
-	(*Joined)(nil),                       // 47: chancery.signal.Joined
-	(*Reconnected)(nil),                  // 48: chancery.signal.Reconnected
-	(*ParticipantUpdate)(nil),            // 49: chancery.signal.ParticipantUpdate
-	(*TrackPublished)(nil),               // 50: chancery.signal.TrackPublished
-	(*TrackUnpublished)(nil),             // 51: chancery.signal.TrackUnpublished
-	(*Speaker)(nil),                      // 52: chancery.signal.Speaker
-	(*SpeakersChanged)(nil),              // 53: chancery.signal.SpeakersChanged
-	(*RoomUpdate)(nil),                   // 54: chancery.signal.RoomUpdate
-	(*LinkQualityInfo)(nil),              // 55: chancery.signal.LinkQualityInfo
-	(*LinkQualityUpdate)(nil),            // 56: chancery.signal.LinkQualityUpdate
-	(*StreamStateInfo)(nil),              // 57: chancery.signal.StreamStateInfo
-	(*StreamStateUpdate)(nil),            // 58: chancery.signal.StreamStateUpdate
-	(*SubscribedQuality)(nil),            // 59: chancery.signal.SubscribedQuality
-	(*SubscribedCodec)(nil),              // 60: chancery.signal.SubscribedCodec
-	(*SubscribedQualityUpdate)(nil),      // 61: chancery.signal.SubscribedQualityUpdate
-	(*SubscriptionPermissionUpdate)(nil), // 62: chancery.signal.SubscriptionPermissionUpdate
-	(*SubscriptionResponse)(nil),         // 63: chancery.signal.SubscriptionResponse
-	(*RequestResponse)(nil),              // 64: chancery.signal.RequestResponse
-	(*TrackSubscribed)(nil),              // 65: chancery.signal.TrackSubscribed
-	(*MediaSections)(nil),                // 66: chancery.signal.MediaSections
-	(*Pong)(nil),                         // 67: chancery.signal.Pong
-	(*DataPacket)(nil),                   // 68: chancery.signal.DataPacket
-	(*UserPacket)(nil),                   // 69: chancery.signal.UserPacket
-	(*ListRoomsRequest)(nil),             // 70: chancery.signal.ListRoomsRequest
-	(*ListRoomsResponse)(nil),            // 71: chancery.signal.ListRoomsResponse
-	(*RoomRequest)(nil),                  // 72: chancery.signal.RoomRequest
-	(*Empty)(nil),                        // 73: chancery.signal.Empty
-	(*ListParticipantsResponse)(nil),     // 74: chancery.signal.ListParticipantsResponse
-	(*ParticipantRequest)(nil),           // 75: chancery.signal.ParticipantRequest
-	(*MuteTrackRequest)(nil),             // 76: chancery.signal.MuteTrackRequest
-	(*MuteTrackResponse)(nil),            // 77: chancery.signal.MuteTrackResponse
-	nil,                                  // 78: chancery.signal.Participant.AttributesEntry
-	nil,                                  // 79: chancery.signal.Join.ParticipantAttributesEntry
-	nil,                                  // 80: chancery.signal.SessionDescription.MidToTrackIdEntry
-	nil,                                  // 81: chancery.signal.UpdateMetadata.AttributesEntry
+	(ClientConfiguration_Setting)(0),     // 10: chancery.signal.ClientConfiguration.Setting
+	(RequestResponse_Reason)(0),          // 11: chancery.signal.RequestResponse.Reason
+	(DataPacket_Kind)(0),                 // 12: chancery.signal.DataPacket.Kind
+	(*Codec)(nil),                        // 13: chancery.signal.Codec
+	(*Room)(nil),                         // 14: chancery.signal.Room
+	(*Permission)(nil),                   // 15: chancery.signal.Permission
+	(*Participant)(nil),                  // 16: chancery.signal.Participant
+	(*VideoLayer)(nil),                   // 17: chancery.signal.VideoLayer
+	(*TrackCodec)(nil),                   // 18: chancery.signal.TrackCodec
+	(*TrackVersion)(nil),                 // 19: chancery.signal.TrackVersion
+	(*Track)(nil),                        // 20: chancery.signal.Track
+	(*ServerInfo)(nil),                   // 21: chancery.signal.ServerInfo
+	(*ICEServer)(nil),                    // 22: chancery.signal.ICEServer
+	(*WrappedJoin)(nil),                  // 23: chancery.signal.WrappedJoin
+	(*Join)(nil),                         // 24: chancery.signal.Join
+	(*ClientInfo)(nil),                   // 25: chancery.signal.ClientInfo
+	(*ConnectionSettings)(nil),           // 26: chancery.signal.ConnectionSettings
+	(*Request)(nil),                      // 27: chancery.signal.Request
+	(*SessionDescription)(nil),           // 28: chancery.signal.SessionDescription
+	(*Trickle)(nil),                      // 29: chancery.signal.Trickle
+	(*SimulcastCodec)(nil),               // 30: chancery.signal.SimulcastCodec
+	(*AddTrack)(nil),                     // 31: chancery.signal.AddTrack
+	(*Mute)(nil),                         // 32: chancery.signal.Mute
+	(*ParticipantTracks)(nil),            // 33: chancery.signal.ParticipantTracks
+	(*UpdateSubscription)(nil),           // 34: chancery.signal.UpdateSubscription
+	(*TrackSetting)(nil),                 // 35: chancery.signal.TrackSetting
+	(*Leave)(nil),                        // 36: chancery.signal.Leave
+	(*TrackPermission)(nil),              // 37: chancery.signal.TrackPermission
+	(*SubscriptionPermission)(nil),       // 38: chancery.signal.SubscriptionPermission
+	(*DataChannelInfo)(nil),              // 39: chancery.signal.DataChannelInfo
+	(*DataChannelReceiveState)(nil),      // 40: chancery.signal.DataChannelReceiveState
+	(*SyncState)(nil),                    // 41: chancery.signal.SyncState
+	(*Simulate)(nil),                     // 42: chancery.signal.Simulate
+	(*UpdateMetadata)(nil),               // 43: chancery.signal.UpdateMetadata
+	(*Ping)(nil),                         // 44: chancery.signal.Ping
+	(*UpdateAudioTrack)(nil),             // 45: chancery.signal.UpdateAudioTrack
+	(*UpdateVideoTrack)(nil),             // 46: chancery.signal.UpdateVideoTrack
+	(*Response)(nil),                     // 47: chancery.signal.Response
+	(*ClientConfiguration)(nil),          // 48: chancery.signal.ClientConfiguration
+	(*Joined)(nil),                       // 49: chancery.signal.Joined
+	(*Reconnected)(nil),                  // 50: chancery.signal.Reconnected
+	(*ParticipantUpdate)(nil),            // 51: chancery.signal.ParticipantUpdate
+	(*TrackPublished)(nil),               // 52: chancery.signal.TrackPublished
+	(*TrackUnpublished)(nil),             // 53: chancery.signal.TrackUnpublished
+	(*Speaker)(nil),                      // 54: chancery.signal.Speaker
+	(*SpeakersChanged)(nil),              // 55: chancery.signal.SpeakersChanged
+	(*RoomUpdate)(nil),                   // 56: chancery.signal.RoomUpdate
+	(*LinkQualityInfo)(nil),              // 57: chancery.signal.LinkQualityInfo
+	(*LinkQualityUpdate)(nil),            // 58: chancery.signal.LinkQualityUpdate
+	(*StreamStateInfo)(nil),              // 59: chancery.signal.StreamStateInfo
+	(*StreamStateUpdate)(nil),            // 60: chancery.signal.StreamStateUpdate
+	(*SubscribedQuality)(nil),            // 61: chancery.signal.SubscribedQuality
+	(*SubscribedCodec)(nil),              // 62: chancery.signal.SubscribedCodec
+	(*SubscribedQualityUpdate)(nil),      // 63: chancery.signal.SubscribedQualityUpdate
+	(*SubscriptionPermissionUpdate)(nil), // 64: chancery.signal.SubscriptionPermissionUpdate
+	(*SubscriptionResponse)(nil),         // 65: chancery.signal.SubscriptionResponse
+	(*RequestResponse)(nil),              // 66: chancery.signal.RequestResponse
+	(*TrackSubscribed)(nil),              // 67: chancery.signal.TrackSubscribed
+	(*MediaSections)(nil),                // 68: chancery.signal.MediaSections
+	(*Pong)(nil),                         // 69: chancery.signal.Pong
+	(*DataPacket)(nil),                   // 70: chancery.signal.DataPacket
+	(*UserPacket)(nil),                   // 71: chancery.signal.UserPacket
+	(*ListRoomsRequest)(nil),             // 72: chancery.signal.ListRoomsRequest
+	(*ListRoomsResponse)(nil),            // 73: chancery.signal.ListRoomsResponse
+	(*RoomRequest)(nil),                  // 74: chancery.signal.RoomRequest
+	(*Empty)(nil),                        // 75: chancery.signal.Empty
+	(*ListParticipantsResponse)(nil),     // 76: chancery.signal.ListParticipantsResponse
+	(*ParticipantRequest)(nil),           // 77: chancery.signal.ParticipantRequest
+	(*MuteTrackRequest)(nil),             // 78: chancery.signal.MuteTrackRequest
+	(*MuteTrackResponse)(nil),            // 79: chancery.signal.MuteTrackResponse
+	nil,                                  // 80: chancery.signal.Participant.AttributesEntry
+	nil,                                  // 81: chancery.signal.Join.ParticipantAttributesEntry
+	nil,                                  // 82: chancery.signal.SessionDescription.MidToTrackIdEntry
+	nil,                                  // 83: chancery.signal.UpdateMetadata.AttributesEntry
 }
 var file_signal_proto_depIdxs = []int32{
-	12,  // 0: chancery.signal.Room.enabled_codecs:type_name -> chancery.signal.Codec
+	13,  // 0: chancery.signal.Room.enabled_codecs:type_name -> chancery.signal.Codec
 	1,   // 1: chancery.signal.Permission.can_publish_sources:type_name -> chancery.signal.TrackSource
 	7,   // 2: chancery.signal.Participant.state:type_name -> chancery.signal.Participant.State
-	19,  // 3: chancery.signal.Participant.tracks:type_name -> chancery.signal.Track
-	14,  // 4: chancery.signal.Participant.permission:type_name -> chancery.signal.Permission
-	78,  // 5: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
+	20,  // 3: chancery.signal.Participant.tracks:type_name -> chancery.signal.Track
+	15,  // 4: chancery.signal.Participant.permission:type_name -> chancery.signal.Permission
+	80,  // 5: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
 	6,   // 6: chancery.signal.Participant.disconnect_reason:type_name -> chancery.signal.DisconnectReason
 	2,   // 7: chancery.signal.VideoLayer.quality:type_name -> chancery.signal.VideoQuality
-	16,  // 8: chancery.signal.TrackCodec.layers:type_name -> chancery.signal.VideoLayer
+	17,  // 8: chancery.signal.TrackCodec.layers:type_name -> chancery.signal.VideoLayer
 	0,   // 9: chancery.signal.Track.type:type_name -> chancery.signal.TrackType
 	1,   // 10: chancery.signal.Track.source:type_name -> chancery.signal.TrackSource
-	16,  // 11: chancery.signal.Track.layers:type_name -> chancery.signal.VideoLayer
-	17,  // 12: chancery.signal.Track.codecs:type_name -> chancery.signal.TrackCodec
-	18,  // 13: chancery.signal.Track.version:type_name -> chancery.signal.TrackVersion
+	17,  // 11: chancery.signal.Track.layers:type_name -> chancery.signal.VideoLayer
+	18,  // 12: chancery.signal.Track.codecs:type_name -> chancery.signal.TrackCodec
+	19,  // 13: chancery.signal.Track.version:type_name -> chancery.signal.TrackVersion
 	8,   // 14: chancery.signal.WrappedJoin.compression:type_name -> chancery.signal.WrappedJoin.Compression
-	24,  // 15: chancery.signal.Join.client_info:type_name -> chancery.signal.ClientInfo
-	25,  // 16: chancery.signal.Join.connection_settings:type_name -> chancery.signal.ConnectionSettings
-	79,  // 17: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
-	30,  // 18: chancery.signal.Join.add_track_requests:type_name -> chancery.signal.AddTrack
-	27,  // 19: chancery.signal.Join.publisher_offer:type_name -> chancery.signal.SessionDescription
-	40,  // 20: chancery.signal.Join.sync_state:type_name -> chancery.signal.SyncState
-	27,  // 21: chancery.signal.Request.offer:type_name -> chancery.signal.SessionDescription
-	27,  // 22: chancery.signal.Request.answer:type_name -> chancery.signal.SessionDescription
-	28,  // 23: chancery.signal.Request.trickle:type_name -> chancery.signal.Trickle
-	30,  // 24: chancery.signal.Request.add_track:type_name -> chancery.signal.AddTrack
-	31,  // 25: chancery.signal.Request.mute:type_name -> chancery.signal.Mute
-	33,  // 26: chancery.signal.Request.subscription:type_name -> chancery.signal.UpdateSubscription
-	34,  // 27: chancery.signal.Request.track_setting:type_name -> chancery.signal.TrackSetting
-	35,  // 28: chancery.signal.Request.leave:type_name -> chancery.signal.Leave
-	37,  // 29: chancery.signal.Request.subscription_permission:type_name -> chancery.signal.SubscriptionPermission
-	40,  // 30: chancery.signal.Request.sync_state:type_name -> chancery.signal.SyncState
-	41,  // 31: chancery.signal.Request.simulate:type_name -> chancery.signal.Simulate
-	42,  // 32: chancery.signal.Request.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	43,  // 33: chancery.signal.Request.ping_req:type_name -> chancery.signal.Ping
-	44,  // 34: chancery.signal.Request.update_audio_track:type_name -> chancery.signal.UpdateAudioTrack
-	45,  // 35: chancery.signal.Request.update_video_track:type_name -> chancery.signal.UpdateVideoTrack
-	80,  // 36: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
+	25,  // 15: chancery.signal.Join.client_info:type_name -> chancery.signal.ClientInfo
+	26,  // 16: chancery.signal.Join.connection_settings:type_name -> chancery.signal.ConnectionSettings
+	81,  // 17: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
+	31,  // 18: chancery.signal.Join.add_track_requests:type_name -> chancery.signal.AddTrack
+	28,  // 19: chancery.signal.Join.publisher_offer:type_name -> chancery.signal.SessionDescription
+	41,  // 20: chancery.signal.Join.sync_state:type_name -> chancery.signal.SyncState
+	28,  // 21: chancery.signal.Request.offer:type_name -> chancery.signal.SessionDescription
+	28,  // 22: chancery.signal.Request.answer:type_name -> chancery.signal.SessionDescription
+	29,  // 23: chancery.signal.Request.trickle:type_name -> chancery.signal.Trickle
+	31,  // 24: chancery.signal.Request.add_track:type_name -> chancery.signal.AddTrack
+	32,  // 25: chancery.signal.Request.mute:type_name -> chancery.signal.Mute
+	34,  // 26: chancery.signal.Request.subscription:type_name -> chancery.signal.UpdateSubscription
+	35,  // 27: chancery.signal.Request.track_setting:type_name -> chancery.signal.TrackSetting
+	36,  // 28: chancery.signal.Request.leave:type_name -> chancery.signal.Leave
+	38,  // 29: chancery.signal.Request.subscription_permission:type_name -> chancery.signal.SubscriptionPermission
+	41,  // 30: chancery.signal.Request.sync_state:type_name -> chancery.signal.SyncState
+	42,  // 31: chancery.signal.Request.simulate:type_name -> chancery.signal.Simulate
+	43,  // 32: chancery.signal.Request.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	44,  // 33: chancery.signal.Request.ping_req:type_name -> chancery.signal.Ping
+	45,  // 34: chancery.signal.Request.update_audio_track:type_name -> chancery.signal.UpdateAudioTrack
+	46,  // 35: chancery.signal.Request.update_video_track:type_name -> chancery.signal.UpdateVideoTrack
+	82,  // 36: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
 	3,   // 37: chancery.signal.Trickle.target:type_name -> chancery.signal.Target
-	16,  // 38: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
+	17,  // 38: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
 	0,   // 39: chancery.signal.AddTrack.type:type_name -> chancery.signal.TrackType
 	1,   // 40: chancery.signal.AddTrack.source:type_name -> chancery.signal.TrackSource
-	16,  // 41: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
-	29,  // 42: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
-	32,  // 43: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
+	17,  // 41: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
+	30,  // 42: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
+	33,  // 43: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
 	2,   // 44: chancery.signal.TrackSetting.quality:type_name -> chancery.signal.VideoQuality
 	6,   // 45: chancery.signal.Leave.reason:type_name -> chancery.signal.DisconnectReason
 	9,   // 46: chancery.signal.Leave.action:type_name -> chancery.signal.Leave.Action
-	36,  // 47: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
+	37,  // 47: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
 	3,   // 48: chancery.signal.DataChannelInfo.target:type_name -> chancery.signal.Target
-	27,  // 49: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
-	33,  // 50: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
-	50,  // 51: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
-	38,  // 52: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
-	27,  // 53: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
-	39,  // 54: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
-	81,  // 55: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
-	47,  // 56: chancery.signal.Response.join:type_name -> chancery.signal.Joined
-	27,  // 57: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
-	27,  // 58: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
-	28,  // 59: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
-	49,  // 60: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
-	50,  // 61: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
-	35,  // 62: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
-	31,  // 63: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
-	53,  // 64: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
-	54,  // 65: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
-	56,  // 66: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
-	58,  // 67: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
-	61,  // 68: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
-	62,  // 69: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
-	51,  // 70: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
-	48,  // 71: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
-	67,  // 72: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
-	63,  // 73: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
-	64,  // 74: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
-	65,  // 75: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
-	66,  // 76: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
-	13,  // 77: chancery.signal.Joined.room:type_name -> chancery.signal.Room
-	15,  // 78: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
-	15,  // 79: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
-	21,  // 80: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
-	20,  // 81: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
-	12,  // 82: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
-	21,  // 83: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
-	20,  // 84: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
-	15,  // 85: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
-	19,  // 86: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
-	52,  // 87: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
-	13,  // 88: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
-	4,   // 89: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
-	55,  // 90: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
-	5,   // 91: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
-	57,  // 92: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
-	2,   // 93: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
-	59,  // 94: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
-	59,  // 95: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
-	60,  // 96: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
-	10,  // 97: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
-	30,  // 98: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
-	42,  // 99: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	11,  // 100: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
-	69,  // 101: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
-	13,  // 102: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
-	15,  // 103: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
-	19,  // 104: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
-	105, // [105:105] is the sub-list for method output_type
-	105, // [105:105] is the sub-list for method input_type
-	105, // [105:105] is the sub-list for extension type_name
-	105, // [105:105] is the sub-list for extension extendee
-	0,   // [0:105] is the sub-list for field type_name
+	28,  // 49: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
+	34,  // 50: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
+	52,  // 51: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
+	39,  // 52: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
+	28,  // 53: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
+	40,  // 54: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
+	83,  // 55: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
+	49,  // 56: chancery.signal.Response.join:type_name -> chancery.signal.Joined
+	28,  // 57: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
+	28,  // 58: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
+	29,  // 59: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
+	51,  // 60: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
+	52,  // 61: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
+	36,  // 62: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
+	32,  // 63: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
+	55,  // 64: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
+	56,  // 65: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
+	58,  // 66: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
+	60,  // 67: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
+	63,  // 68: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
+	64,  // 69: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
+	53,  // 70: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
+	50,  // 71: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
+	69,  // 72: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
+	65,  // 73: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
+	66,  // 74: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
+	67,  // 75: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
+	68,  // 76: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
+	10,  // 77: chancery.signal.ClientConfiguration.force_relay:type_name -> chancery.signal.ClientConfiguration.Setting
+	14,  // 78: chancery.signal.Joined.room:type_name -> chancery.signal.Room
+	16,  // 79: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
+	16,  // 80: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
+	22,  // 81: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
+	48,  // 82: chancery.signal.Joined.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	21,  // 83: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
+	13,  // 84: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
+	22,  // 85: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
+	48,  // 86: chancery.signal.Reconnected.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	21,  // 87: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
+	16,  // 88: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
+	20,  // 89: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
+	54,  // 90: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
+	14,  // 91: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
+	4,   // 92: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
+	57,  // 93: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
+	5,   // 94: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
+	59,  // 95: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
+	2,   // 96: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
+	61,  // 97: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
+	61,  // 98: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
+	62,  // 99: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
+	11,  // 100: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
+	31,  // 101: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
+	43,  // 102: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	12,  // 103: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
+	71,  // 104: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
+	14,  // 105: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
+	16,  // 106: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
+	20,  // 107: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
+	108, // [108:108] is the sub-list for method output_type
+	108, // [108:108] is the sub-list for method input_type
+	108, // [108:108] is the sub-list for extension type_name
+	108, // [108:108] is the sub-list for extension extendee
+	0,   // [0:108] is the sub-list for field type_name
 }
 
 func init() { file_signal_proto_init() }
@@ -6764,7 +6888,7 @@ func file_signal_proto_init() {
 		(*Response_TrackSubscribed)(nil),
 		(*Response_MediaSectionsRequirement)(nil),
 	}
-	file_signal_proto_msgTypes[52].OneofWrappers = []any{
+	file_signal_proto_msgTypes[53].OneofWrappers = []any{
 		(*RequestResponse_AddTrack)(nil),
 		(*RequestResponse_UpdateMetadata)(nil),
 	}
@@ -6773,8 +6897,8 @@ func file_signal_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_signal_proto_rawDesc), len(file_signal_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   70,
+			NumEnums:      13,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,6 +14,16 @@ export default {
   async 'TURN over UDP alone suffices'(stage) {
     await through(stage, 'turn:.*transport=udp', 'udp');
   },
+  async 'a client that asks for TURN comes back through it'(stage) {
+    const [a] = await stage.participants(['ann', 'bob'], { publish: ['picture', 'tone'] });
+    await stage.all();
+    const since = Date.now();
+    await a.simulate('force-tls');
+    await a.saw('reconnected', '', 15000, since);
+    await stage.all();
+    const kind = await a.ask(() => window.call.candidate());
+    if (kind !== 'relay tcp') throw new Error(`ann's media travel by ${kind}, want relay tcp`);
+  },
   async 'TURN over TCP alone suffices'(stage) {
     await through(stage, 'turn:.*transport=tcp', 'tcp');
   },
