@@ -189,8 +189,12 @@ func (c *Conn) Send(res *Response) bool {
 	return c.SendFrame(frame)
 }
 
-// SendFrame is Send for a message that is encoded already. The frame is not changed, and may go to others too.
+// SendFrame is Send for a message that is encoded already. The frame is not changed, and may go to others too. An empty one says
+// nothing, and is not sent.
 func (c *Conn) SendFrame(frame []byte) bool {
+	if len(frame) == 0 {
+		return true
+	}
 	select {
 	case <-c.done:
 		return false
