@@ -15,6 +15,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/pion/webrtc/v4"
+	"golang.org/x/time/rate"
 
 	"chancery/calls/signal"
 )
@@ -32,7 +33,7 @@ import (
 //	C8   cmd/chancery TestServiceIsNotForParticipants; TestServiceHasItsOwnKeys
 //	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
 //	     private ranges); TestWebhooks (the configuration's address alone)
-//	C10  TestFloodsEndTheirSenderOnly, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections,
+//	C10  TestAGreatCall (bounds), TestWorkIsEarned, TestOneMessageWaits; TestFloodsEndTheirSenderOnly, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections,
 //	     TestHiddenLines; signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer,
 //	     FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
@@ -124,6 +125,52 @@ func (c *testClient) floods(req *signal.Request) {
 	c.saying.Lock()
 	defer c.saying.Unlock()
 	for c.ws.WriteMessage(websocket.BinaryMessage, raw) == nil {
+	}
+}
+
+// TestWorkIsEarned: whose messages were much work waits with the next one; in the long run they get a quarter of a processor.
+func TestWorkIsEarned(t *testing.T) {
+	p := &Participant{done: make(chan struct{})}
+	effort := rate.NewLimiter(rate.Limit(workPerSec), int(workAtOnce))
+	begun := time.Now()
+	if !p.rest(effort, workAtOnce) || time.Since(begun) > workAtOnce/2 {
+		t.Errorf("waited %v after the first work, want no wait", time.Since(begun))
+	}
+	begun = time.Now()
+	p.rest(effort, 20*time.Millisecond)
+	if took := time.Since(begun); took < 50*time.Millisecond || took > longestRest {
+		t.Errorf("waited %v after 20 ms of work, want some 80 ms", took)
+	}
+	close(p.done)
+	if p.rest(effort, workAtOnce) {
+		t.Error("went on though the participant has ended")
+	}
+}
+
+// TestOneMessageWaits: of a client whose messages cannot be handled just now one is held, however many it sends.
+func TestOneMessageWaits(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann := join(t, base, "room", "ann")
+	p := f.liveRooms()[0].find("ann")
+	gate, busy := make(chan struct{}), make(chan struct{})
+	p.do(func() { close(busy); <-gate })
+	<-busy
+	const sent = 500
+	most := 0
+	go func() {
+		for range sent {
+			ann.say(&signal.Request{Message: &signal.Request_Ping{Ping: 7}})
+		}
+	}()
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		most = max(most, len(p.inbox))
+	}
+	if most > 50 { // others have something for it too
+		t.Errorf("got %d messages waiting, want one of the client", most)
+	}
+	close(gate)
+	for range sent {
+		ann.wait("a pong", func(res *signal.Response) bool { return res.GetPong() != 0 })
 	}
 }
 
