@@ -36,8 +36,11 @@ func NextRTCP(b []byte) (p RTCP, rest []byte, ok bool) {
 type Arrival struct {
 	Seq      uint16
 	Received bool
-	At       int64 // microseconds on the receiver's clock, wrapping every twelve days; only if received
+	At       int64 // microseconds on the receiver's clock, which begins anew each ClockRound; only if received. May be less than 0.
 }
+
+// ClockRound is after how many microseconds the clock of transport-wide feedback begins anew: 24 bits of 64 ms, twelve days.
+const ClockRound = 64_000 << 24
 
 // ParseTransportCC reads the body of a transport-wide congestion control packet
 // (draft-holmer-rmcat-transport-wide-cc-extensions-01, section 3.1) and tells each packet in turn. What was told before

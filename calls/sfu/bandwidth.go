@@ -1,5 +1,7 @@
 package sfu
 
+import "chancery/calls/packet"
+
 // estimate judges how much a subscriber's line carries, from its transport-wide feedback. It is open, and everything is
 // sent, until the line shows that it is narrow: the least delayed packets of a feedback have all waited in a queue, or
 // many are lost. From then on it follows what arrives, and grows by what probes prove. Receivers' clocks differ from ours;
@@ -14,6 +16,7 @@ type estimate struct {
 	out     arrived // what was sent, on our clock
 	oldest  int64   // first arrival, on the receiver's clock
 	newest  int64   // newest arrival
+	clock   int64   // the receiver's, when it was heard of last, without its beginning anew; 0: not yet
 	queued  int64   // least wait in a queue of the newest feedback
 	lost    lossWindows
 	loss    float64 // share of packets that were lost of late
@@ -118,7 +121,18 @@ const (
 
 const noDelay = int64(1) << 62
 
-// arrival takes what feedback says of one packet.
+// unwrapped is a time of the receiver's clock, which begins anew now and then, on one that goes on: the nearest to what was heard last. A
+// receiver may tell of any time.
+func (e *estimate) unwrapped(at int64) int64 {
+	const round, half = packet.ClockRound, packet.ClockRound / 2
+	if e.clock == 0 {
+		e.clock = round
+	}
+	e.clock += ((at-e.clock+half)%round+round)%round - half
+	return e.clock
+}
+
+// arrival takes what feedback says of one packet; at counts if it was received.
 func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound) {
 	if e.sent == nil {
 		return
@@ -136,6 +150,7 @@ func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound
 		}
 		return // it may come yet, and be told of by the next
 	}
+	at = e.unwrapped(at)
 	p.fresh = false
 	r.received++
 	r.least = min(r.least, at-p.at)
@@ -168,7 +183,7 @@ type arrived [ackWindows]ackWindow
 
 func (a *arrived) add(at int64, bits int) {
 	slot := at / ackWindow50
-	w := &a[slot%ackWindows]
+	w := &a[uint64(slot)%ackWindows] // a receiver may tell of any time
 	if w.slot != slot {
 		*w = ackWindow{slot: slot}
 	}

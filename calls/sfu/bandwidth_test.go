@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/pion/rtp"
+
+	"chancery/calls/packet"
 )
 
 // road is a line that carries so much, queues for so long, and loses what comes on top.
@@ -16,6 +18,7 @@ type road struct {
 	count   int
 	pending []onRoad
 	longer  int64 // microseconds that the way takes beyond oneWay
+	clock   int64 // what the receiver's clock shows at the beginning
 }
 
 type onRoad struct {
@@ -60,7 +63,7 @@ type drive struct {
 
 func newDrive(t *testing.T, bps int) *drive {
 	t.Helper()
-	d := &drive{road: &road{bps: bps, queue: 600_000}, least: [MaxLayers]int{150_000, 450_000, 1_700_000}, voice: 40_000}
+	d := &drive{road: &road{bps: bps, queue: 600_000, clock: 77_000_000}, least: [MaxLayers]int{150_000, 450_000, 1_700_000}, voice: 40_000}
 	s := newStage(t, 3)
 	d.link, d.up, d.down = s.link, s.up, s.down
 	d.link.cfg.Paused = func(_ string, paused bool) { d.told = append(d.told, paused) }
@@ -142,7 +145,7 @@ func (d *drive) feedback() {
 			keep = append(keep, p)
 			continue
 		}
-		d.link.estimate.arrival(p.seq, p.arrived, p.at+77_000_000, &r) // another clock
+		d.link.estimate.arrival(p.seq, p.arrived, (p.at+d.road.clock)%packet.ClockRound, &r) // another clock
 	}
 	d.road.pending = keep
 	if d.link.estimate.hear(d.now, &r) {
@@ -200,6 +203,23 @@ func TestANarrowLine(t *testing.T) {
 	if d.link.Numbers().Bounded {
 		t.Error("the line did not become open again")
 	}
+}
+
+// The receiver's clock begins anew every twelve days: what the line carries is known all the same.
+func TestTheClockBeginsAnew(t *testing.T) {
+	d := newDrive(t, 250_000)
+	d.road.clock = packet.ClockRound - 10_000_000
+	d.run(20*time.Second, func(second float64) {
+		if est := d.link.Numbers().Estimate; second > 4 && (est < 180_000 || est > 300_000) {
+			t.Fatalf("after %.1f s: got an estimate of %d, want about 250000", second, est)
+		}
+	})
+	d.road.bps = 100_000
+	d.run(5*time.Second, func(second float64) {
+		if est := d.link.Numbers().Estimate; second > 20.6 && (est < 60_000 || est > 130_000) {
+			t.Fatalf("after %.1f s: got an estimate of %d, want about 100000", second, est)
+		}
+	})
 }
 
 // A way that becomes longer is no line that becomes narrow.

@@ -91,6 +91,29 @@ func TestAStormOfNacks(t *testing.T) {
 	}
 }
 
+// Feedback on packets that were sent, by a receiver whose clock shows any time whatever, and goes back.
+func TestFeedbackOfStrangeTimes(t *testing.T) {
+	s := newStage(t, 1)
+	before := []byte{0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0x40, 0x01, 0x80, 0x00} // one packet, 8.2 s before the clock's beginning
+	for i := range 200_000 {
+		seq := uint16(i)
+		s.link.estimate.note(seq, 100, int64(i)*1000, false)
+		body := before
+		if i > 0 {
+			before[12], before[13], before[14] = byte(rand.Uint32()), byte(rand.Uint32()), byte(rand.Uint32())
+		}
+		if i%3 > 0 { // always as far back as can be told
+			at := uint32(1<<24-i%2) - uint32(i)*(1<<23-1)
+			before[12], before[13], before[14] = byte(at>>16), byte(at>>8), byte(at)
+		}
+		body[8], body[9] = byte(seq>>8), byte(seq)
+		s.link.transportFeedback(body)
+	}
+	if e := &s.link.estimate; e.clock == 0 {
+		t.Error("no feedback was believed: the test tests nothing")
+	}
+}
+
 // Feedback on packets that were never sent, or long ago, changes nothing.
 func TestFeedbackThatLies(t *testing.T) {
 	s := newStage(t, 1)
@@ -147,6 +170,12 @@ func TestTooManyStreamsAtOnce(t *testing.T) {
 // FuzzIncomingRTCP gives a peer's RTCP to the one who handles it as it comes.
 func FuzzIncomingRTCP(f *testing.F) {
 	for _, p := range []rtcp.Packet{
+		&rtcp.TransportLayerCC{
+			Header:    rtcp.Header{Count: rtcp.FormatTCC, Type: rtcp.TypeTransportSpecificFeedback, Length: 5},
+			MediaSSRC: 7, BaseSequenceNumber: 1, PacketStatusCount: 1,
+			PacketChunks: []rtcp.PacketStatusChunk{&rtcp.RunLengthChunk{PacketStatusSymbol: rtcp.TypeTCCPacketReceivedLargeDelta, RunLength: 1}},
+			RecvDeltas:   []*rtcp.RecvDelta{{Type: rtcp.TypeTCCPacketReceivedLargeDelta, Delta: -8_000_000}},
+		},
 		&rtcp.PictureLossIndication{MediaSSRC: 7}, &rtcp.FullIntraRequest{FIR: []rtcp.FIREntry{{SSRC: 7}}},
 		&rtcp.TransportLayerNack{MediaSSRC: 7, Nacks: []rtcp.NackPair{{PacketID: 1, LostPackets: 3}}},
 		&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 7, FractionLost: 9}}}, &rtcp.SenderReport{SSRC: 7},
@@ -162,6 +191,9 @@ func FuzzIncomingRTCP(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if n, err := stream.Write(b); err != nil || n != len(b) {
 			t.Errorf("got %d, %v", n, err)
+		}
+		for seq := range uint16(64) {
+			s.link.estimate.note(seq, 100, int64(seq)*1000, false)
 		}
 		in.hear(b, 0, time.Now(), scratch)
 	})
