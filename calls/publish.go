@@ -178,6 +178,10 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 		p.log.Debug().Str("mid", mid).Msg("Media without a track")
 		return
 	}
+	if e.mid != "" && e.mid != mid {
+		p.log.Debug().Str("mid", mid).Str("track", t.info.Sid).Msg("Media of a track that has another section")
+		return
+	}
 	if e.up == nil {
 		e.up = p.pub.pc.NewUpTrack(remote.Kind() == webrtc.RTPCodecTypeVideo, e.sizes())
 		e.up.Charge(p.budgets...)

@@ -81,7 +81,8 @@ func (u *UpTrack) Video() bool { return u.video }
 // Codec is what the publisher sends, or nil before its first packet.
 func (u *UpTrack) Codec() *webrtc.RTPCodecParameters { return u.codec.Load() }
 
-// AddLayer starts to read a layer of the track from Pion. index is 0 for the smallest.
+// AddLayer starts to read a layer of the track from Pion. index is 0 for the smallest. What does not go with the layers that the
+// track has is not read.
 func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -90,7 +91,6 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 	}
 	agreed := receiver.GetParameters()
 	codec, fold := withoutRED(remote.Codec(), agreed.Codecs)
-	u.codec.Store(&codec)
 	l := newLayer(u, index, uint32(remote.SSRC()), codec.RTPCodecCapability)
 	l.fold.payloads = fold
 	descriptor := uint8(0)
@@ -105,6 +105,10 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 	if remote.RID() == "" && Scalable(codec.MimeType) {
 		l.scalable = newScalable(l.codec, descriptor)
 	}
+	if !u.fits(l) {
+		return
+	}
+	u.codec.Store(&codec)
 	u.layers[index].Store(l)
 	if u.video && (remote.RID() != "" || !remote.HasRTX() || l.scalable != nil) {
 		u.look()
@@ -115,6 +119,16 @@ func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webr
 		l.run(remote)
 	})
 	u.tellSinks()
+}
+
+// fits says whether a stream can be one of the track's: all have one codec, and one that has all layers in it is alone.
+func (u *UpTrack) fits(l *Layer) bool {
+	for i := range u.layers {
+		if o := u.layers[i].Load(); o != nil && (o.codec != l.codec || (o.scalable != nil) != (l.scalable != nil)) {
+			return false
+		}
+	}
+	return true
 }
 
 // Layer is the layer with this index, or nil.

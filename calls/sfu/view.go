@@ -44,7 +44,7 @@ func (d *DownTrack) pushScalable(p *Packet, target int32) {
 	defer d.mu.Unlock()
 	d.out = p.out
 	defer func() { d.out = nil }()
-	if d.ended || d.current.Load() == paused && !d.beginView(p, target) && !d.catchUpView(b, p, target) {
+	if d.ended || (d.current.Load() == paused || d.view == nil) && !d.beginView(p, target) && !d.catchUpView(b, p, target) {
 		return
 	}
 	d.passScalable(b, p, target)
