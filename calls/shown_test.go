@@ -38,6 +38,24 @@ func TestSettingsAreKept(t *testing.T) {
 	subscribe(true)
 	expect("said meanwhile", sfu.Wish{Disabled: true, Quality: 3}, 0)
 
+	subscribed := func() (s *subscription) { within(t, p, func() { s = p.subs[sid] }); return s }
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		s, bound := subscribed(), false
+		if within(t, p, func() { bound = s != nil && s.sender != nil }); bound {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no media section within %v", patience)
+		}
+	}
+	handle(settingOf(&signal.TrackSetting{TrackSids: []string{sid}}))
+	handle(settingOf(&signal.TrackSetting{TrackSids: []string{sid, sid}, Disabled: true}))
+	timer := subscribed().hiding
+	handle(settingOf(&signal.TrackSetting{TrackSids: []string{sid, sid}, Disabled: true}))
+	if again := subscribed().hiding; timer == nil || again != timer {
+		t.Errorf("got another timer for a track that is being hidden already (%p, %p)", timer, again)
+	}
+
 	var strange []string
 	for i := range 2 * maxWishes {
 		strange = append(strange, fmt.Sprint("TR_", i))
