@@ -38,7 +38,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 	}
 	s.down.feedback(&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{
-		{SSRC: 8, FractionLost: 255}, {SSRC: 7, FractionLost: 64, Jitter: 900},
+		{SSRC: 7, FractionLost: 64, Jitter: 900}, {SSRC: 8, FractionLost: 255},
 	}}, 7, nil)
 	if n := s.down.Numbers(); s.down.Loss() != 25 || n.Jitter != 10*time.Millisecond {
 		t.Errorf("got a loss of %d%% and a jitter of %v, want 25 and 10ms", s.down.Loss(), n.Jitter)
