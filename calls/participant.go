@@ -65,6 +65,7 @@ type Participant struct {
 	repeats   []repeated              // of its tracks, that wait
 	peers     map[string]*peer        // by participant sid
 	subs      map[string]*subscription
+	speaking  map[string]bool // others, by sid
 	wishes    map[string]bool // subscribe or not, as the client said, by track sid
 	settings  map[string]setting
 	sought    map[string]time.Time // asked for, and not there: since when
@@ -119,7 +120,7 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		claims: claims, join: join, ruling: e.ruling, hears: e.hears,
 		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},
-		wishes: map[string]bool{}, settings: map[string]setting{}, sought: map[string]time.Time{}, wanted: map[string]map[string]want{},
+		speaking: map[string]bool{}, wishes: map[string]bool{}, settings: map[string]setting{}, sought: map[string]time.Time{}, wanted: map[string]map[string]want{},
 		granted: claims.Granted,
 		allow:   everybody, talk: newTalk(),
 		data: newDataPort(), came: now,

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ func (c *testClient) pictures(sources ...signal.TrackSource) {
 	c.offer()
 }
 
-// TestScreensAndSpeakersComeFirst: for who gets them a screen is more important than who speaks, and who
+// TestScreensAndSpeakersComeFirst: for everybody who gets them, whenever they came, a screen is more important than who speaks, and who
 // speaks more than the others.
 func TestScreensAndSpeakersComeFirst(t *testing.T) {
 	focus, base := newTestFocus(t)
@@ -70,12 +71,18 @@ func TestScreensAndSpeakersComeFirst(t *testing.T) {
 	speaks := func(c *testClient, seconds int32) {
 		c.say(&signal.Request{Message: &signal.Request_Simulate{Simulate: &signal.Simulate{Scenario: &signal.Simulate_SpeakerUpdate{SpeakerUpdate: seconds}}}})
 	}
-	join(t, base, "room", "bob")
+	bob := join(t, base, "room", "bob")
 	until("bob", "nobody speaks", func(screen, ann, cat int) bool { return screen > ann && ann == cat })
 	speaks(cat, longestSpeech)
 	until("bob", "cat speaks", func(screen, ann, cat int) bool { return screen > cat && cat > ann })
 	speaks(cat, 0)
 	until("bob", "cat has spoken", func(screen, ann, cat int) bool { return screen > ann && ann == cat })
 	speaks(ann, longestSpeech)
-	until("bob", "ann speaks, who shows a screen", func(screen, ann, cat int) bool { return screen > ann && ann > cat })
+	annSpeaks := func(screen, ann, cat int) bool { return screen > ann && ann > cat }
+	until("bob", "ann speaks, who shows a screen", annSpeaks)
+	bob.wait("ann at the top of her voice", func(res *signal.Response) bool { // no change of it comes after that
+		return slices.ContainsFunc(res.GetSpeakersChanged().GetSpeakers(), func(s *signal.Speaker) bool { return s.Sid == ann.joined.Participant.Sid && s.Level == 1 })
+	})
+	join(t, base, "room", "dee")
+	until("dee", "ann speaks on as dee comes", annSpeaks)
 }

@@ -122,6 +122,9 @@ func (s *subscription) rank() int {
 // prefer lets those who speak come before the others on p's line.
 func (p *Participant) prefer(speakers []*signal.Speaker) {
 	for _, speaker := range speakers {
+		if delete(p.speaking, speaker.Sid); speaker.Active {
+			p.speaking[speaker.Sid] = true // for tracks that come while they speak on
+		}
 		for _, s := range p.subs {
 			if s.from.sid == speaker.Sid {
 				s.speaks = speaker.Active

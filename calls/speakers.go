@@ -63,6 +63,7 @@ func (r *Room) tellPresent(p *Participant) {
 	}
 	if len(now) > 0 {
 		p.post(func() {
+			p.prefer(now)
 			p.send(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: now}}})
 		})
 	}

@@ -50,6 +50,7 @@ func (p *Participant) peerChanged(now *peer) {
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
 		delete(p.peers, sid)
+		delete(p.speaking, sid)
 		p.gone.note(now.info, time.Now())
 	} else {
 		p.peers[sid] = now
@@ -102,6 +103,7 @@ func (p *Participant) subscribe(from *peer, track string) {
 	if to, said := p.settings[track]; said {
 		s.wish, s.said = to.wish, to.priority
 	}
+	s.speaks = p.speaking[from.info.Sid]
 	s.down.SetPriority(s.rank())
 	p.subs[track] = s
 }
