@@ -41,6 +41,7 @@ type sentPacket struct {
 	seq   uint16
 	fresh bool // nothing was heard of it
 	probe bool
+	again bool // it was sent a second time: when it comes tells nothing
 }
 
 const (
@@ -95,6 +96,16 @@ func (e *estimate) note(seq uint16, size int, at int64, probe bool) {
 	}
 	e.out.add(at, size*8)
 	e.sent[seq%sentPackets] = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
+}
+
+// resent is told that a packet goes out once more, under the same number.
+func (e *estimate) resent(seq uint16) {
+	if e.sent == nil {
+		return
+	}
+	if p := &e.sent[seq%sentPackets]; p.seq == seq {
+		p.again = true
+	}
 }
 
 // wants says whether a packet is to be numbered. Each number costs feedback: on an open line that has been calm a part of
@@ -152,6 +163,9 @@ func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound
 	}
 	at = e.unwrapped(at)
 	p.fresh = false
+	if p.again {
+		return
+	}
 	r.received++
 	r.least = min(r.least, at-p.at)
 	if p.at >= e.watched {

@@ -142,6 +142,13 @@ func (l *Downlink) number(payload int, probe bool) (seq uint16, ok bool) {
 	return seq, ok
 }
 
+// sentAgain is told that a packet goes out a second time under its transport-wide number.
+func (l *Downlink) sentAgain(seq uint16) {
+	l.line.Lock()
+	l.estimate.resent(seq)
+	l.line.Unlock()
+}
+
 // suspect has the line looked at closely for a while.
 func (l *Downlink) suspect() {
 	at := l.micros(time.Now())

@@ -84,6 +84,18 @@ type binding struct {
 
 	descriptor uint8           // id of the dependency descriptor; 0: the subscriber does not read it
 	described  []rtp.Extension // that and the transport-wide number, if there is one
+
+	sent []sending // the newest packets, by number, if there is no repair stream; guarded by the track's mu
+}
+
+// sending is how a packet went out. Without a repair stream a repair must be the same packet to the last byte: SRTP would encipher
+// another one under the same number with the same key stream, and show what is in both.
+type sending struct {
+	known     bool
+	numbered  bool // number holds
+	kind      uint8
+	seq       uint16
+	transport uint16 // the transport-wide number
 }
 
 // shown is the newest of what the subscriber saw.
@@ -150,6 +162,8 @@ func (d *DownTrack) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParameter
 	b := &binding{writer: ctx.WriteStream(), ssrc: uint32(ctx.SSRC()), payload: uint8(chosen.PayloadType)}
 	if ssrc := ctx.SSRCRetransmission(); ssrc != 0 && rtx != 0 {
 		b.rtxSSRC, b.rtx = uint32(ssrc), uint8(rtx)
+	} else {
+		b.sent = make([]sending, d.cached())
 	}
 	for _, ext := range ctx.HeaderExtensions() {
 		switch ext.URI {
@@ -303,7 +317,7 @@ func (d *DownTrack) pass(b *binding, l *Layer, seq int64, meta *packet.Meta, pay
 		return
 	}
 	d.note(meta, span, l)
-	d.write(b, meta, span, out, payload, nil, l.codec)
+	d.write(b, meta, span, out, payload, nil, l.codec, nil)
 }
 
 // switchTo begins to forward layer l, if seq is where that can be done.
@@ -444,19 +458,31 @@ func (d *DownTrack) note(meta *packet.Meta, span *packet.Span, l *Layer) {
 	}
 }
 
-func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out int64, payload, extra []byte, codec packet.Codec) {
+// write sends a packet; again is how it went out before, nil: it did not.
+func (d *DownTrack) write(b *binding, meta *packet.Meta, span *packet.Span, out int64, payload, extra []byte, codec packet.Codec, again *sending) {
 	if codec == packet.VP8 {
 		meta.VP8.Apply(span.VP8, payload)
 	}
 	kind := b.payload
+	if again != nil {
+		kind = again.kind
+	} else if meta.Newest != 0 {
+		kind = d.foldedKind(b)
+	}
 	if meta.Newest != 0 {
-		kind, payload = d.folded(b, meta, payload)
+		payload = folded(b, kind, meta, payload)
 	}
 	d.header = rtp.Header{
 		Version: 2, Marker: marker(meta, span), PayloadType: kind, SSRC: b.ssrc,
 		SequenceNumber: uint16(out), Timestamp: meta.Timestamp + span.Timestamp,
 	}
-	d.stamp(b, len(payload)+len(extra), false)
+	if again == nil {
+		d.stamp(b, len(payload)+len(extra), false)
+		b.remember(&d.header, d.number[:])
+	} else if again.numbered {
+		d.setNumber(b, again.transport)
+		d.link.sentAgain(again.transport)
+	}
 	if len(extra) > 0 {
 		d.describeFrame(b, meta, span, extra)
 	}
@@ -481,10 +507,12 @@ func (d *DownTrack) stamp(b *binding, payload int, probe bool) {
 	if b.numbers == nil {
 		return
 	}
-	seq, ok := d.link.number(payload, probe)
-	if !ok {
-		return
+	if seq, ok := d.link.number(payload, probe); ok {
+		d.setNumber(b, seq)
 	}
+}
+
+func (d *DownTrack) setNumber(b *binding, seq uint16) {
 	binary.BigEndian.PutUint16(d.number[:], seq)
 	d.header.Extension, d.header.ExtensionProfile, d.header.Extensions = true, rtp.ExtensionProfileOneByte, b.numbers
 }

@@ -94,11 +94,19 @@ func (d *DownTrack) TakeRED(payload uint8) { d.red.Store(uint32(payload)) }
 // takesCopies says whether the subscriber gets copies just now: where its line is narrow the voice itself comes first.
 func (d *DownTrack) takesCopies() bool { return d.red.Load() != 0 && !d.link.scant.Load() }
 
-// folded gives a redundant payload as the subscriber takes it: whole, or the newest block alone.
-func (d *DownTrack) folded(b *binding, meta *packet.Meta, payload []byte) (kind uint8, out []byte) {
-	if !d.takesCopies() {
-		return b.payload, payload[meta.Newest:]
+// foldedKind is the payload type under which the subscriber gets a redundant packet just now.
+func (d *DownTrack) foldedKind(b *binding) uint8 {
+	if red := uint8(d.red.Load()); red != 0 && d.takesCopies() {
+		return red
+	}
+	return b.payload
+}
+
+// folded gives a redundant payload as it is sent under a payload type: whole, or the newest block alone.
+func folded(b *binding, kind uint8, meta *packet.Meta, payload []byte) []byte {
+	if kind == b.payload {
+		return payload[meta.Newest:]
 	}
 	packet.SetREDPayload(payload, b.payload)
-	return uint8(d.red.Load()), payload
+	return payload
 }

@@ -35,8 +35,8 @@ func newVoice(t *testing.T, unfold bool) *voice {
 	link.Ready()
 	v := &voice{layer: l, red: &written{keep: true}, single: &written{keep: true}}
 	v.bare, v.with = NewDownTrack(up, link, "TR_1", "PA_1"), NewDownTrack(up, link, "TR_1", "PA_1")
-	v.bare.binding.Store(&binding{writer: v.single, ssrc: 7, payload: 120})
-	v.with.binding.Store(&binding{writer: v.red, ssrc: 8, payload: 109})
+	v.bare.binding.Store(&binding{writer: v.single, ssrc: 7, payload: 120, sent: make([]sending, audioCache)})
+	v.with.binding.Store(&binding{writer: v.red, ssrc: 8, payload: 109, sent: make([]sending, audioCache)})
 	v.with.TakeRED(99)
 	v.with.Start() // first, so that what it changes in the payload is seen by the other
 	v.bare.Start()

@@ -50,10 +50,14 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	if !ok || meta.Empty || d.up.video && !d.link.mayRepair(n) {
 		return
 	}
+	again := b.remembered(out)
+	if b.rtx == 0 && again == nil {
+		return // under this number went something else, or nothing
+	}
 	d.counts.repaired.Add(1)
 	payload, extra := buf[2:2+n], buf[2+n:2+n+int(meta.Extra)]
 	if b.rtx == 0 {
-		d.write(b, meta, span, int64(out), payload, extra, l.codec)
+		d.write(b, meta, span, int64(out), payload, extra, l.codec, again)
 		return
 	}
 	if l.codec == packet.VP8 {
@@ -70,6 +74,35 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 		d.describeFrame(b, meta, span, extra)
 	}
 	_ = d.emit(b, buf[:2+n]) // lost or closing: the subscriber asks again or is gone
+}
+
+// remember notes how a packet goes out, for its repair.
+func (b *binding) remember(h *rtp.Header, number []byte) {
+	if len(b.sent) == 0 {
+		return
+	}
+	b.sent[int(h.SequenceNumber)%len(b.sent)] = sending{
+		known: true, numbered: h.Extension, kind: h.PayloadType, seq: h.SequenceNumber, transport: binary.BigEndian.Uint16(number),
+	}
+}
+
+// remembered is how a packet went out, nil if that is not known.
+func (b *binding) remembered(seq uint16) *sending {
+	if len(b.sent) == 0 {
+		return nil
+	}
+	if s := &b.sent[int(seq)%len(b.sent)]; s.known && s.seq == seq {
+		return s
+	}
+	return nil
+}
+
+// cached is how many packets of a layer are kept.
+func (d *DownTrack) cached() int {
+	if d.up.video {
+		return videoCache
+	}
+	return audioCache
 }
 
 // repaired remembers what was sent again, so that a storm of NACKs brings each packet a few times only.

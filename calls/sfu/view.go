@@ -63,7 +63,7 @@ func (d *DownTrack) passScalable(b *binding, p *Packet, target int32) {
 	}
 	d.view.left = d.view.left && late
 	d.note(&p.Meta, span, p.Layer)
-	d.write(b, &p.Meta, span, out, p.Payload, p.Extra, p.Layer.codec)
+	d.write(b, &p.Meta, span, out, p.Payload, p.Extra, p.Layer.codec, nil)
 }
 
 // catchUpView begins with a key frame that went by a moment ago, and sends what has come since and belongs to the target; or
