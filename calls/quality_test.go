@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -56,6 +57,43 @@ func TestLineQuality(t *testing.T) {
 		}
 		if q.level != c.want {
 			t.Errorf("%s: got %v at %.2f, want %v", c.name, q.level, q.score, c.want)
+		}
+	}
+}
+
+// TestQualityGoesToWhomItConcerns: a client hears how its own line is and those of whom it gets tracks, and of nobody else.
+func TestQualityGoesToWhomItConcerns(t *testing.T) {
+	focus, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.publish("ann")
+	bob.hears("ann")
+	room, err := focus.room("room", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sids := map[string]string{ann.joined.Participant.Sid: "ann", bob.joined.Participant.Sid: "bob"}
+	for identity := range map[string]bool{"ann": true, "bob": true} {
+		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { // until it is judged, once a second
+			if q := room.find(identity).quality(); q != nil && q.Score > 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s's line is not judged", identity)
+			}
+		}
+	}
+	room.do(func() { room.tellQuality() })
+	for who, want := range map[*testClient][]string{ann: {"ann"}, bob: {"ann", "bob"}} {
+		told := who.wait("connection_quality", func(res *signal.Response) bool { return len(res.GetConnectionQuality().GetUpdates()) == len(want) }).GetConnectionQuality()
+		var got []string
+		for _, q := range told.Updates {
+			got = append(got, sids[q.ParticipantSid])
+			if q.Score < 1 || q.Score > bestScore {
+				t.Errorf("%s: got %v, want a score between 1 and %v", sids[q.ParticipantSid], q, bestScore)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("got the lines of %v, want %v", got, want)
 		}
 	}
 }
