@@ -81,20 +81,17 @@ func TestARepairWithoutItsOwnStreamIsTheSamePacket(t *testing.T) {
 
 // When a packet comes that was sent twice tells nothing of the line: nobody knows which of the two it was.
 func TestWhatWasSentAgainTellsNoDelay(t *testing.T) {
-	for _, c := range []struct {
-		again bool
-		want  int64
-	}{{false, 300_000}, {true, noDelay}} {
+	for _, again := range []bool{false, true} {
 		e := &estimate{}
 		e.note(9, 100, 0, false)
-		if c.again {
+		if again {
 			e.resent(9)
 		}
 		r := feedbackRound{least: noDelay}
 		e.arrival(9, false, 0, &r)
 		e.arrival(9, true, 300_000, &r)
-		if r.least != c.want || r.lost != 1 {
-			t.Errorf("sent again %v: got %d µs and %d lost, want %d and 1", c.again, r.least, r.lost, c.want)
+		if told := r.least != noDelay; told == again || r.lost != 1 {
+			t.Errorf("sent again %v: got a delay %v, and %d lost, want %v and 1", again, told, r.lost, !again)
 		}
 	}
 }
