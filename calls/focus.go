@@ -59,14 +59,16 @@ type Focus struct {
 	closeAfter time.Duration
 	// refreshEvery is how often those inside get a new token, and are asked about anew.
 	refreshEvery time.Duration
-	records      *recorder       // nil in a focus alone
-	ctx          context.Context // of all calls; ends with the focus
-	cancel       context.CancelFunc
-	live         sync.WaitGroup
-	homes        *homes // nil where there is no other focus process
-	reach        atomic.Pointer[turn.Foci]
-	crowd        atomic.Int64 // participants of all calls
-	onCrowd      func(participants int)
+	// mostSent is how many tracks of others one client gets at once.
+	mostSent int
+	records  *recorder       // nil in a focus alone
+	ctx      context.Context // of all calls; ends with the focus
+	cancel   context.CancelFunc
+	live     sync.WaitGroup
+	homes    *homes // nil where there is no other focus process
+	reach    atomic.Pointer[turn.Foci]
+	crowd    atomic.Int64 // participants of all calls
+	onCrowd  func(participants int)
 
 	mu      sync.Mutex
 	rooms   map[string]*Room
@@ -101,7 +103,7 @@ func newFocus(ctx context.Context, config Config, admit admission) (*Focus, erro
 	f := &Focus{
 		config: config, engine: engine, admit: admit, rooms: map[string]*Room{},
 		tokens: tokens{key: config.Key, secret: secret, now: time.Now},
-		ending: make(chan struct{}), closeAfter: closeAfter, refreshEvery: refreshEvery, began: time.Now(),
+		ending: make(chan struct{}), closeAfter: closeAfter, refreshEvery: refreshEvery, mostSent: mostSent, began: time.Now(),
 	}
 	if err := f.openTURN(ports); err != nil {
 		return nil, errors.Join(fmt.Errorf("calls: %w", err), engine.Close())

@@ -121,7 +121,8 @@ func (p *Participant) askForOffer() {
 		return
 	}
 	var ask [2]int
-	free, left := p.freeSections(), mostSent-p.offers.requested[0]-p.offers.requested[1]-p.offers.seenFor[0]-p.offers.seenFor[1]
+	free := p.freeSections()
+	left := p.room.focus.mostSent - p.offers.requested[0] - p.offers.requested[1] - p.offers.seenFor[0] - p.offers.seenFor[1]
 	helps := len(p.offers.removed) > 0 // an offer without new sections
 	for k := range ask {               // sounds first
 		ask[k] = max(0, min(need[k]-free[k]-p.offers.requested[k], left))
@@ -368,7 +369,7 @@ func (p *Participant) missAnswer(now time.Time) {
 	}
 }
 
-// freed finds a section that a subscription can take over.
+// freed says whether there is a section that a subscription can take over.
 func (p *Participant) freed(s *subscription) bool {
 	for _, t := range p.sub.pc.GetTransceivers() {
 		if t.Kind() == s.down.Kind() && t.Sender() == nil && t.Mid() != "" && !p.offers.freed[t.Mid()] {
@@ -380,7 +381,7 @@ func (p *Participant) freed(s *subscription) bool {
 
 // mayAdd says whether a subscription can have its section with the next offer.
 func (p *Participant) mayAdd(s *subscription) bool {
-	return len(p.sub.pc.GetTransceivers()) < mostSent || len(p.offers.removed) > 0 || p.freed(s)
+	return len(p.sub.pc.GetTransceivers()) < p.room.focus.mostSent || len(p.offers.removed) > 0 || p.freed(s)
 }
 
 // addSender puts a subscription on a section that became free, or on a new one.

@@ -80,7 +80,7 @@ func (p *Participant) readDescription(said string) (kept string, all sections, e
 
 // widen lets the client say as much as its subscriptions give it reason for.
 func (p *Participant) widen() {
-	p.offers.sent = max(p.offers.sent, min(len(p.subs), mostSent))
+	p.offers.sent = max(p.offers.sent, min(len(p.subs), p.room.focus.mostSent))
 	p.conn.Take(signal.FrameBytes + p.offers.sent*frameForEach)
 }
 

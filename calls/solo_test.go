@@ -341,3 +341,38 @@ func TestAGreatCall(t *testing.T) {
 		}
 	}
 }
+
+// TestMoreThanOneClientCanGet: tracks beyond the bound wait, without a word, until others have gone; with one connection and with two.
+func TestMoreThanOneClientCanGet(t *testing.T) {
+	f, base := newTestFocus(t, func(c *Config) { c.Grace = time.Minute })
+	f.mostSent = 8
+	bob, cat := joinSolo(t, base, "bob", false), join(t, base, "room", "cat")
+	bob.negotiate()
+	ann, dan := joinAs(t, base, "room", "ann", joining{mute: true}), joinAs(t, base, "room", "dan", joining{mute: true})
+	ann.publishMany(8, 0)
+	ann.sees("ann", 8)
+	bob.gets(5) // three of its sections are for pictures
+	for range 8 {
+		cat.track()
+	}
+	dan.publishMany(1, 0)
+	cat.sees("dan", 1)
+	bob.next("dan's track", func(res *signal.Response) bool {
+		return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(p *signal.Participant) bool { return p.Identity == "dan" && len(p.Tracks) == 1 })
+	})
+	bob.say(&signal.Request{Message: &signal.Request_PingReq{PingReq: &signal.Ping{Timestamp: 7}}})
+	bob.next("a pong", func(res *signal.Response) bool {
+		if ask := res.GetMediaSectionsRequirement(); ask != nil {
+			t.Errorf("asked for %v, which can bring nothing", ask)
+		}
+		return res.GetPongResp() != nil
+	})
+	cat.say(&signal.Request{Message: &signal.Request_Ping{Ping: 7}})
+	cat.wait("a pong", func(res *signal.Response) bool { return res.GetPong() != 0 })
+	if got := strings.Count(cat.sub.RemoteDescription().SDP, "m=audio"); got != 8 {
+		t.Errorf("cat was offered %d sections, want no more than 8", got)
+	}
+	ann.say(&signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}})
+	bob.gets(1)
+	cat.track()
+}
