@@ -27,11 +27,13 @@ type wire struct {
 	closed bool    // this and the next are guarded by the ways' lock
 	places []place // where the client is
 
-	inward  sync.Mutex // guards the next three; two meet here only while a client changes its address
+	inward  sync.Mutex // guards the next five; two meet here only while a client changes its address
 	in      *srtp.Context
 	rtp     rtp.Header
 	rtcp    rtcp.Header
-	outward sync.Mutex // guards the rest; held while a packet is enciphered
+	senders map[uint32]struct{} // SSRCs of which SRTP keeps something, for as long as the keys hold
+	crowded bool                // there were too many: the peer closes
+	outward sync.Mutex          // guards the rest; held while a packet is enciphered
 	out     *srtp.Context
 	header  rtp.Header
 }
@@ -39,7 +41,10 @@ type wire struct {
 // srtpOverhead is what encryption adds to a packet at most, rounded up.
 const srtpOverhead = 32
 
-var errTooLarge = errors.New("sfu: packet too large")
+var (
+	errTooLarge = errors.New("sfu: packet too large")
+	errCrowded  = errors.New("sfu: a peer of too many streams")
+)
 
 // desk is what a goroutine needs that takes packets.
 type desk struct {
@@ -69,8 +74,44 @@ func (w *wire) shaken(s webrtc.DTLSTransportState) {
 	keyed := w.in != nil
 	w.inward.Unlock()
 	if s == webrtc.DTLSTransportStateConnected && keyed {
+		w.inward.Lock()
+		clear(w.senders) // anybody may have named those
+		w.inward.Unlock()
 		w.keyed.Store(true)
 	}
+}
+
+// meet notes the sender of a packet that is genuine. One who speaks under too many names is at an end.
+func (w *wire) meet(sender uint32) {
+	w.inward.Lock()
+	defer w.inward.Unlock()
+	if !w.enter(sender) && !w.crowded {
+		w.crowded = true
+		go w.incoming.excess()
+	}
+}
+
+// enter finds room for a sender. The lock is held.
+func (w *wire) enter(sender uint32) bool {
+	if _, known := w.senders[sender]; known {
+		return true
+	}
+	if len(w.senders) >= maxStreams {
+		return false
+	}
+	if w.senders == nil {
+		w.senders = map[uint32]struct{}{}
+	}
+	w.senders[sender] = struct{}{}
+	return true
+}
+
+// passes says whether a report may go to Pion, which deciphers it and keeps something of each sender. Nobody knows yet whether it is
+// genuine, so that one too many is dropped, and does not end the peer.
+func (w *wire) passes(sender uint32) bool {
+	w.inward.Lock()
+	defer w.inward.Unlock()
+	return w.enter(sender)
 }
 
 // carries says whether media go by the wire. It is so from the end of the handshake on, or never: the counters of SRTP
@@ -80,28 +121,48 @@ func (w *wire) carries() bool { return w != nil && w.keyed.Load() }
 // take deciphers a packet of the client and hands it on. It is false if it is Pion's: nothing is keyed yet, or the stream is
 // one that Pion has to meet first.
 func (w *wire) take(b []byte, d *desk) bool {
+	report := b[1] >= 192 && b[1] <= 223 // RFC 5761, section 4
 	if !w.carries() {
-		return false
+		return report && w != nil && !w.passes(binary.BigEndian.Uint32(b[4:]))
 	}
-	if b[1] >= 192 && b[1] <= 223 { // RFC 5761, section 4
-		w.inward.Lock()
-		plain, err := w.in.DecryptRTCP(d.plain[:0], b, &w.rtcp)
-		w.inward.Unlock()
+	if report {
+		plain, err := w.decipherReport(b, d)
 		if err == nil {
+			w.meet(binary.BigEndian.Uint32(b[4:]))
 			w.received.Add(1)
 			w.incoming.hear(plain, 0, d.now, d.scratch[:])
 		}
 		return true
 	}
-	w.inward.Lock()
-	plain, err := w.in.DecryptRTP(d.plain[:0], b, &w.rtp)
-	w.inward.Unlock()
+	plain, err := w.decipher(b, d)
 	if err != nil {
 		return true // forged, or seen already
 	}
 	w.received.Add(1)
-	s := w.incoming.stream(binary.BigEndian.Uint32(b[8:]))
+	ssrc := binary.BigEndian.Uint32(b[8:])
+	s := w.incoming.stream(ssrc)
+	if s == nil {
+		w.meet(ssrc)
+	}
 	return s != nil && s.take(plain, d.now, d.out) && binary.BigEndian.Uint16(b[2:])%pionHears != 0
+}
+
+func (w *wire) decipher(b []byte, d *desk) ([]byte, error) {
+	w.inward.Lock()
+	defer w.inward.Unlock()
+	if w.crowded {
+		return nil, errCrowded
+	}
+	return w.in.DecryptRTP(d.plain[:0], b, &w.rtp)
+}
+
+func (w *wire) decipherReport(b []byte, d *desk) ([]byte, error) {
+	w.inward.Lock()
+	defer w.inward.Unlock()
+	if w.crowded {
+		return nil, errCrowded
+	}
+	return w.in.DecryptRTCP(d.plain[:0], b, &w.rtcp)
 }
 
 // pionHears is how often Pion gets a packet that has been taken: its count of how often the numbers began anew stays right, should it

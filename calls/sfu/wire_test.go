@@ -303,6 +303,70 @@ func TestWireDropsWhatIsForged(t *testing.T) {
 	}
 }
 
+// SRTP keeps something of each sender of reports and media, and would of as many as a client names: so many are there and no
+// more. What is forged names nobody.
+func TestAClientOfTooManyNames(t *testing.T) {
+	report := func(by *srtp.Context, sender uint32) []byte {
+		b, err := by.EncryptRTCP(nil, binary.BigEndian.AppendUint32([]byte{0x80, 201, 0, 1}, sender), nil)
+		must(t, err)
+		return b
+	}
+	media := func(by *srtp.Context, sender uint32) []byte {
+		b, err := (&rtp.Packet{Header: rtp.Header{Version: 2, SSRC: sender, PayloadType: 96}, Payload: []byte{1}}).Marshal()
+		must(t, err)
+		b, err = by.EncryptRTP(nil, b, nil)
+		must(t, err)
+		return b
+	}
+	for name, c := range map[string]struct {
+		packet func(*srtp.Context, uint32) []byte
+		kept   func(*srtp.Context, uint32) bool
+	}{
+		"reports": {report, func(in *srtp.Context, sender uint32) bool { _, ok := in.Index(sender); return ok }},
+		"media":   {media, func(in *srtp.Context, sender uint32) bool { _, ok := in.ROC(sender); return ok }},
+	} {
+		w, client := keyedWire(t)
+		closed, d := make(chan struct{}, 9), newDesk()
+		w.incoming.excess = func() { closed <- struct{}{} }
+		for i := range uint32(maxStreams + 100) {
+			forged := c.packet(client, 1<<20+i)
+			forged[len(forged)-1] ^= 1
+			w.take(forged, d)
+		}
+		for i := range uint32(maxStreams) {
+			w.take(c.packet(client, i), d)
+			w.take(report(client, 0), d) // one known is no other
+		}
+		select {
+		case <-closed:
+			t.Errorf("%s: a client of %d names was sent away", name, maxStreams)
+		default:
+		}
+		for i := range uint32(100) {
+			if !w.take(c.packet(client, maxStreams+i), d) && i > 0 {
+				t.Errorf("%s: name %d too many was left to Pion", name, i)
+			}
+		}
+		await(t, name+": the end of a client of too many names", closed)
+		if !c.kept(w.in, maxStreams-1) || c.kept(w.in, maxStreams+1) || len(closed) != 0 {
+			t.Errorf("%s: got more than %d names kept, or its end told twice", name, maxStreams)
+		}
+	}
+	w, client := keyedWire(t)
+	w.keyed.Store(false) // as where Pion carries what comes
+	d := newDesk()
+	for i := range uint32(maxStreams + 100) {
+		if taken := w.take(report(client, i), d); taken != (i >= maxStreams) {
+			t.Fatalf("to Pion: report of name %d was kept from it: %v", i, taken)
+		}
+	}
+	w.shaken(webrtc.DTLSTransportStateConnected)
+	w.take(report(client, maxStreams+100), d)
+	if n := len(w.senders); n != 1 || w.crowded {
+		t.Errorf("got %d names after the handshake, crowded %v, want the genuine one", n, w.crowded)
+	}
+}
+
 // Pion gets a packet of a stream now and then, and all of one whose receiver has stopped: it may have to meet the stream again.
 func TestPionKeepsUpWithTheWire(t *testing.T) {
 	w, client := keyedWire(t)
