@@ -143,7 +143,8 @@ func TestTokensCarryWhatChanged(t *testing.T) {
 	long := strings.Repeat("x", maxMetadata/2) // it would not fit into an address
 	say(&signal.Request{Message: &signal.Request_UpdateMetadata{UpdateMetadata: &signal.UpdateMetadata{Metadata: long}}})
 	carries(ws, "what it said before", func(c *Claims) bool { return c.Name == "Ann" && c.Metadata == "" && c.Attributes["b"] == "" })
-	say(&signal.Request{Message: &signal.Request_UpdateMetadata{UpdateMetadata: &signal.UpdateMetadata{Metadata: "m"}}})
+	say(&signal.Request{Message: &signal.Request_UpdateMetadata{UpdateMetadata: &signal.UpdateMetadata{Metadata: "m", RequestId: 3}}})
+	until(ws, "answer", func(res *signal.Response) bool { return res.GetRequestResponse().GetRequestId() == 3 })
 	status, text := askService(t, base, "UpdateParticipant", `{"room":"room","identity":"ann","permission":{"canSubscribe":true,"canPublish":false,"canPublishSources":["CAMERA"]}}`, admin)
 	if status != 200 {
 		t.Fatalf("permissions: got %d %s", status, text)
