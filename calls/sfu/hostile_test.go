@@ -114,6 +114,80 @@ func TestFeedbackOfStrangeTimes(t *testing.T) {
 	}
 }
 
+// Numbers that lie as far apart as the memory of repairs is long do not make one another forgotten, and all repairs together are no
+// more than the track itself.
+func TestNacksThatHideOneAnother(t *testing.T) {
+	const span = 256
+	s, v := newStage(t, 1), &stream{seq: 10}
+	s.feed(t, 0, v.frame(true, 0, 1)...)
+	for range videoCache - 1 {
+		s.feed(t, 0, v.frame(false, 0, 1)...)
+	}
+	first, sent, buf := s.out.packets[0].SequenceNumber, len(s.out.packets), make([]byte, receiveMTU+2)
+	var nacks []rtcp.NackPair
+	for range 100 { // one packet of RTCP
+		nacks = append(nacks, rtcp.NackPair{PacketID: first + 3}, rtcp.NackPair{PacketID: first + 3 + span})
+	}
+	s.down.feedback(&rtcp.TransportLayerNack{Nacks: nacks}, 7, buf)
+	if got := len(s.out.packets) - sent; got != 2 {
+		t.Errorf("got %d repairs of two packets at once, want 2", got)
+	}
+	r := &repaired{slots: make([]repairedSlot, videoCache)}
+	got := 0
+	for now := int64(10_000); now < 10_000+repairedKept; now += 500 {
+		for _, seq := range []uint16{40, 40 + videoCache, 40, 40 + videoCache} {
+			if r.allow(seq, now, 0) {
+				got++
+			}
+		}
+	}
+	if got != 1+maxRepairs {
+		t.Errorf("got %d repairs, want %d of the newer and one of the older", got, maxRepairs)
+	}
+}
+
+func TestRepairsTakeNoMoreThanTheTrack(t *testing.T) {
+	const seconds, size = 10, 1200
+	for _, c := range []struct {
+		name string
+		rate float64
+	}{{"a camera", 250_000}, {"a voice", leastAudioRepairs}} {
+		r := &repaired{}
+		sent, last := 0, 0
+		for ms := int64(1_000_000); ms < 1_000_000+1000*seconds; ms++ {
+			for range 100 {
+				if r.afford(size, c.rate, ms) {
+					sent += size
+					last = int(ms - 1_000_000)
+				}
+			}
+		}
+		if most := c.rate * (seconds + repairBurst); float64(sent) > most || float64(sent) < 0.9*most || last < 9000 {
+			t.Errorf("%s: got %d bytes of repairs in %d s, the last after %d ms, want nearly %v", c.name, sent, seconds, last, most)
+		}
+	}
+	s, v := newStage(t, 1), &stream{seq: 10}
+	frame := v.frame(true, 0, 400)
+	for _, p := range frame {
+		p.Payload = append(p.Payload, make([]byte, size-len(p.Payload))...)
+	}
+	s.feed(t, 0, frame...)
+	s.layers[0].rates.usual.Store(0)
+	var nacks []rtcp.NackPair
+	for i := range 400 / 17 {
+		nacks = append(nacks, rtcp.NackPair{PacketID: s.out.packets[17*i].SequenceNumber, LostPackets: 0xffff})
+	}
+	before, began := len(s.out.packets), time.Now()
+	for range 1000 {
+		s.down.feedback(&rtcp.TransportLayerNack{Nacks: nacks}, 7, make([]byte, receiveMTU+2))
+	}
+	least := leastRepairs * repairBurst / (size + packetOverhead)
+	most := least + 1 + leastRepairs*int(time.Since(began).Milliseconds()+1)/1000/(size+packetOverhead)
+	if got := len(s.out.packets) - before; got < least || got > most {
+		t.Errorf("on an open line: got %d repairs, want %d to %d", got, least, most)
+	}
+}
+
 // Feedback on packets that were never sent, or long ago, changes nothing.
 func TestFeedbackThatLies(t *testing.T) {
 	s := newStage(t, 1)

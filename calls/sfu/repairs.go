@@ -20,7 +20,7 @@ func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.repaired == nil {
-		d.repaired = &repaired{}
+		d.repaired = &repaired{slots: make([]repairedSlot, d.cached())}
 	}
 	d.out = out
 	defer func() { d.out = nil }()
@@ -47,12 +47,12 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	if !ok && d.up.video && in < l.newest.Load()-videoCache {
 		d.AskKeyFrame() // too old to be sent again
 	}
-	if !ok || meta.Empty || d.up.video && !d.link.mayRepair(n) {
+	again := b.remembered(out)
+	if !ok || meta.Empty || b.rtx == 0 && again == nil { // under this number went something else, or nothing
 		return
 	}
-	again := b.remembered(out)
-	if b.rtx == 0 && again == nil {
-		return // under this number went something else, or nothing
+	if !d.repaired.afford(n+packetOverhead, d.repairRate(l), now) || d.up.video && !d.link.mayRepair(n) {
+		return
 	}
 	d.counts.repaired.Add(1)
 	payload, extra := buf[2:2+n], buf[2+n:2+n+int(meta.Extra)]
@@ -105,20 +105,35 @@ func (d *DownTrack) cached() int {
 	return audioCache
 }
 
-// repaired remembers what was sent again, so that a storm of NACKs brings each packet a few times only.
+// repaired remembers what was sent again, so that a storm of NACKs brings each packet a few times only, and all of them no more
+// than the track takes itself.
 type repaired struct {
-	slots [256]struct {
-		seq   uint16
-		tries uint8
-		at    int64
-	}
+	slots []repairedSlot // as many as packets are kept
+	bytes float64        // that may be sent again
+	at    int64          // when they were last counted, milliseconds
 }
 
-const maxRepairs = 5
+type repairedSlot struct {
+	seq   uint16
+	tries uint8
+	at    int64
+}
+
+const (
+	maxRepairs   = 5    // of one packet
+	repairedKept = 5000 // milliseconds
+	repairBurst  = 2    // seconds of the track that may be sent again at once
+
+	leastRepairs      = 64_000 // bytes in a second, of a picture of which is not known what it takes
+	leastAudioRepairs = 8_000  // and of a voice
+)
 
 func (r *repaired) allow(seq uint16, now, rttMillis int64) bool {
-	s := &r.slots[seq%uint16(len(r.slots))]
-	if s.seq != seq || now-s.at > 5000 {
+	s := &r.slots[int(seq)%len(r.slots)]
+	if old := now-s.at > repairedKept; s.seq != seq || old {
+		if !old && int16(seq-s.seq) < 0 {
+			return false // so old that another has its place: it would be forgotten how often that was sent
+		}
 		s.seq, s.tries, s.at = seq, 0, 0
 	}
 	if s.tries >= maxRepairs || now-s.at < min(max(rttMillis, 10), 200) {
@@ -127,4 +142,24 @@ func (r *repaired) allow(seq uint16, now, rttMillis int64) bool {
 	s.tries++
 	s.at = now
 	return true
+}
+
+// afford takes the bytes of a packet from what may be sent again, of a track that takes so many bytes in a second.
+func (r *repaired) afford(size int, rate float64, now int64) bool {
+	r.bytes = min(r.bytes+rate*float64(now-r.at)/1000, rate*repairBurst)
+	r.at = now
+	if r.bytes < float64(size) {
+		return false
+	}
+	r.bytes -= float64(size)
+	return true
+}
+
+// repairRate is how many bytes of a layer may be sent again in a second: as many as it brings.
+func (d *DownTrack) repairRate(l *Layer) float64 {
+	least := leastRepairs
+	if !d.up.video {
+		least = leastAudioRepairs
+	}
+	return float64(max(int(l.rates.usual.Load()/8), least))
 }
