@@ -71,7 +71,7 @@ func (s *scalable) read(h *packet.Header, b []byte, p *Packet) {
 
 // readDescriptor reads a dependency descriptor. What comes late changes nothing for those after it.
 func (s *scalable) readDescriptor(p *Packet) {
-	if p.Seq < s.since {
+	if p.Seq <= s.since { // that packet itself, come again, brings nothing new
 		if s.deps.Again(p.Extra, &p.Frame) {
 			p.Meta.Note(&p.Frame, len(p.Extra))
 		}

@@ -354,6 +354,30 @@ func TestALateStructure(t *testing.T) {
 	}
 }
 
+// The packet that brought a structure, sent twice by the publisher or the line, brings no other: subscribers go on as they were.
+func TestAStructureThatComesAgain(t *testing.T) {
+	v := newSVC(3, 3, false)
+	s := newScalableStage(t, v)
+	key := v.next(true)
+	s.feed(t, 0, key...)
+	s.feed(t, 0, v.next(false)...)
+	l := s.layers[0].scalable
+	version, structure, since, sent := l.version, l.structure, l.since, len(s.out.packets)
+	l.active = 1
+	s.feed(t, 0, key[0], key[0])
+	if l.version != version || l.structure != structure || l.since != since || l.active != 1 {
+		t.Errorf("got structure %d since %d with targets %b active, want %d since %d as it was", l.version, l.since, l.active, version, since)
+	}
+	if got := len(s.out.packets) - sent; got != 0 {
+		t.Errorf("got %d packets of a repetition, want none", got)
+	}
+	l.active = structure.All()
+	for range 4 {
+		s.feed(t, 0, v.next(false)...)
+	}
+	decodable(t, v, s.seen(t, v, 0))
+}
+
 func TestABrokenChainAsksForAKeyFrame(t *testing.T) {
 	v := newSVC(3, 3, true)
 	s := newScalableStage(t, v)
