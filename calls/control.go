@@ -18,8 +18,12 @@ import (
 // What a room or an administrator orders is done to the packets: a client that does not listen is not heard. The client is
 // told as LiveKit would tell it.
 
-// obey brings what p may do in line with a new ruling. It runs in p's goroutine.
+// obey brings what p may do in line with a new ruling. It runs in p's goroutine. Several ask at the same time, each in a goroutine of its
+// own: a ruling that was asked for before the one that holds comes too late.
 func (p *Participant) obey(v ruling) {
+	if v.asked < p.ruling.asked {
+		return
+	}
 	p.ruling = v
 	p.room.bound(&v)
 	p.permit()
@@ -174,6 +178,7 @@ func (f *Focus) rejudge(ctx context.Context, room id.RoomID) error {
 	if len(present) == 0 {
 		return nil
 	}
+	asked := f.house.ask()
 	rules, err := f.house.rules(ctx, room)
 	if err != nil {
 		return err
@@ -184,6 +189,7 @@ func (f *Focus) rejudge(ctx context.Context, room id.RoomID) error {
 			f.sendOff(ctx, p)
 			continue
 		}
+		v.asked = asked
 		p.post(func() { p.obey(v) })
 	}
 	return nil

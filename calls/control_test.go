@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pion/webrtc/v4"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/signal"
@@ -237,6 +238,60 @@ func TestOrdersOfAnotherProcess(t *testing.T) {
 		}
 		if p.ended() && p.because.reason != signal.DisconnectReason_PARTICIPANT_REMOVED {
 			t.Errorf("%s: got reason %v", c.name, p.because.reason)
+		}
+	}
+}
+
+// TestTheNewestRulingHolds: rulings that were asked for at different times come in any order, and what was asked for last is obeyed.
+func TestTheNewestRulingHolds(t *testing.T) {
+	l := newTestLeaves(t)
+	f, house, room, ann := l.focus, l.focus.house, id.RoomID("!a:interior.test"), id.UserID("@ann:finance.test")
+	f.ctx = t.Context()
+	err := house.store.RoomWriter(nil).WriteAndWait(&storage.RoomRows{
+		Line: &storage.Line{}, Room: room, Head: &storage.Room{ID: room, Version: "12"}, ServersBefore: []string{house.name},
+		Memberships: []*storage.Membership{{RoomID: room, UserID: ann, Membership: event.MembershipJoin, EventID: "$a", Sender: ann}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	binding := &Matrix{User: ann, Device: "D", Room: room}
+	order := func(orders string) {
+		t.Helper()
+		if err := house.store.CallOrders.Put(t.Context(), &storage.CallOrder{RoomID: room, Orders: []byte(orders), By: "@root:interior.test"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		ask  func(p *Participant) func() // and gives what is to be done in p's goroutine
+	}{
+		{"the room has news", func(p *Participant) func() {
+			if err := f.rejudge(t.Context(), room); err != nil {
+				t.Fatal(err)
+			}
+			return <-p.inbox
+		}},
+		{"the bearer is asked about anew", func(p *Participant) func() {
+			v, err := house.admit(t.Context(), p.claims)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() { p.obey(v) }
+		}},
+	} {
+		p := newParticipant(f.rooms["c"], &entry{claims: &Claims{Matrix: binding}, join: &signal.Join{}, ruling: unbound}, true)
+		f.rooms["c"].everyone.Store(&[]*Participant{p})
+		order(`{"muted":["` + string(ann) + `"]}`)
+		older := c.ask(p)
+		order(`{}`)
+		newer := c.ask(p)
+		newer()
+		if older(); p.ruling.mute {
+			t.Errorf("%s: what was asked before overrides what was asked after", c.name)
+		}
+		order(`{"muted":["` + string(ann) + `"]}`)
+		if c.ask(p)(); !p.ruling.mute {
+			t.Errorf("%s: what was asked last is not obeyed", c.name)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +26,12 @@ type house struct {
 	restricted  []string // servers whose users may join a call here, and not begin one
 	viewOnly    []string // and those whose users only watch
 	externals   policy.Externals
+	asked       atomic.Uint64
 }
+
+// ask numbers a question of what holds now. The number is taken before the rows are read: whatever has changed until then, an answer
+// with a greater number knows of.
+func (h *house) ask() uint64 { return h.asked.Add(1) }
 
 // New makes the focus of a homeserver.
 func New(ctx context.Context, config Config, serverName string, store *storage.Store, messages *bus.Bus) (*Focus, error) {
@@ -73,6 +79,7 @@ func (h *house) admit(ctx context.Context, c *Claims) (ruling, error) {
 	if m == nil {
 		return ruling{}, ErrNotAdmitted // signed with our secret, but not given to a user
 	}
+	asked := h.ask()
 	joined, err := h.store.Memberships.Joined(ctx, m.Room, m.User)
 	if err != nil {
 		return ruling{}, fmt.Errorf("read membership: %w", err)
@@ -98,6 +105,7 @@ func (h *house) admit(ctx context.Context, c *Claims) (ruling, error) {
 	if !ok {
 		return ruling{}, ErrNotAdmitted
 	}
+	v.asked = asked
 	if !v.start { // somebody who may begin it has asked for a token a moment ago
 		if v.start, err = h.store.CallOrders.Begun(ctx, c.Video.Room); err != nil {
 			return ruling{}, fmt.Errorf("read begun calls: %w", err)

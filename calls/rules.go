@@ -26,6 +26,7 @@ type ruling struct {
 	most     int    // participants at once; 0: what the configuration says
 	bitrate  int64  // of all together, bits a second; 0: likewise
 	rule     string // by which the bearer was let in, for the record
+	asked    uint64 // when: what was asked later has a greater number; see house.ask
 }
 
 // unbound is the ruling of a focus alone: the token decides.
