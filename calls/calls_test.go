@@ -303,3 +303,31 @@ func TestSpeakers(t *testing.T) {
 		t.Error("a click counted as speech")
 	}
 }
+
+// TestResumeMeetsTheEnd: a resume that waits for a session which ends meanwhile is answered, and not forgotten with it.
+func TestResumeMeetsTheEnd(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann := join(t, base, "room", "ann")
+	p := ann.session(f)
+	ends := make(chan struct{})
+	p.do(func() {
+		<-ends
+		p.end(signal.DisconnectReason_CONNECTION_TIMEOUT, signal.Leave_RECONNECT)
+		p.forget() // as if it had not looked again
+	})
+	before := len(p.inbox)
+	ws := dialSocket(t, base, "/rtc", url.Values{"access_token": {testToken(t, "room", "ann")}, "reconnect": {"1"}, "sid": {p.sid}})
+	for deadline := time.Now().Add(patience); len(p.inbox) <= before; time.Sleep(time.Millisecond) { // until it waits
+		if time.Now().After(deadline) {
+			t.Fatal("no resume came")
+		}
+	}
+	close(ends)
+	if err := ws.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	res, err := readResponse(ws)
+	if err != nil || res.GetLeave().GetAction() != signal.Leave_RECONNECT || res.GetLeave().GetReason() != signal.DisconnectReason_STATE_MISMATCH {
+		t.Errorf("got %v, %v, want leave to reconnect", res, err)
+	}
+}

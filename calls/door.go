@@ -255,7 +255,7 @@ func (f *Focus) serveResume(conn *signal.Conn, room *Room, e *entry) {
 	if room != nil {
 		p = room.find(e.claims.Subject)
 	}
-	if p != nil && p.user == e.claims.user() && (p.sid == e.join.ParticipantSid || e.join.ParticipantSid == "") && p.do(func() { p.resume(conn, e) }) {
+	if p != nil && p.user == e.claims.user() && (p.sid == e.join.ParticipantSid || e.join.ParticipantSid == "") && p.resumes(conn, e) {
 		joins.WithLabelValues("resume", "ok").Inc()
 		return
 	}

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"sync/atomic"
 	"time"
 
 	"chancery/calls/sfu"
@@ -136,6 +137,25 @@ func (p *Participant) connected() {
 		p.hook("participant_joined", nil)
 		p.room.do(func() { p.room.tellPresent(p) }) // livekit-client drops it of whom it has not placed yet, right after the welcome
 	}
+}
+
+// resumes gives the client's new socket to p, and says whether p took it: one that ends takes no more.
+func (p *Participant) resumes(c *signal.Conn, e *entry) bool {
+	var decided atomic.Bool
+	ran := make(chan struct{})
+	if !p.do(func() {
+		defer close(ran)
+		if !p.ended() && decided.CompareAndSwap(false, true) {
+			p.resume(c, e)
+		}
+	}) {
+		return false
+	}
+	select {
+	case <-ran:
+	case <-p.done: // and may not look at its inbox again
+	}
+	return !decided.CompareAndSwap(false, true)
 }
 
 // resume takes a new socket for a session that lives: the first message says so, the rest brings the client up to date.
