@@ -80,6 +80,14 @@ func TestOperatorsKeepCalls(t *testing.T) {
 	if got := raw(t, "POST", "http://"+config.Listen.Admin+"/calls", "", strings.NewReader("{}"), "Content-Type", "text/plain"); got.status != http.StatusUnsupportedMediaType {
 		t.Errorf("a wish of a foreign page: got %d, want 415", got.status)
 	}
+	for kind, want := range map[string]int{
+		"": http.StatusUnsupportedMediaType, "text/plain": http.StatusUnsupportedMediaType, "application/x-www-form-urlencoded": http.StatusUnsupportedMediaType,
+		"application/json": http.StatusConflict, // where there is no other process
+	} {
+		if got := raw(t, "POST", "http://"+config.Listen.Admin+"/calls/drain?within=0s", "", nil, "Content-Type", kind); got.status != want {
+			t.Errorf("a drain as %q: got %d, want %d", kind, got.status, want)
+		}
+	}
 	if _, err := askCalls(t.Context(), config.Listen.Admin, "POST", "/calls", clientapi.CallWish{Do: "lock", Room: string(room)}); err != nil {
 		t.Fatal(err)
 	}

@@ -267,7 +267,7 @@ func TestSeveralFoci(t *testing.T) {
 	h.until("knows of the other", func(n int) bool { return n == other && h.gauge(n, "chancery_calls_foci") == "2" })
 	drained := strings.TrimSuffix(h.foci[other].health, "/health") + "/calls/drain?within=0s"
 	begun = time.Now()
-	resp, err := http.Post(drained, "", nil)
+	resp, err := http.Post(drained, "application/json", nil)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("drain: %v, %v", resp, err)
 	}

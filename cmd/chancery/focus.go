@@ -56,6 +56,7 @@ func focusCommand(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	request.Header.Set("Content-Type", "application/json")
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err
@@ -72,9 +73,13 @@ func focusCommand(ctx context.Context, args []string) error {
 	return nil
 }
 
-// serveDrain handles POST /calls/drain of the admin listener.
+// serveDrain handles POST /calls/drain of the admin listener. It wants the content type that serveAccounts wants.
 func serveDrain(focus *calls.Focus) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Content-Type") != "application/json" { // see serveAccounts
+			http.Error(w, "want application/json", http.StatusUnsupportedMediaType)
+			return
+		}
 		within, err := time.ParseDuration(r.URL.Query().Get("within"))
 		if err != nil || within < 0 {
 			http.Error(w, "within is no span of time", http.StatusBadRequest)
