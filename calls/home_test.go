@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"chancery/calls/signal"
-	"chancery/storage"
 	"chancery/storage/bus"
 )
 
@@ -30,20 +28,7 @@ func newTestFoci(t *testing.T) (foci [2]*Focus, bases [2]string) {
 	if !ns.ReadyForConnections(patience) {
 		t.Fatal("NATS did not start")
 	}
-	messages, err := bus.Open(t.Context(), bus.Config{URL: ns.ClientURL()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(messages.Close)
-	store, err := storage.Open(t.Context(), storage.Config{Database: filepath.Join(t.TempDir(), "test.db")}, messages)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	messages, store := openStore(t, bus.Config{URL: ns.ClientURL()})
 	for n := range foci {
 		var handler http.Handler
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))

@@ -17,10 +17,10 @@ import (
 	"chancery/storage/bus"
 )
 
-// newTestLeaves makes a house's leaves with a call "c" in which nobody is; its loop does not run.
-func newTestLeaves(t *testing.T) *leaves {
+// openStore opens a bus and an empty database.
+func openStore(t *testing.T, at bus.Config) (*bus.Bus, *storage.Store) {
 	t.Helper()
-	messages, err := bus.Open(t.Context(), bus.Config{})
+	messages, err := bus.Open(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,6 +34,13 @@ func newTestLeaves(t *testing.T) *leaves {
 			t.Error(err)
 		}
 	})
+	return messages, store
+}
+
+// newTestLeaves makes a house's leaves with a call "c" in which nobody is; its loop does not run.
+func newTestLeaves(t *testing.T) *leaves {
+	t.Helper()
+	messages, store := openStore(t, bus.Config{})
 	f := &Focus{rooms: map[string]*Room{}}
 	f.house = &house{name: "interior.test", store: store, bus: messages}
 	f.rooms["c"] = newRoom(f, "c")
