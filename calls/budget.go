@@ -137,7 +137,8 @@ func (r *Room) seat(c *Claims, v *ruling) error {
 // returns says whether the bearer was in the call a moment ago, and did not leave it for good: it comes back from a lost line, or from
 // a focus that is no more.
 func (r *Room) returns(c *Claims) bool {
-	return c.inside(time.Now()) && !r.left.since(c.Subject, c.given())
+	now := time.Now()
+	return c.inside(now) && !r.left.since(c.Subject, c.given(), now)
 }
 
 // maxSessions bounds in how many places of one call a user is: what a session calls itself is the client's choice.

@@ -14,30 +14,43 @@ import (
 // leavers remembers who has left a call for good, while tokens say that they are in it: to a locked call they do not come back.
 type leavers struct {
 	mu    sync.Mutex
-	known map[string]time.Time // by identity
+	known map[string]leaver // by identity
 }
 
-func (l *leavers) note(identity string, now time.Time) {
+type leaver struct {
+	at     time.Time
+	reason string
+}
+
+func (l *leavers) note(identity, reason string, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.known == nil {
-		l.known = map[string]time.Time{}
+		l.known = map[string]leaver{}
 	}
-	maps.DeleteFunc(l.known, func(_ string, at time.Time) bool { return now.Sub(at) > insideFor })
-	l.known[identity] = now
+	maps.DeleteFunc(l.known, func(_ string, known leaver) bool { return now.Sub(known.at) > insideFor })
+	l.known[identity] = leaver{now, reason}
 }
 
-// since says whether somebody has left since then.
-func (l *leavers) since(identity string, then time.Time) bool {
+// since says whether somebody has left for good since then.
+func (l *leavers) since(identity string, then, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.known[identity].After(then)
+	known, ok := l.known[identity]
+	return ok && known.at.After(then) && forGood(known.reason, now.Sub(known.at))
 }
 
-// forGood says whether a session ended because somebody wished it, and not because something failed. Reasons are named as in call records.
-func forGood(reason string) bool {
+// startsOver is how long after a client's own farewell it may come back: livekit-client takes its leave too where its media are lost
+// and it begins anew, and comes back at once. (2.23.0: RTCEngine.restartConnection)
+const startsOver = 10 * time.Second
+
+// forGood says whether a session that ended some time ago did because somebody wished it, and not because something failed. Reasons
+// are named as in call records.
+func forGood(reason string, ago time.Duration) bool {
 	switch reason {
-	case signal.DisconnectReason_CLIENT_INITIATED.String(), signal.DisconnectReason_PARTICIPANT_REMOVED.String(), signal.DisconnectReason_ROOM_DELETED.String():
+	case signal.DisconnectReason_CLIENT_INITIATED.String():
+		return ago > startsOver
+	case signal.DisconnectReason_PARTICIPANT_REMOVED.String(), signal.DisconnectReason_ROOM_DELETED.String():
 		return true
 	}
 	return false
@@ -56,7 +69,7 @@ func (h *house) recall(ctx context.Context, c *Claims) error {
 	}
 	for _, r := range newest {
 		if r.Call == c.Video.Room && r.DeviceID == c.Matrix.Device {
-			c.Again = !forGood(r.Reason)
+			c.Again = !forGood(r.Reason, time.Since(time.UnixMilli(r.Ended)))
 			break
 		}
 	}

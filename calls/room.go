@@ -231,9 +231,7 @@ func (r *Room) remove(p *Participant, reason signal.DisconnectReason) {
 		return
 	}
 	delete(r.members, p.identity)
-	if forGood(reason.String()) {
-		r.left.note(p.identity, time.Now())
-	}
+	r.left.note(p.identity, reason.String(), time.Now())
 	r.setEveryone()
 	gone := signal.Clone(m.info)
 	gone.State = signal.Participant_DISCONNECTED

@@ -56,7 +56,8 @@ func enters(t *testing.T, base, token string) (ws *websocket.Conn, status int) {
 	return ws, 0
 }
 
-// TestWhoReturnsToALockedCall: a token that was given inside, lately, opens a locked call to its bearer, but not to one who has left.
+// TestWhoReturnsToALockedCall: a token that was given inside, lately, opens a locked call to its bearer, but not to one who has left some
+// seconds ago, or was removed.
 func TestWhoReturnsToALockedCall(t *testing.T) {
 	house := &strictHouse{}
 	f, base := newTestFocus(t)
@@ -77,6 +78,11 @@ func TestWhoReturnsToALockedCall(t *testing.T) {
 			t.Fatal("bob is still in the call")
 		}
 	}
+	left := func(ago time.Duration) {
+		room.left.mu.Lock()
+		defer room.left.mu.Unlock()
+		room.left.known["@bob:x:D"] = leaver{time.Now().Add(-ago), room.left.known["@bob:x:D"].reason}
+	}
 	for _, c := range []struct {
 		name   string
 		user   id.UserID
@@ -87,7 +93,6 @@ func TestWhoReturnsToALockedCall(t *testing.T) {
 	}{
 		{"a moderator", "@mod:x", "D", false, 0, 0},
 		{"who is new", "@dan:x", "D", false, 0, 403},
-		{"who has left, with what he had inside", "@bob:x", "D", true, 2 * time.Second, 403},
 		{"who was inside until now", "@eve:x", "D", true, insideFor - 10*time.Second, 0},
 		{"who was inside some time ago", "@fay:x", "D", true, insideFor + 10*time.Second, 403},
 		{"who takes the own place", "@cat:x", "D", false, 0, 0},
@@ -97,6 +102,19 @@ func TestWhoReturnsToALockedCall(t *testing.T) {
 		if _, got := enters(t, base, token); got != c.want {
 			t.Errorf("%s: got %d, want %d", c.name, got, c.want)
 		}
+	}
+	his := seatToken(t, "@bob:x", "D", true, startsOver+10*time.Second)
+	left(startsOver + time.Second)
+	if _, got := enters(t, base, his); got != 403 {
+		t.Errorf("who has left, with what he had inside: got %d, want 403", got)
+	}
+	left(startsOver / 2)
+	if _, got := enters(t, base, his); got != 0 {
+		t.Errorf("who took his leave to begin anew: got %d, want a welcome", got)
+	}
+	room.left.note("@gus:x:D", signal.DisconnectReason_PARTICIPANT_REMOVED.String(), time.Now())
+	if _, got := enters(t, base, seatToken(t, "@gus:x", "D", true, 2*time.Second)); got != 403 {
+		t.Errorf("who was removed: got %d, want 403", got)
 	}
 }
 

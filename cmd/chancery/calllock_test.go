@@ -62,7 +62,7 @@ func TestLockedCallsTakeBackTheirOwn(t *testing.T) {
 	if reason := sentAway(t, sockets["eve"]); reason != signal.DisconnectReason_PARTICIPANT_REMOVED {
 		t.Fatalf("got %v, want PARTICIPANT_REMOVED", reason)
 	}
-	for deadline := time.Now().Add(patience); interior.atTheDoor(t, inside["carl"]) != http.StatusForbidden || interior.atTheDoor(t, inside["eve"]) != http.StatusForbidden; {
+	for deadline := time.Now().Add(patience); interior.atTheDoor(t, inside["carl"]) != http.StatusForbidden || interior.atTheDoor(t, inside["eve"]) != http.StatusForbidden; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("who has left, or was removed, may come back to the locked call")
 		}
