@@ -170,3 +170,28 @@ func TestTheDepartedWantNothing(t *testing.T) {
 		}
 	})
 }
+
+// A subscriber that comes and goes while its publisher's client hears nothing leaves no wish behind.
+func TestTheDepartedWantNothingOfTheDeaf(t *testing.T) {
+	f, base := newTestFocus(t)
+	bob := join(t, base, "room", "bob")
+	sid := bob.announces(&signal.AddTrack{Cid: "bob", Type: signal.TrackType_VIDEO}).Sid
+	p := bob.session(f)
+	guest := &signal.Participant{Sid: "PA_guest", Identity: "guest", Permission: &signal.Permission{}}
+	within(t, p, func() {
+		p.deafen()
+		p.peerChanged(&peer{info: guest})
+	})
+	p.learnWant(wanting{sid, guest.Sid}, wanted{want{mime: "video/VP8", layer: 2}, true})
+	within(t, p, func() {
+		if got := p.wanted[sid][guest.Sid]; got.layer != 2 {
+			t.Errorf("got %v wanted by somebody who is there, want layer 2", got)
+		}
+		gone := signal.Clone(guest)
+		gone.State = signal.Participant_DISCONNECTED
+		p.peerChanged(&peer{info: gone})
+		if got := p.wanted[sid]; len(got) > 0 {
+			t.Errorf("got %v wanted by somebody who has left", got)
+		}
+	})
+}
