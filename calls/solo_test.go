@@ -373,6 +373,11 @@ func TestMoreThanOneClientCanGet(t *testing.T) {
 		t.Errorf("cat was offered %d sections, want no more than 8", got)
 	}
 	ann.say(&signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}})
+	bob.next("ann's leave", func(res *signal.Response) bool {
+		return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(p *signal.Participant) bool {
+			return p.Identity == "ann" && p.State == signal.Participant_DISCONNECTED
+		})
+	})
 	bob.gets(1)
 	cat.track()
 }
