@@ -87,6 +87,8 @@ type Participant struct {
 	road      road
 	spokeAt   time.Time // when the client last said something
 	stoodAt   time.Time // when its carrier last came to stand
+
+	introduced int // how often it is yet to be told who speaks
 }
 
 // ending is why and how a participant goes.
@@ -314,6 +316,7 @@ func (p *Participant) tick(now time.Time) {
 	p.pulse.beat(p.received())
 	p.dropUnsent(now)
 	p.tellNotFound(now)
+	p.hearSpeakers()
 	p.tellDynacast(now)
 	p.judgeLine()
 	if p.untold {

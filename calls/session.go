@@ -123,6 +123,18 @@ func (p *Participant) connecting() {
 	}
 }
 
+// introductions is how often a newcomer is told who speaks, a second apart: livekit-client drops it of whom it has not placed yet, and on a busy
+// machine the carrier stands before that.
+const introductions = 4
+
+// hearSpeakers tells a newcomer who speaks just now.
+func (p *Participant) hearSpeakers() {
+	if p.introduced > 0 {
+		p.introduced--
+		p.room.do(func() { p.room.tellPresent(p) })
+	}
+}
+
 // connected is called when the carrier stands, the first time and after each restart.
 func (p *Participant) connected() {
 	p.link.Ready()
@@ -135,7 +147,8 @@ func (p *Participant) connected() {
 		p.changed()
 		p.tellForbidden()
 		p.hook("participant_joined", nil)
-		p.room.do(func() { p.room.tellPresent(p) }) // livekit-client drops it of whom it has not placed yet, right after the welcome
+		p.introduced = introductions
+		p.hearSpeakers()
 	}
 }
 
