@@ -400,6 +400,7 @@ func FuzzWire(f *testing.F) {
 	w.incoming.layers[7], w.incoming.downs[7] = s.layers[0], s.down
 	stream := w.incoming.buffer(packetio.RTPBufferPacket, 7).(*rtpStream)
 	stream.give(s.layers[0], false)
+	w.incoming.excess = func() {} // a peer would close
 	d, seq := newDesk(), uint16(0)
 	f.Add(sealed(f, client, 1))
 	f.Add([]byte{0x80, 96, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7, 0x10, 1, 2, 3})
@@ -423,6 +424,9 @@ func FuzzWire(f *testing.F) {
 			w.take(sealed, d)
 		}
 		s.layers[0].rates.counted = 0
+		w.inward.Lock()
+		clear(w.senders) // what is tried has a new sender each time
+		w.inward.Unlock()
 	})
 }
 
