@@ -235,6 +235,15 @@ func (c *testClient) wait(what string, want func(*signal.Response) bool) *signal
 	}
 }
 
+// reads takes what comes for a sender, or Pion's interceptors stand still.
+func reads(sender *webrtc.RTPSender) {
+	for {
+		if _, _, err := sender.ReadRTCP(); err != nil {
+			return
+		}
+	}
+}
+
 // publish announces and negotiates one video and one audio track, and sends until the test ends. Each payload ends with
 // the name of its sender and its number.
 func (c *testClient) publish(name string) {
@@ -256,13 +265,7 @@ func (c *testClient) publish(name string) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		go func() { // reads, or Pion's interceptors stand still
-			for {
-				if _, _, err := transceiver.Sender().ReadRTCP(); err != nil {
-					return
-				}
-			}
-		}()
+		go reads(transceiver.Sender())
 		go send(c.t, track, append(payload, name...), step, pause)
 	}
 	c.offer()

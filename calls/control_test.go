@@ -62,10 +62,7 @@ func TestMutedIsNotHeard(t *testing.T) {
 	ann.publish("ann")
 	tracks := bob.tracks()
 	voice, picture := tracks[webrtc.RTPCodecTypeAudio], tracks[webrtc.RTPCodecTypeVideo]
-	room, err := focus.room("room", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := theRoom(t, focus)
 	p := room.find("ann")
 	obey := func(v ruling) { p.do(func() { p.obey(v) }) }
 
@@ -111,10 +108,7 @@ func TestCallKeepsItsBudget(t *testing.T) {
 	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
 	ann.publish("ann")
 	tracks := bob.tracks()
-	room, err := focus.room("room", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := theRoom(t, focus)
 	p := room.find("ann")
 	narrow := unbound
 	narrow.bitrate = 8 * 800 // bytes a second: the voice alone brings about twenty packets of these
@@ -139,10 +133,7 @@ func TestCallKeepsItsBudget(t *testing.T) {
 func TestParticipantKeepsItsBudget(t *testing.T) {
 	focus, base := newTestFocus(t, func(c *Config) { c.MaxParticipantBitrate = 8 * 800 }) // see above
 	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
-	room, err := focus.room("room", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := theRoom(t, focus)
 	a, b := room.find("ann"), room.find("bob")
 	b.do(func() { b.budgets[0].SetLimit(0) })
 	ann.publish("ann")
@@ -177,10 +168,7 @@ func TestTheConfigurationBoundsEachCall(t *testing.T) {
 	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
 	ann.publish("ann")
 	tracks := bob.tracks()
-	room, err := focus.room("room", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := theRoom(t, focus)
 	untilMore := func(what string) {
 		t.Helper()
 		before := room.budget.Refused()

@@ -11,14 +11,20 @@ import (
 	"chancery/calls/signal"
 )
 
+// theRoom is the one that tests of one room call "room".
+func theRoom(t *testing.T, f *Focus) *Room {
+	t.Helper()
+	room, err := f.room("room", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return room
+}
+
 // session is c's participant in the focus.
 func (c *testClient) session(f *Focus) *Participant {
 	c.t.Helper()
-	room, err := f.room("room", false)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	p := room.find(c.joined.Participant.Identity)
+	p := theRoom(c.t, f).find(c.joined.Participant.Identity)
 	if p == nil {
 		c.t.Fatalf("%s is not in the room", c.joined.Participant.Identity)
 	}

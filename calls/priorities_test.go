@@ -37,10 +37,7 @@ func TestScreensAndSpeakersComeFirst(t *testing.T) {
 	camera, screen := signal.TrackSource_CAMERA, signal.TrackSource_SCREEN_SHARE
 	ann.pictures(camera, screen)
 	cat.pictures(camera)
-	room, err := focus.room("room", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := theRoom(t, focus)
 	// ranks are the priorities of what somebody gets, by publisher and source.
 	ranks := func(of string) map[string]int {
 		found := make(chan map[string]int, 1)

@@ -67,10 +67,7 @@ func TestQualityGoesToWhomItConcerns(t *testing.T) {
 	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
 	ann.publish("ann")
 	bob.hears("ann")
-	room, err := focus.room("room", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	room := theRoom(t, focus)
 	sids := map[string]string{ann.joined.Participant.Sid: "ann", bob.joined.Participant.Sid: "bob"}
 	for identity := range map[string]bool{"ann": true, "bob": true} {
 		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { // until it is judged, once a second

@@ -207,13 +207,7 @@ func (c *testClient) publishMany(audios, videos int) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		go func() { // reads, or Pion's interceptors stand still
-			for {
-				if _, _, err := transceiver.Sender().ReadRTCP(); err != nil {
-					return
-				}
-			}
-		}()
+		go reads(transceiver.Sender())
 		go send(c.t, track, payload, 960, 200*time.Millisecond)
 	}
 	c.offer()
