@@ -14,17 +14,23 @@ type Span struct {
 }
 
 // Map lays the packets of one layer after another onto one outgoing stream. Lost packets keep their numbers
-// free, so that they can still be repaired; dropped ones leave no hole. Numbers are unwrapped ones.
+// free, so that they can still be repaired; dropped ones leave no hole. Numbers are unwrapped ones, and what goes out lies
+// within maxFree of all that went out before: SRTP guesses from 16 bits which number is meant, and would encipher two packets
+// alike after a wrong guess. A larger hole is closed.
 // The zero value is ready. It belongs to one goroutine.
 type Map struct {
 	spans [64]Span // the newest ones; spans[(count-1)%64] is in force
 	count int
 	next  int64 // the next outgoing number, when Begin is called
 	high  int64 // highest incoming number of the layer in force
+	sent  int64 // highest outgoing number that Forward gave
 }
 
+// maxFree is how many numbers in a row may be kept free; many times more than are ever repaired.
+const maxFree = 4096
+
 // Follow gives a map for another stream whose packets go out after those of m, under the next numbers. It knows nothing of m's packets.
-func (m *Map) Follow() Map { return Map{next: m.next} }
+func (m *Map) Follow() Map { return Map{next: m.next, sent: m.sent} }
 
 // Current is the span in force, or nil before the first Begin.
 func (m *Map) Current() *Span {
@@ -38,6 +44,7 @@ func (m *Map) Current() *Span {
 func (m *Map) Begin(s Span) {
 	if m.count == 0 && m.next == 0 {
 		m.next = 1<<16 + s.In&0xffff
+		m.sent = m.next - 1
 	}
 	s.Out = m.next
 	m.spans[m.count%len(m.spans)] = s
@@ -56,11 +63,19 @@ func (m *Map) Drop(in int64, shift Shift) bool {
 		cur.In, cur.VP8, m.high = in+1, shift, in
 		return true
 	}
-	m.next = in - cur.In + cur.Out
 	next := *cur
 	next.In, next.VP8 = in+1, shift
+	m.reach(in - cur.In + cur.Out)
 	m.Begin(next)
 	return true
+}
+
+// reach sets the number that goes out next. One that would leave too many free comes right after those that have gone out, and
+// what was before is forgotten.
+func (m *Map) reach(next int64) {
+	if m.next = next; next > m.sent+maxFree {
+		m.count, m.next = 0, m.sent+1
+	}
 }
 
 // Skip leaves out the packet in like Drop, and with it what is missing between the one left out before and in.
@@ -84,12 +99,17 @@ func (m *Map) Cut(in int64) *Span {
 		return nil
 	}
 	if m.high >= cur.In {
-		m.next = in - cur.In + cur.Out
-		next := *cur
-		next.In = in
-		m.Begin(next)
+		m.cut(cur, in)
 	}
 	return m.Current()
+}
+
+// cut is Cut where it leads to a run of its own.
+func (m *Map) cut(cur *Span, in int64) {
+	next := *cur
+	next.In = in
+	m.reach(in - cur.In + cur.Out)
+	m.Begin(next)
 }
 
 // Forward gives the outgoing number of a packet of the layer in force, and the span that it belongs to.
@@ -99,13 +119,17 @@ func (m *Map) Forward(in int64) (out int64, span *Span, ok bool) {
 	if cur == nil {
 		return 0, nil, false
 	}
+	if in-cur.In+cur.Out > m.sent+maxFree {
+		m.cut(cur, in)
+		cur = m.Current()
+	}
 	if in >= cur.In {
 		out = in - cur.In + cur.Out
 		if in > m.high {
 			m.high = in
 			m.next = out + 1
 		}
-		return out, cur, true
+		return out, cur, m.gives(out)
 	}
 	for i := m.count - 2; i >= 0 && i > m.count-2-len(m.spans)+1; i-- {
 		s, after := &m.spans[i%len(m.spans)], &m.spans[(i+1)%len(m.spans)]
@@ -114,10 +138,16 @@ func (m *Map) Forward(in int64) (out int64, span *Span, ok bool) {
 		}
 		if in >= s.In {
 			out = in - s.In + s.Out
-			return out, s, out < after.Out
+			return out, s, out < after.Out && m.gives(out)
 		}
 	}
 	return 0, nil, false
+}
+
+// gives notes that a number goes out. It is false for one that is too far behind.
+func (m *Map) gives(out int64) bool {
+	m.sent = max(m.sent, out)
+	return out > m.sent-maxFree
 }
 
 // Back finds which incoming packet went out, or was to go out, under the 16-bit number out.

@@ -126,3 +126,57 @@ func TestMapFollows(t *testing.T) {
 		t.Error("the number of a packet of before was found")
 	}
 }
+
+// However large the holes of a publisher are, and however many: a number goes out once, and lies near those that went out before.
+func TestMapClosesLargeHoles(t *testing.T) {
+	forward := func(m *Map, in int64) { m.Forward(in) }
+	drop := func(m *Map, in int64) { m.Drop(in, Shift{}) }
+	skip := func(m *Map, in int64) { m.Skip(in) }
+	cut := func(m *Map, in int64) { m.Cut(in) }
+	for _, c := range []struct {
+		name   string
+		what   func(*Map, int64)
+		ahead  int64
+		rounds int
+	}{
+		{"two packets left out", drop, 32767, 2},
+		{"many left out after small holes", drop, 3000, 100},
+		{"left out with what is missing", skip, 32767, 9},
+		{"runs", cut, 32767, 9},
+		{"packets", forward, 32767, 9},
+		{"packets after small holes", forward, 4000, 100},
+	} {
+		var m Map
+		m.Begin(Span{In: 70_000, Timestamp: 5})
+		in, high := int64(70_000), m.Next()-1
+		came := map[int64]bool{}
+		pass := func(in int64) {
+			out, span, ok := m.Forward(in)
+			if !ok {
+				return
+			}
+			if far := max(out-high, high-out); came[out] || far > maxFree || span.Timestamp != 5 {
+				t.Errorf("%s: got number %d (again: %v) after %d, of %+v", c.name, out, came[out], high, *span)
+			}
+			if back, _, ok := m.Back(uint16(out)); !ok || back != in {
+				t.Errorf("%s: back %d: got %d, %v, want %d", c.name, out, back, ok, in)
+			}
+			came[out], high = true, max(high, out)
+		}
+		pass(in)
+		for range c.rounds {
+			in += c.ahead
+			c.what(&m, in)
+			if out, _, ok := m.Forward(in); ok {
+				came[out], high = true, max(high, out)
+			}
+		}
+		for i := range int64(5) {
+			pass(in + 1 + i)
+			pass(in - c.ahead/2 + i) // late
+		}
+		if len(came) < 5 {
+			t.Errorf("%s: got %d packets, want those that came in order", c.name, len(came))
+		}
+	}
+}

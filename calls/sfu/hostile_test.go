@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/pion/srtp/v3"
 	"github.com/pion/transport/v4/packetio"
 
 	"chancery/calls/packet"
@@ -44,6 +46,139 @@ func TestBadPacketsAreLeftOut(t *testing.T) {
 	if got := len(s.out.packets); got != good+2 {
 		t.Errorf("afterwards: got %d good packets, want 2", got-good)
 	}
+}
+
+// judge is a subscriber's writer that looks with which key stream each packet would be enciphered.
+type judge struct {
+	testing.TB
+	out  *srtp.Context
+	used map[string]string // packets by key stream
+}
+
+// newJudge lets all that s's subscriber gets be judged.
+func newJudge(t testing.TB, s *stage) *judge {
+	t.Helper()
+	out, err := srtp.CreateContext(make([]byte, 16), make([]byte, 12), srtp.ProtectionProfileAeadAes128Gcm)
+	must(t, err)
+	j := &judge{TB: t, out: out, used: map[string]string{}}
+	b := *s.down.binding.Load()
+	b.writer = j
+	s.down.binding.Store(&b)
+	return j
+}
+
+func (j *judge) WriteRTP(h *rtp.Header, payload []byte) (int, error) {
+	raw, err := (&rtp.Packet{Header: *h, Payload: payload}).Marshal()
+	must(j, err)
+	const zeros = 16
+	bare, err := (&rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: h.SequenceNumber, SSRC: h.SSRC}, Payload: make([]byte, zeros)}).Marshal()
+	must(j, err)
+	sealed, err := j.out.EncryptRTP(nil, bare, nil)
+	must(j, err)
+	stream := string(sealed[12 : 12+zeros]) // of zeros
+	if before, ok := j.used[stream]; ok && before != string(raw) {
+		j.Errorf("number %d of %d: two packets with one key stream", h.SequenceNumber, h.SSRC)
+	}
+	j.used[stream] = string(raw)
+	return len(payload), nil
+}
+
+func (j *judge) Write([]byte) (int, error) { panic("not used") }
+
+// jump is a publisher's packet whose number lies so far beyond that of the one before.
+type jump struct {
+	ahead int16
+	bare  bool // mere padding, which is left out
+}
+
+// jumps feeds them.
+func (s *stage) jumps(t testing.TB, v *stream, all ...jump) {
+	for _, j := range all {
+		s.layers[0].rates.counted = 0
+		if j.bare {
+			v.seq += uint16(j.ahead)
+			s.feed(t, 0, &rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: 96, SequenceNumber: v.seq, Timestamp: v.ts, Padding: true, PaddingSize: 9}})
+			continue
+		}
+		v.seq += uint16(j.ahead) - 1
+		s.feed(t, 0, v.frame(false, 0, 1)...)
+	}
+}
+
+// Whatever numbers a publisher makes up, no two packets of a subscriber are enciphered with one key stream.
+func TestNumbersThatJump(t *testing.T) {
+	times := func(n int, all ...jump) (many []jump) {
+		for range n {
+			many = append(many, all...)
+		}
+		return many
+	}
+	ahead, bare := func(n int16) jump { return jump{ahead: n} }, func(n int16) jump { return jump{ahead: n, bare: true} }
+	for _, c := range []struct {
+		name  string
+		jumps []jump
+	}{
+		{"two holes before padding", append(times(20, ahead(1)), bare(32767), bare(32760))},
+		{"small holes before padding", append(times(20, ahead(1)), times(30, bare(2184))...)},
+		{"holes before pictures", append(times(20, ahead(1)), times(4, ahead(32767))...)},
+		{"holes before both", append(times(20, ahead(1)), times(9, ahead(20_000), bare(25_000))...)},
+		{"back as far as can be", append(times(20, ahead(1)), ahead(32767), ahead(-32768), ahead(32767), ahead(-32767), ahead(32767))},
+		{"late in a hole", append(times(20, ahead(1)), times(9, ahead(30_000), ahead(-29_000), ahead(29_000))...)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, v := newStage(t, 1), &stream{seq: 100}
+			j := newJudge(t, s)
+			s.feed(t, 0, v.frame(true, 0, 1)...)
+			s.jumps(t, v, c.jumps...)
+			before := len(j.used)
+			if s.jumps(t, v, times(60, ahead(1))...); len(j.used) < before+50 {
+				t.Errorf("got %d pictures afterwards, want nearly 60", len(j.used)-before)
+			}
+		})
+	}
+}
+
+// The same of a stream with all layers in it, of which the subscriber is spared the larger ones.
+func TestNumbersThatJumpInAScalableStream(t *testing.T) {
+	for _, ahead := range []uint16{1, 500, 4000, 21_000, 32_700, 32_766} {
+		v := newSVC(3, 3, true)
+		s := newScalableStage(t, v)
+		j := newJudge(t, s)
+		s.down.SetWish(Wish{Quality: 0})
+		jumped := uint16(0)
+		for i := range 60 {
+			for k, p := range v.next(i == 0) {
+				if (k == 1 || k == 3) && i < 40 { // where the second and the third layer begin
+					jumped += ahead
+				}
+				q := *p
+				q.SequenceNumber += jumped
+				s.layers[0].rates.counted = 0
+				s.feed(t, 0, &q)
+			}
+		}
+		if len(j.used) < 50 {
+			t.Errorf("holes of %d: got %d pictures, want nearly 60", ahead, len(j.used))
+		}
+	}
+}
+
+// FuzzNumbers is TestNumbersThatJump with any numbers.
+func FuzzNumbers(f *testing.F) {
+	f.Add([]byte{1, 0, 1, 0, 0xff, 0x7f, 1, 0xff, 0x7f, 1, 1, 0, 0})
+	f.Add([]byte{1, 0, 0, 0xff, 0x7f, 0, 0, 0x80, 0, 0xff, 0x7f, 0})
+	f.Add([]byte{0x88, 0x13, 1, 0x88, 0x13, 0, 0x70, 0xec, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, v := newStage(t, 1), &stream{seq: 100}
+		newJudge(t, s)
+		s.feed(t, 0, v.frame(true, 0, 1)...)
+		for ; len(b) >= 3 && s.layers[0].counts.packets.Load() < 400; b = b[3:] {
+			s.jumps(t, v, jump{int16(uint16(b[0]) | uint16(b[1])<<8), b[2]&1 != 0})
+		}
+		for range 20 {
+			s.jumps(t, v, jump{ahead: 1})
+		}
+	})
 }
 
 // Key frames are asked of a publisher at most so often, however many subscribers ask.

@@ -75,7 +75,7 @@ func join(t *testing.T, e *Engine, set func(*webrtc.SettingEngine), ours bool, p
 	return g
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
