@@ -182,6 +182,14 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 		p.log.Debug().Str("mid", mid).Str("track", t.info.Sid).Msg("Media of a track that has another section")
 		return
 	}
+	index, known := ridOrder[remote.RID()]
+	if !known {
+		index = p.sections.rid(mid, remote.RID())
+	}
+	if index >= sfu.MaxLayers {
+		p.log.Debug().Str("mid", mid).Str("track", t.info.Sid).Msg("Media of a layer too many")
+		return
+	}
 	if e.up == nil {
 		e.up = p.pub.pc.NewUpTrack(remote.Kind() == webrtc.RTPCodecTypeVideo, e.sizes())
 		e.up.Charge(p.budgets...)
@@ -189,10 +197,6 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 			e.up.Unfold()
 		}
 		t.quiet()
-	}
-	index, known := ridOrder[remote.RID()]
-	if !known {
-		index = min(p.sections.rid(mid, remote.RID()), sfu.MaxLayers-1)
 	}
 	e.up.AddLayer(index, remote, receiver)
 	t.noteLayer(e, index, remote)

@@ -42,6 +42,7 @@ type DownTrack struct {
 	spared   bool   // the newest frame to which no other refers was left out
 	sparedAt uint32 // its timestamp
 	numbers  packet.Map
+	streams  [MaxLayers]*Layer // whose packets the numbers are of
 	last     shown
 	ended    bool      // another goes on where it was
 	repaired *repaired // nil until something was asked for again
@@ -300,7 +301,7 @@ func (d *DownTrack) forward(b *binding, p *Packet, target int32) {
 	if meta.Restored && d.takesCopies() {
 		return
 	}
-	if int32(l.Index) != d.current.Load() && !d.switchTo(l, p.Seq, meta) {
+	if (int32(l.Index) != d.current.Load() || d.streams[l.Index] != l) && !d.switchTo(l, p.Seq, meta) {
 		return
 	}
 	d.pass(b, l, p.Seq, meta, p.Payload)
@@ -345,7 +346,7 @@ func (d *DownTrack) catchUp(l *Layer, seq int64) bool {
 	}
 	first, ok := l.keySince(seq, age)
 	b := d.binding.Load()
-	if span := d.numbers.Current(); !ok || b == nil || span != nil && int(span.Layer) == l.Index && d.numbers.Late(first) {
+	if !ok || b == nil || d.late(l, first) {
 		return false
 	}
 	meta := &d.meta
@@ -369,8 +370,24 @@ const (
 	catchUpSwitch = 100 * time.Millisecond // for one who sees another layer: the picture must not go back in time
 )
 
+// late says whether a packet of l comes after a higher one that the numbers know of.
+func (d *DownTrack) late(l *Layer, seq int64) bool {
+	span := d.numbers.Current()
+	return span != nil && int(span.Layer) == l.Index && d.streams[l.Index] == l && d.numbers.Late(seq)
+}
+
+// meet has l be the stream of its layer. The numbers of another that was in its place are no longer known: what comes late, or is asked
+// for again, would be l's packets under them.
+func (d *DownTrack) meet(l *Layer) {
+	if before := d.streams[l.Index]; before != nil && before != l {
+		d.numbers, d.last.layer = d.numbers.Follow(), noLayer
+	}
+	d.streams[l.Index] = l
+}
+
 // begin lets the layer's packets go on from what was shown, from seq on.
 func (d *DownTrack) begin(l *Layer, seq int64, meta *packet.Meta) {
+	d.meet(l)
 	span := packet.Span{Layer: int8(l.Index), In: seq}
 	if d.last.sent {
 		span.Timestamp = d.align(l, meta.Timestamp)
@@ -394,8 +411,8 @@ func (d *DownTrack) align(l *Layer, timestamp uint32) uint32 {
 	}
 	elapsed := uint32(time.Since(d.last.at).Milliseconds() * int64(l.clock) / 1000)
 	next := d.last.timestamp + max(elapsed, 1)
-	if old := d.up.Layer(d.last.layer); old != nil {
-		if from, to := old.report.Load(), l.report.Load(); from != nil && to != nil {
+	if d.last.layer != noLayer {
+		if from, to := d.streams[d.last.layer].report.Load(), l.report.Load(); from != nil && to != nil {
 			// the same instant on both layers' clocks
 			ntp := int64(to.ntp-from.ntp) * int64(l.clock) >> 32
 			same := from.rtp + uint32(ntp) + (timestamp - to.rtp) + span.Timestamp

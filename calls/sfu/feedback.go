@@ -77,14 +77,10 @@ func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	b, span := d.binding.Load(), d.numbers.Current()
-	current := d.current.Load()
-	if b == nil || span == nil || current == paused || d.counts.packets.Load() == 0 {
+	if b == nil || span == nil || d.current.Load() == paused || d.counts.packets.Load() == 0 {
 		return nil
 	}
-	l := d.up.source(int(current))
-	if l == nil {
-		return nil
-	}
+	l := d.streams[span.Layer]
 	report := l.report.Load()
 	if report == nil {
 		return nil

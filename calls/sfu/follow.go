@@ -27,7 +27,7 @@ func (d *DownTrack) Follow(old *DownTrack) {
 	d.retarget()
 }
 
-// noLayer is what was shown of another up track.
+// noLayer is what was shown of another up track, or of a stream that another has taken the place of.
 const noLayer = -1
 
 // follow lets counters go on: they only rise.

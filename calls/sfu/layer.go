@@ -112,7 +112,7 @@ func (l *Layer) run(remote *webrtc.TrackRemote) {
 	buf := make([]byte, receiveMTU)
 	for {
 		n, _, err := remote.Read(buf)
-		if err != nil {
+		if err != nil || !l.stands() {
 			return
 		}
 		l.reading.Lock()
@@ -120,6 +120,9 @@ func (l *Layer) run(remote *webrtc.TrackRemote) {
 		l.reading.Unlock()
 	}
 }
+
+// stands says whether the layer is still its track's: another stream may have come in its place.
+func (l *Layer) stands() bool { return l.track.layers[l.Index].Load() == l }
 
 // giveRepairs finds the layer's repair stream; of a simulcast layer it is known only when its first packet has come.
 func (l *Layer) giveRepairs(remote *webrtc.TrackRemote) {
@@ -140,7 +143,7 @@ func (l *Layer) lookForRepairs() {
 func (l *Layer) receive(b []byte, now time.Time) {
 	h, ok := packet.ParseHeader(b)
 	ms := now.UnixMilli()
-	if !ok || !l.within(ms, len(b)) {
+	if !ok || !l.within(ms, len(b)) || !l.stands() {
 		return
 	}
 	p := &l.in

@@ -38,10 +38,7 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	if !ok || !d.repaired.allow(out, now, d.counts.rtt.Load()/1000) {
 		return
 	}
-	l := d.up.Layer(int(span.Layer))
-	if l == nil {
-		return
-	}
+	l := d.streams[span.Layer]
 	meta := &d.meta
 	n, ok := l.cache.Get(in, meta, buf[2:])
 	if !ok && d.up.video && in < l.newest.Load()-videoCache {

@@ -82,7 +82,7 @@ func (u *UpTrack) Video() bool { return u.video }
 func (u *UpTrack) Codec() *webrtc.RTPCodecParameters { return u.codec.Load() }
 
 // AddLayer starts to read a layer of the track from Pion. index is 0 for the smallest. What does not go with the layers that the
-// track has is not read.
+// track has is not read. A stream that comes in the place of another takes it over: of the other nothing is handed on any more.
 func (u *UpTrack) AddLayer(index int, remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

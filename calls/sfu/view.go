@@ -44,7 +44,8 @@ func (d *DownTrack) pushScalable(p *Packet, target int32) {
 	defer d.mu.Unlock()
 	d.out = p.out
 	defer func() { d.out = nil }()
-	if d.ended || (d.current.Load() == paused || d.view == nil) && !d.beginView(p, target) && !d.catchUpView(b, p, target) {
+	anew := d.current.Load() == paused || d.view == nil || d.streams[p.Layer.Index] != p.Layer
+	if d.ended || anew && !d.beginView(p, target) && !d.catchUpView(b, p, target) {
 		return
 	}
 	d.passScalable(b, p, target)
@@ -75,7 +76,7 @@ func (d *DownTrack) catchUpView(b *binding, p *Packet, target int32) bool {
 		age = catchUpSwitch
 	}
 	first, ok := l.keySince(p.Seq, age)
-	if !ok || first >= p.Seq || d.numbers.Current() != nil && d.numbers.Late(first) {
+	if !ok || first >= p.Seq || d.late(l, first) {
 		l.RequestKeyFrame()
 		return false
 	}
@@ -98,6 +99,7 @@ func (d *DownTrack) beginView(p *Packet, target int32) bool {
 	if p.Meta.Empty || !p.Meta.Key || s.structure != nil && !p.Frame.Known {
 		return false
 	}
+	d.meet(p.Layer)
 	if d.view == nil {
 		d.view = &view{}
 	}
