@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -12,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/sfu"
 	"chancery/calls/signal"
@@ -74,20 +73,22 @@ func (f *Focus) ServeTURN(conn net.Conn) { f.turn.Take(conn) }
 func SpeaksTURN(first []byte) bool { return turn.IsSTUN(first) }
 
 // iceServers are the STUN and TURN servers that a participant is told: ours and those of the configuration. There is
-// always one, since some clients ask a public one when they are told of none (LiveKit's for Android and iOS).
-func (f *Focus) iceServers(sid string) []*signal.ICEServer {
+// always one, since some clients ask a public one when they are told of none (LiveKit's for Android and iOS). Its relays are
+// counted as its user's, however often that joins; in a focus alone as its identity's.
+func (f *Focus) iceServers(p *Participant) []*signal.ICEServer {
+	who := f.pseudonym(cmp.Or(string(p.user), p.identity))
 	var servers []*signal.ICEServer
 	if port := f.turn.UDP(); port != 0 {
 		servers = append(servers, &signal.ICEServer{Urls: f.stunURLs("stun", port, "")})
 	}
 	if urls := f.turnURLs(); len(urls) > 0 {
-		username, password := turn.Credential(f.turnSecret(), turn.ToFoci, sid, time.Now())
+		username, password := turn.Credential(f.turnSecret(), turn.ToFoci, who, time.Now())
 		servers = append(servers, &signal.ICEServer{Urls: urls, Username: username, Credential: password})
 	}
 	for _, s := range f.config.ICEServers {
 		server := &signal.ICEServer{Urls: s.URLs, Username: s.Username, Credential: s.Credential}
 		if s.Secret != "" {
-			server.Username = strconv.FormatInt(time.Now().Add(turn.Life).Unix(), 10) + ":" + sid
+			server.Username = strconv.FormatInt(time.Now().Add(turn.Life).Unix(), 10) + ":" + who
 			server.Credential = turn.Password([]byte(s.Secret), server.Username)
 		}
 		servers = append(servers, server)
@@ -182,7 +183,7 @@ func (f *Focus) answerTURN() error {
 		if len(urls) == 0 {
 			return bus.TURNAnswer{}, nil
 		}
-		username, password := turn.Credential(f.turnSecret(), turn.ToPublic, f.pseudonym(q.User), time.Now())
+		username, password := turn.Credential(f.turnSecret(), turn.ToPublic, f.pseudonym(string(q.User)), time.Now())
 		return bus.TURNAnswer{URIs: urls, Username: username, Password: password, Seconds: int(turn.Life.Seconds())}, nil
 	})
 	if err != nil {
@@ -193,8 +194,8 @@ func (f *Focus) answerTURN() error {
 }
 
 // pseudonym stands for a user where others may read along.
-func (f *Focus) pseudonym(user id.UserID) string {
+func (f *Focus) pseudonym(user string) string {
 	mac := hmac.New(sha256.New, f.turnSecret())
-	mac.Write([]byte(strings.ToLower(string(user))))
+	mac.Write([]byte(strings.ToLower(user)))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:12])
 }

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -56,18 +57,49 @@ func TestICEServersAreOurs(t *testing.T) {
 	}
 }
 
-func TestCredentialsAreOnesOwn(t *testing.T) {
-	_, base := newTestFocus(t)
-	names := map[string]bool{}
-	for _, who := range []string{"ann", "bob"} {
-		for _, s := range join(t, base, "room", who).joined.IceServers {
-			if s.Username != "" {
-				names[s.Username] = true
+// TestCredentialsAreTheUsers: whoever joins again, or with another device, has no more relays for it; and its name is on the wire nowhere.
+func TestCredentialsAreTheUsers(t *testing.T) {
+	f, base := newTestFocus(t, func(c *Config) {
+		c.ICEServers = []ICEServer{{URLs: []string{"turn:turn.example.org"}, Secret: "shared with coturn"}}
+	})
+	f.admit = &strictHouse{}
+	accounts := func(token string) (ours, other string) {
+		t.Helper()
+		ws := dialSocket(t, base, "/rtc", url.Values{"access_token": {token}})
+		res, err := readResponse(ws)
+		if err != nil || res.GetJoin() == nil {
+			t.Fatalf("got %v, %v, want a welcome", res, err)
+		}
+		for _, s := range res.GetJoin().IceServers {
+			if _, who, _ := strings.Cut(s.Username, ":"); s.Username != "" && slices.Contains(s.Urls, "turn:turn.example.org") {
+				other = who
+			} else if s.Username != "" {
+				ours = who
 			}
 		}
+		if ours == "" || other == "" || strings.Contains(ours+other, "ann") || strings.Contains(ours+other, "bob") {
+			t.Fatalf("got relays for %q, and at the other server for %q, want them for somebody unnamed", ours, other)
+		}
+		return ours, other
 	}
-	if len(names) != 2 {
-		t.Errorf("got the usernames %v, want two", names)
+	ann, annThere := accounts(seatToken(t, "@ann:x", "A", false, 0))
+	for _, c := range []struct {
+		name, token string
+		same        bool
+	}{
+		{"again", seatToken(t, "@ann:x", "A", false, 0), true},
+		{"another device", seatToken(t, "@ann:x", "B", false, 0), true},
+		{"another user", seatToken(t, "@bob:x", "A", false, 0), false},
+		{"no user", testToken(t, "room", "ann"), false},
+	} {
+		ours, other := accounts(c.token)
+		if (ours == ann) != c.same || (other == annThere) != c.same {
+			t.Errorf("%s: got %q and %q, at first %q and %q, want the same: %v", c.name, ours, other, ann, annThere, c.same)
+		}
+	}
+	first, _ := accounts(testToken(t, "room", "cat"))
+	if again, _ := accounts(testToken(t, "room", "cat")); again != first {
+		t.Errorf("an identity without a user came again: got %q, at first %q, want the same", again, first)
 	}
 }
 

@@ -68,7 +68,7 @@ func (p *Participant) welcome(others []*peer) {
 	p.send(&signal.Response{Message: &signal.Response_Join{Join: &signal.Joined{
 		Room: p.room.describe(len(others)+1, p.publishers()), Participant: p.snapshot().info, OtherParticipants: infos,
 		ServerVersion: serverVersion, ServerInfo: p.serverInfo(),
-		IceServers: p.road.servers(p.room.focus.iceServers(p.sid)), ClientConfiguration: p.road.configuration(), SubscriberPrimary: !p.single, FastPublish: p.single || p.returning.on,
+		IceServers: p.road.servers(p.room.focus.iceServers(p)), ClientConfiguration: p.road.configuration(), SubscriberPrimary: !p.single, FastPublish: p.single || p.returning.on,
 		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
 	}}})
 	p.sendToken()
@@ -180,7 +180,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 	p.attach(c)
 	p.recheck(func() {})
 	p.send(&signal.Response{Message: &signal.Response_Reconnect{Reconnect: &signal.Reconnected{
-		IceServers: p.road.servers(p.room.focus.iceServers(p.sid)), ClientConfiguration: p.road.configuration(), ServerInfo: p.serverInfo(), LastMessageSeq: p.data.lastReliable(),
+		IceServers: p.road.servers(p.room.focus.iceServers(p)), ClientConfiguration: p.road.configuration(), ServerInfo: p.serverInfo(), LastMessageSeq: p.data.lastReliable(),
 	}}})
 	if p.ordeal.resumed(c) {
 		return

@@ -31,7 +31,8 @@ const (
 	maxName = 128
 )
 
-// Credential makes a username and password for somebody, good for Life. Who is seen on the wire in clear: no user ID.
+// Credential makes a username and password for somebody, good for Life. Who is seen on the wire in clear: no user ID, but
+// what stands for the same user each time, since its relays are counted together.
 func Credential(secret []byte, right Right, who string, now time.Time) (username, password string) {
 	username = strconv.FormatInt(now.Add(Life).Unix(), 10) + ":" + string(right) + ":" + who
 	return username, Password(secret, username)

@@ -43,7 +43,7 @@ type Settings struct {
 	MinPort, MaxPort int
 
 	Allocations int // at most so many at once; default 4096
-	PerUser     int // of one credential's bearer; default 24
+	PerUser     int // of one user, on several devices and in several calls; default 64
 	Rate        int // bytes in a second, of one allocation in one direction; default 2.5 million
 	TotalRate   int // of all together in both; default 125 million
 	// Early is how long a connection may take to its allocation; default 15 s.
@@ -54,7 +54,7 @@ func (s Settings) withDefaults() Settings {
 	for _, d := range []struct {
 		value *int
 		is    int
-	}{{&s.Allocations, 4096}, {&s.PerUser, 24}, {&s.Rate, 2_500_000}, {&s.TotalRate, 125_000_000}} {
+	}{{&s.Allocations, 4096}, {&s.PerUser, 64}, {&s.Rate, 2_500_000}, {&s.TotalRate, 125_000_000}} {
 		if *d.value <= 0 {
 			*d.value = d.is
 		}
