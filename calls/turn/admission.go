@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/pion/stun/v4"
@@ -29,6 +28,7 @@ const (
 	magicCookie  = 0x2112A442
 	maxUnsigned  = 256 // bytes of a request that proves nothing
 	attrIsSigned = uint16(stun.AttrMessageIntegrity)
+	attrLifetime = uint16(stun.AttrLifetime)
 )
 
 // methods are those that clients may use: nothing of TURN over TCP relays.
@@ -60,8 +60,10 @@ func classify(b []byte) kind {
 	var t stun.MessageType
 	t.ReadValue(binary.BigEndian.Uint16(b))
 	k := methods[t]
-	if k == signed && !hasAttribute(b[stunHeader:size], attrIsSigned) {
-		k = unproven
+	if k == signed {
+		if _, ok := attribute(b[stunHeader:size], attrIsSigned); !ok {
+			k = unproven
+		}
 	}
 	if k == unproven && size > maxUnsigned {
 		return nonsense
@@ -87,20 +89,20 @@ func frameSize(b []byte) (int, bool) {
 	return 0, false
 }
 
-// hasAttribute looks for an attribute in the body of a STUN message.
-func hasAttribute(body []byte, which uint16) bool {
+// attribute looks for an attribute in the body of a STUN message. What is cut off of its value is not there.
+func attribute(body []byte, which uint16) (value []byte, ok bool) {
 	for len(body) >= 4 {
 		length := int(binary.BigEndian.Uint16(body[2:]))
 		if binary.BigEndian.Uint16(body) == which {
-			return true
+			return body[4:min(4+length, len(body))], true
 		}
 		next := 4 + (length+3)&^3
 		if next > len(body) {
-			return false
+			return nil, false
 		}
 		body = body[next:]
 	}
-	return false
+	return nil, false
 }
 
 // IsSTUN says whether a connection that begins so is a STUN or TURN client's: its first message is a binding or an
@@ -133,7 +135,7 @@ func (s *Server) admits(b []byte, from netip.Addr) bool {
 		refused.WithLabelValues("nonsense").Inc()
 		return false
 	case unproven:
-		if !s.sources.allow(from.Unmap(), s.now()) {
+		if !s.sources.allow(from, s.now()) {
 			refused.WithLabelValues("flood").Inc()
 			return false
 		}
@@ -153,11 +155,17 @@ const (
 	maxSources  = 8192 // then all are forgotten
 )
 
-func (l *sources) allow(from netip.Addr, now time.Time) bool {
-	if from.Is6() { // one client has many
-		prefix, _ := from.Prefix(64) // never fails: 64 is no more than an address has
-		from = prefix.Addr()
+// source is the address that a client is counted by: of an IPv6 address the first half, since one client has all of the second.
+func source(from netip.Addr) netip.Addr {
+	if from = from.Unmap(); !from.Is6() {
+		return from
 	}
+	prefix, _ := from.Prefix(64) // never fails: 64 is no more than an address has
+	return prefix.Addr()
+}
+
+func (l *sources) allow(from netip.Addr, now time.Time) bool {
+	from = source(from)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	found := l.known[from]
@@ -180,11 +188,11 @@ type inlet struct {
 
 	mu      sync.Mutex
 	clients map[*client]struct{}
-	early   map[netip.Addr]int // without an allocation yet, by address
+	early   map[netip.Addr]int // without an allocation, by source
 }
 
 const (
-	maxEarly    = 256              // connections of one address that have no allocation yet
+	maxEarly    = 256              // connections of one source that have no allocation
 	silentLife  = 11 * time.Minute // a client refreshes its allocation within ten
 	writeLife   = 10 * time.Second
 	tcpBuffer   = 256 << 10 // old media in a long queue are of no use
@@ -212,7 +220,7 @@ func (s *Server) Take(conn net.Conn) {
 }
 
 func (l *inlet) admit(conn net.Conn) *client {
-	c := &client{Conn: conn, inlet: l, from: addressOf(conn)}
+	c := &client{Conn: conn, inlet: l, from: source(addressOf(conn))}
 	c.reader = bufio.NewReaderSize(conn, maxFrame+1)
 	if tcp, ok := underlying(conn).(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(tcpBuffer) // a wish
@@ -229,7 +237,7 @@ func (l *inlet) admit(conn net.Conn) *client {
 
 func addressOf(conn net.Conn) netip.Addr {
 	if a, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-		return a.Addr().Unmap()
+		return a.Addr()
 	}
 	return netip.Addr{}
 }
@@ -272,15 +280,18 @@ func (l *inlet) closeAll() {
 }
 
 // client is a connection over TCP or TLS. Each Read gives one whole message, so that nothing behind it has to guess where
-// messages end; a client that breaks the framing is closed.
+// messages end; a client that breaks the framing is closed. It lives as long as its allocation.
 type client struct {
 	net.Conn
-	inlet     *inlet
-	from      netip.Addr
-	reader    *bufio.Reader
-	allocated atomic.Bool
-	deadline  time.Time // owned by the reader
-	once      sync.Once
+	inlet  *inlet
+	from   netip.Addr
+	reader *bufio.Reader
+	once   sync.Once
+
+	// owned by the goroutine that reads, which answers requests too
+	allocated bool      // written with the inlet locked
+	ends      time.Time // the allocation, unless it is refreshed
+	deadline  time.Time
 }
 
 var errFrame = errors.New("turn: not a message")
@@ -314,30 +325,66 @@ func (c *client) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// patience sets how long the next message may take: not renewed before there is an allocation.
+// patience sets how long the next message may take: not renewed without an allocation, nor beyond its end.
 func (c *client) patience() error {
-	now := c.inlet.server.now()
-	life := silentLife
-	if !c.allocated.Load() {
-		if !c.deadline.IsZero() {
-			return nil
+	now, early := c.inlet.server.now(), c.inlet.server.settings.Early
+	if !c.allocated {
+		if c.deadline.IsZero() {
+			return c.wait(now.Add(early))
 		}
-		life = c.inlet.server.settings.Early
+		return nil
 	}
-	if end := now.Add(life); end.Sub(c.deadline) > deadlineAge {
-		c.deadline = end
-		return c.SetReadDeadline(end)
+	end := now.Add(silentLife)
+	if last := c.ends.Add(early); last.Before(end) {
+		end = last
+	}
+	if end.Sub(c.deadline).Abs() > deadlineAge {
+		return c.wait(end)
 	}
 	return nil
 }
 
-const allocateSuccess = 0x0103
+func (c *client) wait(until time.Time) error {
+	c.deadline = until
+	return c.SetReadDeadline(until)
+}
+
+const (
+	allocateSuccess = 0x0103
+	refreshSuccess  = 0x0104
+)
+
+// granted reads in an answer of ours how long the client has an allocation from now on; false if it says nothing of that.
+func granted(answer []byte) (life time.Duration, ok bool) {
+	if len(answer) < stunHeader {
+		return 0, false
+	}
+	if kind := binary.BigEndian.Uint16(answer); kind != allocateSuccess && kind != refreshSuccess {
+		return 0, false
+	}
+	seconds, ok := attribute(answer[stunHeader:], attrLifetime)
+	if !ok || len(seconds) != 4 {
+		return 0, false
+	}
+	return time.Duration(binary.BigEndian.Uint32(seconds)) * time.Second, true
+}
+
+// holds takes note of how long the client has its allocation. One that gave it back is as new: it may take a short while to the next.
+func (c *client) holds(life time.Duration) error {
+	now := c.inlet.server.now()
+	c.ends = now.Add(life)
+	switch early := c.inlet.recount(c, life > 0); {
+	case life > 0:
+		return nil // the next Read waits longer
+	case early > maxEarly:
+		return c.wait(now)
+	}
+	return c.wait(now.Add(c.inlet.server.settings.Early))
+}
 
 func (c *client) Write(p []byte) (int, error) {
-	if len(p) >= 2 && binary.BigEndian.Uint16(p) == allocateSuccess && c.allocated.CompareAndSwap(false, true) {
-		c.inlet.late(c)
-		// The reader waits with the deadline of one who has no allocation.
-		if err := c.SetReadDeadline(c.inlet.server.now().Add(silentLife)); err != nil {
+	if life, ok := granted(p); ok {
+		if err := c.holds(life); err != nil {
 			return 0, err
 		}
 	}
@@ -351,11 +398,19 @@ func (c *client) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// late takes note that c has got its allocation.
-func (l *inlet) late(c *client) {
+// recount takes note that c has an allocation now, or has none, and says how many of its source have none.
+func (l *inlet) recount(c *client, allocated bool) (early int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.oneLess(c.from)
+	if _, open := l.clients[c]; !open || c.allocated == allocated {
+		return l.early[c.from]
+	}
+	if c.allocated = allocated; allocated {
+		l.oneLess(c.from)
+	} else {
+		l.early[c.from]++
+	}
+	return l.early[c.from]
 }
 
 func (l *inlet) oneLess(from netip.Addr) {
@@ -369,7 +424,7 @@ func (c *client) Close() error {
 		l := c.inlet
 		l.mu.Lock()
 		delete(l.clients, c)
-		if !c.allocated.Load() {
+		if !c.allocated {
 			l.oneLess(c.from)
 		}
 		l.mu.Unlock()

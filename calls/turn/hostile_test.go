@@ -206,3 +206,150 @@ func FuzzUsername(f *testing.F) {
 		}
 	})
 }
+
+// rawClient speaks TURN over TCP by hand, to ask what no library asks.
+type rawClient struct {
+	t        *testing.T
+	conn     net.Conn
+	username string
+	key      stun.MessageIntegrity
+	nonce    stun.Nonce
+}
+
+func newRawClient(t *testing.T, s *Server, who string) *rawClient {
+	t.Helper()
+	conn, err := net.Dial("tcp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(s.TCP())).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	username, password := Credential(testSecret, ToFoci, who, time.Now())
+	c := &rawClient{t: t, conn: conn, username: username, key: stun.NewLongTermIntegrity(username, Realm, password)}
+	answer, err := c.ask(stun.MethodAllocate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nonce.GetFrom(answer); err != nil {
+		t.Fatalf("the first answer has no nonce: %v", err)
+	}
+	return c
+}
+
+// ask sends a request and reads the answer.
+func (c *rawClient) ask(method stun.Method, attributes ...stun.Setter) (*stun.Message, error) {
+	request := append([]stun.Setter{stun.TransactionID, stun.NewType(method, stun.ClassRequest)}, attributes...)
+	if len(c.nonce) > 0 {
+		request = append(request, stun.NewUsername(c.username), stun.NewRealm(Realm), c.nonce, c.key)
+	}
+	if _, err := c.conn.Write(stun.MustBuild(request...).Raw); err != nil {
+		return nil, err
+	}
+	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	head := make([]byte, stunHeader)
+	if _, err := io.ReadFull(c.conn, head); err != nil {
+		return nil, err
+	}
+	answer := &stun.Message{Raw: append(head, make([]byte, binary.BigEndian.Uint16(head[2:]))...)}
+	if _, err := io.ReadFull(c.conn, answer.Raw[stunHeader:]); err != nil {
+		return nil, err
+	}
+	return answer, answer.Decode()
+}
+
+// wants is ask where nothing but success is looked for. The allocation ends after so many seconds; less than 0 says nothing of that.
+func (c *rawClient) wants(method stun.Method, seconds int) {
+	c.t.Helper()
+	attributes := []stun.Setter{stun.RawAttribute{Type: stun.AttrRequestedTransport, Value: []byte{17, 0, 0, 0}}}
+	if seconds >= 0 {
+		attributes = append(attributes, stun.RawAttribute{Type: stun.AttrLifetime, Value: binary.BigEndian.AppendUint32(nil, uint32(seconds))})
+	}
+	answer, err := c.ask(method, attributes...)
+	if err != nil || answer.Type.Class != stun.ClassSuccessResponse {
+		c.t.Fatalf("%v: got %v, %v, want success", method, answer, err)
+	}
+}
+
+// TestConnectionsEndWithTheirAllocation: to have had one is no right to stay, whatever else the client asks.
+func TestConnectionsEndWithTheirAllocation(t *testing.T) {
+	s := openServer(t, func(s *Settings) { s.Early = 300 * time.Millisecond })
+	early := func() (n int) {
+		s.inlet.mu.Lock()
+		defer s.inlet.mu.Unlock()
+		for _, of := range s.inlet.early {
+			n += of
+		}
+		return n
+	}
+	stays := newRawClient(t, s, "cat")
+	stays.wants(stun.MethodAllocate, -1)
+	for _, c := range []struct {
+		name string
+		does func(*rawClient)
+		left int // connections without an allocation, as they are counted
+	}{
+		{"given back", func(c *rawClient) { c.wants(stun.MethodAllocate, -1); c.wants(stun.MethodRefresh, 0) }, 1},
+		{"given back twice", func(c *rawClient) {
+			for range 2 {
+				c.wants(stun.MethodAllocate, -1)
+				c.wants(stun.MethodRefresh, 0)
+			}
+		}, 1},
+		{"not refreshed", func(c *rawClient) { c.wants(stun.MethodAllocate, 1) }, 0},
+		{"refreshed for a second", func(c *rawClient) { c.wants(stun.MethodAllocate, -1); c.wants(stun.MethodRefresh, 1) }, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client := newRawClient(t, s, "ann")
+			c.does(client)
+			if got := early(); got != c.left {
+				t.Errorf("%d connections are counted as without an allocation, want %d", got, c.left)
+			}
+			for end := time.Now().Add(patience / 2); ; time.Sleep(20 * time.Millisecond) { // one that keeps asking
+				if _, err := client.ask(stun.MethodBinding); err != nil {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatal("the connection is open still")
+				}
+			}
+		})
+	}
+	if _, err := stays.ask(stun.MethodBinding); err != nil {
+		t.Errorf("one whose allocation lasts was closed too: %v", err)
+	}
+}
+
+// cameFrom is a connection that came from somewhere.
+type cameFrom struct {
+	net.Conn
+	addr netip.Addr
+}
+
+func (c cameFrom) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.addr, 5000))
+}
+
+// TestConnectionsAreCountedBySource: who has a network of addresses has no more connections for that.
+func TestConnectionsAreCountedBySource(t *testing.T) {
+	s := &Server{settings: Settings{}.withDefaults(), now: time.Now}
+	s.inlet = newInlet(s)
+	defer s.inlet.closeAll()
+	addr := netip.MustParseAddr("2001:db8::1")
+	comes := func(from netip.Addr) bool {
+		near, far := net.Pipe()
+		t.Cleanup(func() { near.Close(); far.Close() })
+		return s.inlet.admit(cameFrom{near, from}) != nil
+	}
+	for n := range maxEarly {
+		if !comes(addr) {
+			t.Fatalf("connection %d was not taken", n+1)
+		}
+		addr = addr.Next()
+	}
+	for from, want := range map[string]bool{addr.String(): false, "2001:db8::ffff:0:0:1": false, "2001:db8:0:1::1": true, "198.51.100.1": true, "::ffff:198.51.100.1": true} {
+		if got := comes(netip.MustParseAddr(from)); got != want {
+			t.Errorf("one more from %s: got taken %v, want %v", from, got, want)
+		}
+	}
+}
