@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"chancery/roomserver/policy"
 )
 
 // Config is the call focus's part of the configuration.
@@ -132,6 +134,9 @@ type TURN struct {
 	MaxKbps int `yaml:"max_kbps"`
 	// MaxTotalMbps bounds all of them together, in megabits a second. Default: 1000.
 	MaxTotalMbps int `yaml:"max_total_mbps"`
+	// DeniedNetworks are networks (CIDR) that nothing is relayed to in calls between two devices, such as your own public ones.
+	// Default: none beyond the private ones.
+	DeniedNetworks []string `yaml:"denied_networks"`
 }
 
 // DefaultConfig is what holds for keys that are left out.
@@ -170,6 +175,9 @@ func (c *Config) Check() error {
 	}
 	if t := c.TURN; t.MinPort < 0 || t.MaxPort > 65535 || t.MinPort > t.MaxPort {
 		return fmt.Errorf("calls.turn: no ports lie between %d and %d", t.MinPort, t.MaxPort)
+	}
+	if _, err := policy.NewAddresses(nil, c.TURN.DeniedNetworks); err != nil {
+		return fmt.Errorf("calls.turn.denied_networks: %w", err)
 	}
 	for _, s := range c.ICEServers {
 		if len(s.URLs) == 0 {

@@ -29,9 +29,13 @@ func (f *Focus) openTURN(ports sfu.Ports) (err error) {
 	}
 	f.reach.Store(turn.NewFoci(f.ownMedia()))
 	config := f.config.TURN
+	peers, err := policy.NewAddresses(nil, config.DeniedNetworks)
+	if err != nil {
+		return fmt.Errorf("calls.turn.denied_networks: %w", err)
+	}
 	settings := turn.Settings{
 		Listen: addresses, Told: ports.Public, UDP: config.UDPPort, TCP: config.TCPPort,
-		Foci: f.reach.Load, Public: policy.Addresses{}.Allows,
+		Foci: f.reach.Load, Public: peers.Allows,
 		MinPort: config.MinPort, MaxPort: config.MaxPort, Allocations: config.MaxRelays,
 		Rate: config.MaxKbps * 1000 / 8, TotalRate: config.MaxTotalMbps * 1_000_000 / 8,
 	}

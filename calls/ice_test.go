@@ -4,10 +4,12 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	pionturn "github.com/pion/turn/v5"
 	"github.com/pion/webrtc/v4"
 
 	"chancery/calls/signal"
@@ -170,5 +172,42 @@ func TestServeTURNTakesConnections(t *testing.T) {
 	}
 	if turn.IsSTUN([]byte("GET")) {
 		t.Error("HTTP is taken for STUN")
+	}
+}
+
+// TestDeniedNetworks: what the configuration denies is relayed to for nobody, though it is public.
+func TestDeniedNetworks(t *testing.T) {
+	f, _ := newTestFocus(t, func(c *Config) { c.TURN.DeniedNetworks = []string{"8.8.8.0/24"} })
+	username, password := turn.Credential(f.turnSecret(), turn.ToPublic, "ann", time.Now())
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(f.turn.UDP()))
+	client, err := pionturn.NewClient(&pionturn.ClientConfig{
+		STUNServerAddr: address, TURNServerAddr: address, Conn: conn, Username: username, Password: password, Realm: turn.Realm,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	relay, err := client.Allocate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	for ip, want := range map[string]bool{"8.8.8.8": false, "9.9.9.9": true, "10.1.2.3": false} {
+		err := client.CreatePermission(&net.UDPAddr{IP: net.ParseIP(ip), Port: 5000}) // sends nothing there
+		if (err == nil) != want {
+			t.Errorf("a permission for %s: got %v, want it given: %v", ip, err, want)
+		}
+	}
+	config := testConfig()
+	if config.TURN.DeniedNetworks = []string{"ministry.example"}; config.Check() == nil {
+		t.Error("a name was taken for a network")
 	}
 }

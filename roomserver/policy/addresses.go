@@ -52,7 +52,12 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("198.51.100.0/24"), // documentation
 	netip.MustParsePrefix("203.0.113.0/24"),  // documentation
 	netip.MustParsePrefix("240.0.0.0/4"),     // reserved, broadcast
-	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64: an IPv4 address in disguise
+	netip.MustParsePrefix("::/96"),           // IPv4-compatible: an IPv4 address in disguise
+	netip.MustParsePrefix("::ffff:0:0:0/96"), // IPv4-translated: likewise
+	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64: likewise
+	netip.MustParsePrefix("64:ff9b:1::/48"),  // NAT64 of a network's own: likewise
+	netip.MustParsePrefix("100::/64"),        // discarded
+	netip.MustParsePrefix("2001::/32"),       // Teredo: an IPv4 address in disguise
 	netip.MustParsePrefix("2001:db8::/32"),   // documentation
 	netip.MustParsePrefix("2002::/16"),       // 6to4: an IPv4 address in disguise
 	netip.MustParsePrefix("fec0::/10"),       // site local

@@ -37,6 +37,14 @@ func TestAddresses(t *testing.T) {
 		{"fe80::1", false, false},
 		{"fd00::1", false, false},
 		{"64:ff9b::7f00:1", false, false},
+		{"64:ff9b:1::a00:1", false, false},
+		{"64:ff9b:2::1", true, true},
+		{"::a00:1", false, false},
+		{"::ffff:0:a00:1", false, false},
+		{"100::1", false, false},
+		{"2001:0:a00:1::1", false, false},
+		{"2001:1::1", true, true},
+		{"2002:a00:1::1", false, false},
 	} {
 		addr := netip.MustParseAddr(c.addr)
 		if got := closed.Allows(addr); got != c.closed {
