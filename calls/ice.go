@@ -171,7 +171,7 @@ func (f *Focus) hosts() []string {
 
 // urlHost is where clients reach the focus's signalling; or else the first address of this host that takes media.
 func (f *Focus) urlHost() string {
-	if u, err := url.Parse(f.config.URL); err == nil && u.Hostname() != "" {
+	if u, err := url.Parse(cmp.Or(f.config.URL, f.config.Told)); err == nil && u.Hostname() != "" {
 		return u.Hostname()
 	}
 	for _, at := range f.engine.UDP() {

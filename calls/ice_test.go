@@ -40,6 +40,8 @@ func TestICEServersAreOurs(t *testing.T) {
 		}, []string{"turns:turn.example.org:443?transport=tcp"}},
 		{"public address", func(c *Config) { c.PublicIPs = []string{"203.0.113.7", "2001:db8::7"}; c.TURN.TCPPort = -1 },
 			[]string{"stun:203.0.113.7:", "stun:[2001:db8::7]:", "turn:203.0.113.7:", "turn:[2001:db8::7]:"}},
+		{"the homeserver's name", func(c *Config) { c.Listen, c.Told = nil, "https://interior.test/calls" },
+			[]string{"stun:interior.test:", "turn:interior.test:", "turn:interior.test:"}},
 		{"another one of ours", func(c *Config) { c.TURN.UDPPort, c.TURN.TCPPort = -1, -1; c.ICEServers = []ICEServer{mine} },
 			[]string{"turns:turn.example.org:443?transport=tcp"}},
 	} {

@@ -173,9 +173,8 @@ func (f *Focus) names(ctx context.Context, e *storage.Event) (bool, error) {
 	return f.serves(focus), nil
 }
 
-func (f *Focus) serves(service string) bool {
-	return service != "" && (f.config.URL == "" || service == f.config.URL)
-}
+// serves says whether a service is this focus, as the homeserver tells its clients.
+func (f *Focus) serves(service string) bool { return service != "" && service == f.config.Told }
 
 func preferredFocus(content []byte) string {
 	return gjson.GetBytes(content, "foci_preferred.0."+serviceOf).String()

@@ -209,12 +209,37 @@ func TestLeaveOutlivesTheFocus(t *testing.T) {
 }
 
 // TestCrashedClientIsClosed has clients vanish that had handed nothing over. Those whose media were here are closed; those who
-// only watched here, and are in the call at another focus, are not.
+// only watched here, and are in the call at another focus, are not: where the server was told its address, and where it was not.
 func TestCrashedClientIsClosed(t *testing.T) {
 	t.Parallel() // it mostly waits
-	interior := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	t.Run("with a public address", func(t *testing.T) {
+		t.Parallel()
+		interior := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+		crashedClients(t, interior, interior.focus())
+	})
+	t.Run("without", func(t *testing.T) {
+		t.Parallel()
+		config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+		config.Client.PublicURL = ""
+		interior := &testHouse{t: t, config: config, url: "http://" + config.Listen.Client}
+		interior.open()
+		t.Cleanup(interior.close)
+		var known struct {
+			Foci []struct {
+				Service string `json:"livekit_service_url"`
+			} `json:"org.matrix.msc4143.rtc_foci"`
+		}
+		do(t, interior.person("zoe"), "GET", "/.well-known/matrix/client", nil, &known)
+		if len(known.Foci) != 1 || known.Foci[0].Service != "https://interior.test/calls" {
+			t.Fatalf("clients are told of %+v, want the focus at the server's name", known.Foci)
+		}
+		crashedClients(t, interior, known.Foci[0].Service)
+	})
+}
+
+// crashedClients is TestCrashedClientIsClosed with the focus that clients call ours.
+func crashedClients(t *testing.T, interior *testHouse, ours string) {
 	const elsewhere = "https://finance.test/calls"
-	ours := interior.focus()
 	anna := interior.person("anna")
 	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
 	calls := fmt.Sprintf("/_matrix/client/v3/rooms/%s/send/org.matrix.msc4143.rtc.member/", url.PathEscape(string(room)))

@@ -83,8 +83,9 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	if chosen.has("calls") && config.Calls.Enabled {
 		config.Calls.RelayAddress, config.Calls.TURN.TLSPort = config.relayAddress(), config.turnTLSPort()
 		config.Calls.TrustForwardedFor = config.Client.HTTP.TrustForwardedFor
+		config.Calls.Told = config.foci()[0]
 		if config.Calls.URL == "" && config.Client.PublicURL != "" {
-			config.Calls.URL = config.foci()[0]
+			config.Calls.URL = config.Calls.Told
 		}
 		if focus, err = calls.New(ctx, config.Calls, config.ServerName, store, messages); err != nil {
 			return behind, err
