@@ -110,7 +110,12 @@ func TestReachesNoOtherAddressOfTheHost(t *testing.T) {
 }
 
 func TestAccountsReachOneAnother(t *testing.T) {
-	s := openServer(t)
+	for name, told := range map[string][]net.IP{"as they are": nil, "behind a router": {net.IPv4(203, 0, 113, 7)}} {
+		t.Run(name, func(t *testing.T) { accountsMeet(t, openServer(t, func(s *Settings) { s.Told = told })) })
+	}
+}
+
+func accountsMeet(t *testing.T, s *Server) {
 	ann, bob := allocate(t, s, "udp", ToPublic, "ann"), allocate(t, s, "tcp", ToPublic, "bob")
 	if _, err := bob.WriteTo([]byte("permission"), ann.LocalAddr()); err != nil {
 		t.Fatal(err)

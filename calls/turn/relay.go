@@ -86,7 +86,8 @@ func (g generator) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 	if err != nil {
 		return nil, nil, err
 	}
-	told := plain(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	at := plain(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	told := at
 	for _, outer := range s.settings.Told {
 		if a, ok := netip.AddrFromSlice(outer); ok && a.Unmap().Is4() == told.Addr().Is4() {
 			told = netip.AddrPortFrom(a.Unmap(), told.Port())
@@ -94,7 +95,7 @@ func (g generator) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 		}
 	}
 	right := Right(c.UserID[:1])
-	r := &relay{UDPConn: conn, server: s, user: c.UserID, right: right, told: told,
+	r := &relay{UDPConn: conn, server: s, user: c.UserID, right: right, told: told, at: at,
 		in:  rate.NewLimiter(rate.Limit(s.settings.Rate), s.settings.Rate),
 		out: rate.NewLimiter(rate.Limit(s.settings.Rate), s.settings.Rate)}
 	if !s.keep(r) {
@@ -139,7 +140,7 @@ func (s *Server) keep(r *relay) bool {
 		return false
 	}
 	s.relays[r] = struct{}{}
-	s.told[r.told] = r
+	s.told[r.told], s.at[r.at] = r, r
 	s.users[r.user]++
 	allocations.Inc()
 	return true
@@ -150,6 +151,7 @@ func (s *Server) drop(r *relay) {
 	defer s.mu.Unlock()
 	delete(s.relays, r)
 	delete(s.told, r.told)
+	delete(s.at, r.at)
 	if s.users[r.user]--; s.users[r.user] <= 0 {
 		delete(s.users, r.user)
 	}
@@ -216,6 +218,7 @@ type relay struct {
 	user    string
 	right   Right
 	told    netip.AddrPort // as peers know it
+	at      netip.AddrPort // as it is
 	in, out *rate.Limiter
 	once    sync.Once
 
@@ -241,7 +244,7 @@ func (r *relay) target(peer netip.AddrPort) (netip.AddrPort, bool) {
 		if other == nil || other.right != ToPublic {
 			return peer, false
 		}
-		return plain(other.LocalAddr().(*net.UDPAddr).AddrPort()), true
+		return other.at, true
 	}
 	return peer, peer.Port() >= 1024 && s.abroad(peer.Addr())
 }
@@ -258,13 +261,12 @@ func (r *relay) source(from netip.AddrPort) (netip.AddrPort, bool) {
 	}
 	if s.own[from.Addr()] {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		for other := range s.relays {
-			if other.right == ToPublic && plain(other.LocalAddr().(*net.UDPAddr).AddrPort()) == from {
-				return other.told, true
-			}
+		other := s.at[from]
+		s.mu.Unlock()
+		if other == nil || other.right != ToPublic {
+			return from, false
 		}
-		return from, false
+		return other.told, true
 	}
 	return from, s.abroad(from.Addr())
 }

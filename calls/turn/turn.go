@@ -100,14 +100,14 @@ type Server struct {
 	mu       sync.Mutex
 	users    map[string]int      // allocations, by user
 	relays   map[*relay]struct{} // all of them
-	told     map[netip.AddrPort]*relay
+	told, at map[netip.AddrPort]*relay
 	sessions map[string]Right // what the client at this address may do
 }
 
 // New opens the ports and serves.
 func New(settings Settings) (*Server, error) {
 	s := &Server{settings: settings.withDefaults(), now: time.Now, own: map[netip.Addr]bool{},
-		users: map[string]int{}, relays: map[*relay]struct{}{}, told: map[netip.AddrPort]*relay{}, sessions: map[string]Right{}}
+		users: map[string]int{}, relays: map[*relay]struct{}{}, told: map[netip.AddrPort]*relay{}, at: map[netip.AddrPort]*relay{}, sessions: map[string]Right{}}
 	s.total = rate.NewLimiter(rate.Limit(s.settings.TotalRate), s.settings.TotalRate)
 	for _, ip := range append(append([]net.IP{}, settings.Listen...), settings.Told...) {
 		if a, ok := netip.AddrFromSlice(ip); ok {

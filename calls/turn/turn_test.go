@@ -308,7 +308,7 @@ func TestAGoneClientFreesItsAllocation(t *testing.T) {
 	end := time.Now().Add(patience)
 	for {
 		s.mu.Lock()
-		relays, users, sessions := len(s.relays), len(s.users), len(s.sessions)
+		relays, users, sessions := len(s.relays)+len(s.told)+len(s.at), len(s.users), len(s.sessions)
 		s.mu.Unlock()
 		if relays+users+sessions == 0 {
 			return
