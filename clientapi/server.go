@@ -418,8 +418,8 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}", Handler: r.Delay, Auth: rest.User, Limit: rest.LimitMessage},
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events", Handler: r.DelayedEvents, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}", Handler: r.DelayedEvent, Auth: rest.User},
-		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}", Handler: r.UpdateDelayedByBody, Auth: rest.Optional, Limit: rest.LimitCall},
-		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}", Handler: r.UpdateDelayed, Auth: rest.Optional, Limit: rest.LimitCall},
+		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}", Handler: r.UpdateDelayedByBody, Auth: rest.Optional},
+		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}", Handler: r.UpdateDelayed, Auth: rest.Optional},
 
 		// Rooms: reading.
 		{Method: "GET", Path: "/_matrix/client/v3/rooms/{roomId}/state", Handler: r.State, Auth: rest.User},

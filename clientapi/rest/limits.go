@@ -20,7 +20,7 @@ const (
 	LimitCreate   Kind = "create"   // rooms created, by user
 	LimitMedia    Kind = "media"    // uploads, by user
 	LimitPreview  Kind = "preview"  // previews of links, by user
-	LimitCall     Kind = "call"     // delayed events and call tokens, by user
+	LimitCall     Kind = "call"     // call tokens, by user; what is done with a delayed event, by event
 	// LimitFailedAddress counts what LimitFailed counts, by address: many people may share one.
 	LimitFailedAddress Kind = "failed_address"
 	// LimitFailedTotal counts them all together: a flood from many addresses against many accounts.

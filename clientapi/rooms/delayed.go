@@ -3,6 +3,7 @@ package rooms
 import (
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -224,8 +225,19 @@ func known(action bus.DelayedAction) bool {
 	return action == bus.DelayedRestart || action == bus.DelayedCancel || action == bus.DelayedSend
 }
 
+// update has a limit for each event, and one of the caller for those that are not there: a focus, or a ministry behind one address, restarts
+// the events of hundreds, each every few seconds.
 func (h *Handlers) update(r *rest.Request, action bus.DelayedAction) (any, error) {
 	q := bus.DelayedQuestion{ID: r.Path("delayId"), Action: action}
+	if err := r.Limits.Take(rest.LimitCall, "delayed "+q.ID); err != nil {
+		return nil, err
+	}
 	_, err := bus.Ask[bus.DelayedQuestion, bus.DelayedAnswer](r.Context(), h.bus, bus.DelayedDo, q)
+	var refusal *bus.Refusal
+	if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
+		if err := r.Limits.Take(rest.LimitGeneral, r.Address()); err != nil {
+			return nil, err
+		}
+	}
 	return rest.Empty, err
 }
