@@ -53,10 +53,11 @@ type timers struct {
 type timer struct {
 	*storage.DelayedEvent
 	// due, in memory. The row says the same until the first restart; from then on it says a fifth of the delay more than
-	// its own start would: restarts within that fifth are not written, and after a crash nothing may fire early.
-	due int64
-	// written is the start of the delay that was last written, 0 for none since this process holds the timer.
-	written int64
+	// its own start would: restarts within that fifth are not written, and after a crash nothing may fire early. It is a
+	// time that goes on evenly, whatever becomes of the host's clock.
+	due time.Time
+	// written is when the start of the delay was last written, zero for not since this process holds the timer.
+	written time.Time
 	sending bool
 	askers  []*delayedQuestion
 }
@@ -64,6 +65,11 @@ type timer struct {
 type sent struct {
 	*timer
 	err error
+}
+
+// newTimer is the timer of a row, as long from now as the row says.
+func newTimer(d *storage.DelayedEvent, now time.Time) *timer {
+	return &timer{DelayedEvent: d, due: now.Add(time.Duration(d.Due-now.UnixMilli()) * time.Millisecond)}
 }
 
 // hold keeps the timers, and answers on delayed.do.
@@ -119,7 +125,7 @@ func (t *timers) load(ctx context.Context) error {
 	}
 	for _, d := range rows {
 		if t.waiting[d.ID] == nil {
-			t.waiting[d.ID] = &timer{DelayedEvent: d, due: d.Due}
+			t.waiting[d.ID] = newTimer(d, t.now())
 		}
 	}
 	return t.store.DelayedEvents.Sweep(ctx, t.now().Add(-keepFinished).UnixMilli(), maxFinished)
@@ -127,26 +133,25 @@ func (t *timers) load(ctx context.Context) error {
 
 // next is how long nothing is due.
 func (t *timers) next() time.Duration {
-	now := t.now().UnixMilli()
-	soonest := now + lookEvery.Milliseconds()
+	now, wait := t.now(), lookEvery
 	for _, w := range t.waiting {
 		if !w.sending {
-			soonest = min(soonest, w.due)
+			wait = min(wait, w.due.Sub(now))
 		}
 	}
-	return time.Duration(max(0, soonest-now)) * time.Millisecond
+	return max(0, wait)
 }
 
 // ripe are the events that are due, in the order of their times.
 func (t *timers) ripe() []*timer {
-	now := t.now().UnixMilli()
+	now := t.now()
 	var due []*timer
 	for _, w := range t.waiting {
-		if !w.sending && w.due <= now {
+		if !w.sending && !w.due.After(now) {
 			due = append(due, w)
 		}
 	}
-	slices.SortFunc(due, func(a, b *timer) int { return int(a.due - b.due) })
+	slices.SortFunc(due, func(a, b *timer) int { return a.due.Compare(b.due) })
 	return due
 }
 
@@ -207,7 +212,7 @@ func (t *timers) settle(ctx context.Context, s sent) {
 		delete(t.waiting, s.ID)
 	} else {
 		zerolog.Ctx(ctx).Warn().Err(s.err).Stringer("room_id", s.RoomID).Msg("Delayed event not sent, will try again")
-		s.due = t.now().Add(retryAfter).UnixMilli()
+		s.due = t.now().Add(retryAfter)
 	}
 	for _, q := range s.askers {
 		q.Respond(bus.DelayedAnswer{}, s.err)
@@ -222,7 +227,7 @@ func (t *timers) answer(ctx context.Context, q *delayedQuestion) {
 		q.Respond(bus.DelayedAnswer{}, err)
 		return
 	}
-	now := t.now().UnixMilli()
+	now := t.now()
 	switch {
 	case q.Body.Added:
 		q.Respond(bus.DelayedAnswer{}, nil)
@@ -235,17 +240,18 @@ func (t *timers) answer(ctx context.Context, q *delayedQuestion) {
 		t.fire(ctx, []*timer{w})
 	case q.Body.Action == bus.DelayedCancel:
 		done := *w.DelayedEvent
-		done.Outcome, done.Finished = storage.DelayedCancelled, now
+		done.Outcome, done.Finished = storage.DelayedCancelled, now.UnixMilli()
 		err := t.store.DelayedEvents.Finish(ctx, &done)
 		if err == nil {
 			delete(t.waiting, w.ID)
 		}
 		q.Respond(bus.DelayedAnswer{}, err)
 	case q.Body.Action == bus.DelayedRestart:
-		w.Since, w.due = now, now+w.Delay
+		delay := time.Duration(w.Delay) * time.Millisecond
+		w.Since, w.due = now.UnixMilli(), now.Add(delay)
 		var err error
-		if now-w.written >= w.Delay/5 {
-			if err = t.store.DelayedEvents.Run(ctx, w.ID, now, w.due+w.Delay/5); err == nil {
+		if w.written.IsZero() || now.Sub(w.written) >= delay/5 {
+			if err = t.store.DelayedEvents.Run(ctx, w.ID, w.Since, w.Since+w.Delay+w.Delay/5); err == nil {
 				w.written = now
 			}
 		}
@@ -274,7 +280,7 @@ func (t *timers) find(ctx context.Context, q bus.DelayedQuestion) (*timer, error
 	case d.Outcome != "":
 		return nil, gone
 	}
-	w := &timer{DelayedEvent: d, due: d.Due}
+	w := newTimer(d, t.now())
 	t.waiting[d.ID] = w
 	return w, nil
 }
@@ -285,10 +291,10 @@ func (t *timers) end(ctx context.Context) {
 		t.settle(ctx, <-t.sent)
 	}
 	for _, w := range t.waiting {
-		if w.written == 0 {
+		if w.written.IsZero() {
 			continue
 		}
-		if err := t.store.DelayedEvents.Run(ctx, w.ID, w.Since, w.due); err != nil {
+		if err := t.store.DelayedEvents.Run(ctx, w.ID, w.Since, w.Since+w.Delay); err != nil {
 			zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed event not written")
 		}
 	}
