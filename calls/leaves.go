@@ -27,7 +27,9 @@ const (
 	sawEvery = 5 * time.Second
 	// comeBack is how long somebody may be away who was told to come back, or whose focus is no more.
 	comeBack = 12 * time.Second
-	orphaned = 15 * time.Second
+	// beginsAnew is how soon somebody is back that said farewell only since its client begins anew: see startsOver. Who hangs up ends its membership itself.
+	beginsAnew = 2 * time.Second
+	orphaned   = 15 * time.Second
 	// longestWait is how long somebody is waited for who has handed a leave over and not come, and how long a leave is sent
 	// again and again to a homeserver that does not take it.
 	longestWait = time.Hour
@@ -41,6 +43,8 @@ const (
 	othersAtOnce = 8
 	// restartShare is the part of the delay after which it is restarted.
 	restartShare = 0.8
+	// restartLeast is how often it is restarted at most: a caller says what the delay is, and none that is shorter is of use.
+	restartLeast = 4 * time.Second
 	firstRetry   = 2 * time.Second
 	longestRetry = time.Minute
 	actTime      = 20 * time.Second
@@ -65,20 +69,23 @@ type goodbye struct {
 	call, identity string
 	user           id.UserID
 	device         id.DeviceID
-	returns        bool // it was told to come back
+	grace          time.Duration // it may come back for so long
 }
 
-// leaveJob is one delayed leave. Its Seen is as the row has it; other processes' clocks are not compared with ours.
+// leaveJob is one delayed leave. Its Seen is as the row has it; other processes' clocks are not compared with ours. What is timed here
+// goes on evenly, whatever becomes of the host's clock.
 type leaveJob struct {
 	*storage.CallLeave
-	known   time.Time // since when we know of it
-	stirred time.Time // when we last found that another process had the participant
-	present bool      // this focus has the participant
-	here    bool      // it was the last that had
-	away    time.Time // since when it has not; zero while it has
-	soon    bool      // it left for good
-	busy    bool      // something is being asked, or waits to be
-	retry   time.Time // not before
+	known   time.Time     // since when we know of it
+	since   time.Time     // since when it waits, by the row
+	restart time.Time     // when it is restarted next, while the participant is here
+	stirred time.Time     // when we last found that another process had the participant
+	present bool          // this focus has the participant
+	here    bool          // it was the last that had
+	away    time.Time     // since when it has not; zero while it has
+	grace   time.Duration // how long it may be away
+	busy    bool          // something is being asked, or waits to be
+	retry   time.Time     // not before
 	pause   time.Duration
 	tried   bus.DelayedAction // what was last asked in vain,
 	failing time.Time         // and since when; zero: nothing
@@ -108,10 +115,14 @@ func (l *leaves) leftCall(p *Participant) {
 	d := goodbye{call: p.room.name, identity: p.identity, user: p.user, device: p.device}
 	switch p.because.reason {
 	case signal.DisconnectReason_DUPLICATE_IDENTITY:
-		d.returns = true
+		d.grace = comeBack
+	case signal.DisconnectReason_CLIENT_INITIATED:
+		d.grace = beginsAnew
 	case signal.DisconnectReason_CONNECTION_TIMEOUT: // it has had its time
 	default:
-		d.returns = p.because.action == signal.Leave_RECONNECT && !p.because.silent
+		if p.because.action == signal.Leave_RECONNECT && !p.because.silent {
+			d.grace = comeBack
+		}
 	}
 	select {
 	case l.left <- d:
@@ -147,7 +158,7 @@ func (j *leaveJob) key() [2]string { return [2]string{j.Call, j.Identity} }
 
 // take notes a row. A Seen that we did not write is another process's word that the participant is there.
 func (l *leaves) take(row *storage.CallLeave, now time.Time) {
-	fresh := &leaveJob{CallLeave: row, known: now, stirred: now}
+	fresh := &leaveJob{CallLeave: row, known: now, stirred: now, grace: comeBack, since: now.Add(time.UnixMilli(row.Since).Sub(now.Round(0)))}
 	known := l.jobs[fresh.key()]
 	switch {
 	case known == nil || known.DelayID != row.DelayID:
@@ -155,7 +166,7 @@ func (l *leaves) take(row *storage.CallLeave, now time.Time) {
 	case row.Seen != 0 && row.Seen != known.Seen:
 		known.Seen, known.stirred = row.Seen, now
 		if !known.present {
-			known.here, known.soon, known.away = false, false, time.Time{}
+			known.here, known.grace, known.away = false, comeBack, time.Time{}
 		}
 	}
 }
@@ -218,10 +229,10 @@ func (l *leaves) witness(ctx context.Context, now time.Time) {
 		switch {
 		case job.present:
 			if !job.here {
-				job.here, job.Restart = true, now.UnixMilli()
+				job.here, job.restart = true, now
 				came = append(came, key)
 			}
-			job.away, job.soon = time.Time{}, false
+			job.away, job.grace = time.Time{}, comeBack
 			saw = append(saw, key)
 		case job.here && job.away.IsZero():
 			job.away = now
@@ -257,19 +268,19 @@ func (p *Participant) ended() bool {
 func (l *leaves) due(job *leaveJob, now time.Time) bus.DelayedAction {
 	wait := min(job.timeout(), longestWait)
 	switch {
-	case job.present && now.UnixMilli() >= job.Restart:
+	case job.present && !now.Before(job.restart):
 		return bus.DelayedRestart
 	case job.present:
 		return ""
 	case job.here:
-		if job.soon || now.Sub(job.away) >= comeBack {
+		if now.Sub(job.away) >= job.grace {
 			return bus.DelayedSend
 		}
 	case job.Seen != 0:
 		if now.Sub(job.stirred) >= orphaned { // its focus is no more
 			return bus.DelayedSend
 		}
-	case now.Sub(time.UnixMilli(job.Since)) >= wait && now.Sub(job.known) >= min(wait, orphaned):
+	case now.Sub(job.since) >= wait && now.Sub(job.known) >= min(wait, orphaned):
 		return bus.DelayedSend
 	}
 	return ""
@@ -292,7 +303,7 @@ func (l *leaves) departed(ctx context.Context, d goodbye) {
 		if job.Call != d.call || job.Identity != d.identity && (job.UserID != d.user || job.DeviceID != d.device) {
 			continue
 		}
-		job.here, job.soon = true, !d.returns
+		job.here, job.grace = true, d.grace
 		if job.away.IsZero() {
 			job.away = now
 		}
@@ -375,7 +386,7 @@ func (l *leaves) settle(ctx context.Context, o leaveOutcome, now time.Time) {
 	job := o.job
 	job.busy = false
 	var refusal *bus.Refusal
-	gone := errors.As(o.err, &refusal) && refusal.Status == http.StatusNotFound
+	gone := errors.As(o.err, &refusal) && refusal.Status == http.StatusNotFound && refusal.Code != mautrix.MUnrecognized.ErrCode // that has no such route, today
 	outcome := "ok"
 	switch {
 	case gone, o.err == nil && o.action == bus.DelayedSend:
@@ -385,7 +396,8 @@ func (l *leaves) settle(ctx context.Context, o leaveOutcome, now time.Time) {
 		l.forget(ctx, job)
 	case o.err == nil:
 		job.pause, job.retry, job.failing = 0, time.Time{}, time.Time{}
-		job.Restart = now.Add(time.Duration(float64(job.Timeout)*restartShare) * time.Millisecond).UnixMilli()
+		job.restart = now.Add(max(time.Duration(float64(job.Timeout)*restartShare)*time.Millisecond, restartLeast))
+		job.Restart = job.restart.UnixMilli()
 		if err := l.house.store.CallLeaves.Again(ctx, job.CallLeave); err != nil && ctx.Err() == nil {
 			zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed leave of a call not written")
 		}

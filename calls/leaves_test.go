@@ -10,9 +10,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"maunium.net/go/mautrix/id"
 
+	"chancery/calls/signal"
 	"chancery/storage"
 	"chancery/storage/bus"
 )
@@ -183,11 +185,11 @@ func TestServersAreAskedInTurn(t *testing.T) {
 	const crowd = 5 * othersAtOnce
 	for i := range crowd {
 		row := aLeave(id.UserID(fmt.Sprintf("@eve%d:hostile.test", i)), time.Millisecond)
-		l.jobs[[2]string{row.Call, row.Identity}] = &leaveJob{CallLeave: row, here: true, soon: true}
+		l.jobs[[2]string{row.Call, row.Identity}] = &leaveJob{CallLeave: row, here: true}
 		l.put(t, row)
 	}
 	row := aLeave("@ann:interior.test", time.Hour)
-	l.jobs[[2]string{row.Call, row.Identity}] = &leaveJob{CallLeave: row, here: true, soon: true}
+	l.jobs[[2]string{row.Call, row.Identity}] = &leaveJob{CallLeave: row, here: true}
 	l.put(t, row)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -296,5 +298,108 @@ func TestLeaveOfOneWhoMovedOn(t *testing.T) {
 	}
 	if due := l.due(job, now.Add(orphaned)); due != bus.DelayedSend {
 		t.Errorf("of one who was elsewhere: got %q, want %q", due, bus.DelayedSend)
+	}
+}
+
+// TestAFarewellMayBeABeginning: a client that begins anew takes its leave as one does that hangs up, and is back at once.
+func TestAFarewellMayBeABeginning(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		end    ending
+		within time.Duration // that it may come back
+	}{
+		{"its own leave", ending{signal.DisconnectReason_CLIENT_INITIATED, signal.Leave_DISCONNECT, true}, beginsAnew},
+		{"removed", ending{signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT, false}, 0},
+		{"lost", ending{signal.DisconnectReason_CONNECTION_TIMEOUT, signal.Leave_DISCONNECT, false}, 0},
+		{"sent elsewhere", ending{signal.DisconnectReason_SERVER_SHUTDOWN, signal.Leave_RECONNECT, false}, comeBack},
+		{"came twice", ending{signal.DisconnectReason_DUPLICATE_IDENTITY, signal.Leave_DISCONNECT, false}, comeBack},
+	} {
+		l := newTestLeaves(t)
+		row := aLeave("@ann:interior.test", time.Hour)
+		now := time.Now()
+		l.take(row, now)
+		job := l.jobs[[2]string{row.Call, row.Identity}]
+		job.Restart = now.Add(time.Hour).UnixMilli()
+		l.leftCall(&Participant{room: l.focus.rooms["c"], identity: row.Identity, user: row.UserID, because: c.end})
+		d := <-l.left
+		job.here, job.grace, job.away = true, d.grace, now
+		if c.within > 0 {
+			if got := l.due(job, now.Add(c.within-time.Millisecond)); got != "" {
+				t.Errorf("%s, after %v: got %q, want nothing", c.name, c.within-time.Millisecond, got)
+			}
+		}
+		if got := l.due(job, now.Add(c.within)); got != bus.DelayedSend {
+			t.Errorf("%s, after %v: got %q, want %q", c.name, c.within, got, bus.DelayedSend)
+		}
+	}
+}
+
+// TestLeavesThatAreShort: what a caller says of the delay has nobody asked without end.
+func TestLeavesThatAreShort(t *testing.T) {
+	l := newTestLeaves(t)
+	row := aLeave("@eve:hostile.test", time.Millisecond)
+	l.put(t, row)
+	now := time.Now()
+	l.reload(t.Context(), now)
+	l.inside(row.Identity)
+	l.witness(t.Context(), now)
+	job := l.jobs[[2]string{row.Call, row.Identity}]
+	l.settle(t.Context(), leaveOutcome{job, bus.DelayedRestart, nil}, now)
+	for after, want := range map[time.Duration]bus.DelayedAction{restartLeast - time.Millisecond: "", restartLeast: bus.DelayedRestart} {
+		if got := l.due(job, now.Add(after)); got != want {
+			t.Errorf("after %v: got %q, want %q", after, got, want)
+		}
+	}
+}
+
+// TestWhatIsGone: a server that knows no such event ends it, one that knows no such route does not.
+func TestWhatIsGone(t *testing.T) {
+	for code, want := range map[string]int{"M_NOT_FOUND": 0, "M_UNKNOWN": 0, "M_UNRECOGNIZED": 1} {
+		l := newTestLeaves(t)
+		row := aLeave("@ann:finance.test", time.Hour)
+		l.put(t, row)
+		now := time.Now()
+		l.reload(t.Context(), now)
+		l.settle(t.Context(), leaveOutcome{l.jobs[[2]string{row.Call, row.Identity}], bus.DelayedRestart, bus.Refuse(http.StatusNotFound, code, "no")}, now)
+		if len(l.jobs) != want {
+			t.Errorf("404 %s: %d leaves wait on, want %d", code, len(l.jobs), want)
+		}
+	}
+}
+
+// stepped is a moment as it is read once the host's clock was set by so much.
+func stepped(t *testing.T, at time.Time, by time.Duration) time.Time {
+	t.Helper()
+	wall := at.Round(0)
+	*(*uint64)(unsafe.Pointer(&at)) += uint64(by/time.Second) << 30 // its seconds; what it says of the even clock stays
+	if got := at.Round(0).Sub(wall); got != by {
+		t.Fatalf("the clock was set by %v, want %v", got, by)
+	}
+	return at
+}
+
+// TestLeavesWhenTheClockIsSet: threat D8. Neither are leaves left waiting for an hour, nor sent while who made them is in the call.
+func TestLeavesWhenTheClockIsSet(t *testing.T) {
+	const timeout = time.Hour
+	for _, by := range []time.Duration{-time.Hour, 0, 24 * time.Hour} {
+		l := newTestLeaves(t)
+		now := time.Now()
+		here, never := aLeave("@ann:interior.test", timeout), aLeave("@bob:interior.test", timeout)
+		l.put(t, here, never)
+		l.reload(t.Context(), now)
+		l.inside(here.Identity)
+		l.witness(t.Context(), now)
+		is := func(when string, row *storage.CallLeave, now time.Time, want bus.DelayedAction) {
+			t.Helper()
+			if got := l.due(l.jobs[[2]string{row.Call, row.Identity}], now); got != want {
+				t.Errorf("set by %v, %s: got %q, want %q", by, when, got, want)
+			}
+		}
+		is("one who is here", here, stepped(t, now, by), bus.DelayedRestart)
+		l.settle(t.Context(), leaveOutcome{l.jobs[[2]string{here.Call, here.Identity}], bus.DelayedRestart, nil}, now)
+		is("just restarted", here, stepped(t, now.Add(time.Second), by), "")
+		is("and again in time", here, stepped(t, now.Add(timeout*9/10), by), bus.DelayedRestart)
+		is("one who did not come yet", never, stepped(t, now.Add(timeout-time.Minute), by), "")
+		is("one who never came", never, stepped(t, now.Add(timeout+time.Minute), by), bus.DelayedSend)
 	}
 }

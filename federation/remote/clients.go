@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -99,7 +100,7 @@ func (c *Client) findClientBase(ctx context.Context, server string) (string, err
 }
 
 // PostClient posts an empty object to a path of a server's client API, without credentials: path are the segments after
-// /_matrix/client, unescaped. What the server refuses is a RespError.
+// /_matrix/client, unescaped. What the server refuses is a RespError, with retry_after_ms if the answer says when to come again.
 func (c *Client) PostClient(ctx context.Context, server string, path ...string) error {
 	base, err := c.ClientBase(ctx, server)
 	if err != nil {
@@ -127,5 +128,9 @@ func (c *Client) PostClient(ctx context.Context, server string, path ...string) 
 		refusal = mautrix.MUnknown.WithMessage("The other server answers %d", resp.StatusCode)
 	}
 	refusal.StatusCode = resp.StatusCode
+	const wait = "retry_after_ms"
+	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 && refusal.ExtraData[wait] == nil {
+		refusal = refusal.WithExtraField(wait, float64(seconds)*1000)
+	}
 	return refusal
 }

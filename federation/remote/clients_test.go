@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"maunium.net/go/mautrix"
 )
 
 // httpsAt serves https on port 443 of an address of the loopback network, as a server that is named by that address.
@@ -63,10 +65,10 @@ func addressCertificate(t *testing.T, addresses ...string) (pair tls.Certificate
 func TestClientBaseIsFoundByName(t *testing.T) {
 	const (
 		wellKnown, direct, moved, downgraded = "127.8.1.1", "127.8.1.2", "127.8.1.3", "127.8.1.4"
-		inwards, endless, silent             = "127.8.1.5", "127.8.1.6", "127.8.1.7"
+		inwards, endless, silent, busy       = "127.8.1.5", "127.8.1.6", "127.8.1.7", "127.8.1.8"
 		denied, private                      = "127.9.1.1", "10.9.8.7"
 	)
-	pair, ca := addressCertificate(t, wellKnown, direct, moved, downgraded, inwards, endless, silent, denied)
+	pair, ca := addressCertificate(t, wellKnown, direct, moved, downgraded, inwards, endless, silent, busy, denied)
 	var trapped, posted atomic.Int32
 	plain := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { trapped.Add(1) }))
 	defer plain.Close()
@@ -97,6 +99,14 @@ func TestClientBaseIsFoundByName(t *testing.T) {
 	httpsAt(t, inwards, pair, to("https://"+private+"/.well-known/matrix/client"))
 	httpsAt(t, endless, pair, to("https://"+endless+"/.well-known/matrix/client"))
 	httpsAt(t, silent, pair, says(`{"m.homeserver":{"base_url":"http://`+wellKnown+`"}}`))
+	httpsAt(t, busy, pair, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(http.StatusTooManyRequests)
+	})
 	httpsAt(t, denied, pair, func(http.ResponseWriter, *http.Request) { trapped.Add(1) })
 
 	client, err := New(Config{CAFiles: []string{ca}, AllowedNetworks: []string{"127.8.0.0/16"}, Timeout: time.Second}, GenerateKeys("own.example"))
@@ -131,6 +141,10 @@ func TestClientBaseIsFoundByName(t *testing.T) {
 	}
 	if err := client.PostClient(t.Context(), direct, "unstable", "x"); !errors.Is(err, ErrRefusedAddress) {
 		t.Errorf("post that is sent on into a range that is not allowed: got %v, want it refused", err)
+	}
+	var refused mautrix.RespError
+	if err := client.PostClient(t.Context(), busy, "unstable", "x"); !errors.As(err, &refused) || refused.StatusCode != http.StatusTooManyRequests || refused.ExtraData["retry_after_ms"] != 7000.0 {
+		t.Errorf("post to one that is busy: got %v %v, want 429 and seven seconds", err, refused.ExtraData)
 	}
 	if n := trapped.Load(); n != 0 {
 		t.Errorf("%d requests went where none may go", n)
