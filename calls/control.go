@@ -220,7 +220,7 @@ func (f *Focus) commanded(ctx context.Context, e *storage.Event) error {
 		return nil
 	}
 	rules, err := f.house.rules(ctx, e.RoomID)
-	if err != nil || rules == nil || rules.levels == nil {
+	if err != nil || rules == nil || rules.levels == nil || f.house.externals.Name(e.Sender.Homeserver()) {
 		return err
 	}
 	own := rules.levels.User(e.Sender)

@@ -123,10 +123,15 @@ func (h *house) stands(ctx context.Context, m *Matrix) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read account: %w", err)
 	}
-	if len(barred) > 0 || !m.Known {
-		return len(barred) == 0, nil
+	switch {
+	case len(barred) > 0:
+		return false, nil
+	case m.Known:
+		return h.hasDevice(ctx, m.User, m.Device)
+	case m.Others:
+		return h.hasDevices(ctx, m.User)
 	}
-	return h.hasDevice(ctx, m.User, m.Device)
+	return true, nil
 }
 
 // hasDevice says whether this is a device of a user of ours.
@@ -139,6 +144,18 @@ func (h *house) hasDevice(ctx context.Context, user id.UserID, device id.DeviceI
 		return false, fmt.Errorf("read device: %w", err)
 	}
 	return d != nil, nil
+}
+
+// hasDevices says whether a user of ours has any device. Those of application services may have none.
+func (h *house) hasDevices(ctx context.Context, user id.UserID) (bool, error) {
+	if user.Homeserver() != h.name {
+		return false, nil
+	}
+	all, err := h.store.Devices.All(ctx, user)
+	if err != nil {
+		return false, fmt.Errorf("read devices: %w", err)
+	}
+	return len(all) > 0, nil
 }
 
 // serveHouse does what a homeserver's focus does beside its calls, until ctx ends.
@@ -207,11 +224,11 @@ func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.Devic
 	for _, p := range f.present(func(p *Participant) bool { return p.user == user }) {
 		ended := p.device == device
 		if !ended && !p.binding.Known {
-			left, err := f.house.store.Devices.All(ctx, user)
+			left, err := f.house.hasDevices(ctx, user)
 			if err != nil {
 				return err
 			}
-			ended = len(left) == 0
+			ended = !left
 		}
 		if ended {
 			f.sendOff(ctx, p)

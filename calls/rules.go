@@ -17,7 +17,8 @@ import (
 
 // ruling is what somebody who may be in a call may do in it.
 type ruling struct {
-	start    bool // begin the call, and not only join it
+	start    bool // the call may begin with it; otherwise it only joins one
+	begins   bool // it has that by itself, and not since somebody else may
 	publish  bool
 	moderate bool   // come in though the call is locked
 	locked   bool   // nobody comes in who is not in already
@@ -146,10 +147,11 @@ func (h *house) judge(r *roomRules, m *Matrix) (ruling, bool) {
 	}
 	ours := server == h.name
 	v := ruling{
-		start: ours || h.guestsStart && !policy.AnyServer(h.restricted, server),
-		mute:  r.settings.Mutes(m.User), noVideo: r.settings.Blinds(m.User),
+		begins: ours || h.guestsStart && !policy.AnyServer(h.restricted, server),
+		mute:   r.settings.Mutes(m.User), noVideo: r.settings.Blinds(m.User),
 		locked: r.settings.Locked, most: r.settings.MaxParticipants, bitrate: r.settings.MaxBitrate,
 	}
+	v.start = v.begins
 	level, needs, order := auth.Level(0), auth.Level(0), auth.Level(50)
 	if r.levels != nil {
 		level, needs, order = r.levels.User(m.User), publishLevel(r.levels, m.Legacy), r.levels.Event(policy.CallSettingsType, true)

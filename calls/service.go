@@ -331,8 +331,14 @@ func (b bearer) claims() *Claims {
 
 // admit asks whether the bearer may be in the room now.
 func (s *tokenService) admit(ctx context.Context, c *Claims) (v ruling, err error) {
-	if c.Matrix.Known, err = s.house.hasDevice(ctx, c.Matrix.User, c.Matrix.Device); err != nil {
+	m := c.Matrix
+	if m.Known, err = s.house.hasDevice(ctx, m.User, m.Device); err != nil {
 		return v, err
+	}
+	if !m.Known {
+		if m.Others, err = s.house.hasDevices(ctx, m.User); err != nil {
+			return v, err
+		}
 	}
 	if v, err = s.house.admit(ctx, c); errors.Is(err, ErrNotAdmitted) {
 		return v, errNoMember
@@ -354,7 +360,7 @@ func (s *tokenService) give(ctx context.Context, b bearer) (string, error) {
 	}
 	publish := v.publish && !b.watch
 	claims.Video.CanPublish = &publish
-	if v.start && s.house.restricts() {
+	if v.begins && s.house.restricts() {
 		if err := s.house.store.CallOrders.Begin(ctx, claims.Video.Room, s.focus.tokens.now().Add(startedFor).UnixMilli()); err != nil {
 			return "", err
 		}

@@ -75,7 +75,8 @@ type Matrix struct {
 	User   id.UserID   `json:"user"`
 	Device id.DeviceID `json:"device"`
 	Room   id.RoomID   `json:"room"`
-	Known  bool        `json:"known,omitempty"` // the device was one of ours: the token ends with it
+	Known  bool        `json:"known,omitempty"`  // the device was one of ours: the token ends with it
+	Others bool        `json:"others,omitempty"` // it was none, and the user of ours had others: the token ends with the last of them
 	// Legacy: the client says by a state event that it is in the call, and not by a sticky one.
 	Legacy bool `json:"legacy,omitempty"`
 	// Watch: the bearer publishes elsewhere, at the focus of its own server.

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -359,7 +361,9 @@ func TestExternalsInCalls(t *testing.T) {
 	}
 	for _, before := range []string{"unrestricted", "direct"} {
 		t.Run(before, func(t *testing.T) {
-			room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+			room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat", PowerLevelOverride: &event.PowerLevelsEventContent{
+				Users: map[id.UserID]int{anna.UserID: 100, eric.UserID: 60},
+			}}))(t, "create room").RoomID
 			must(eric.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
 			if got := tokenStatus(t, eric, interior, room); got != http.StatusForbidden {
 				t.Errorf("in a room that says nothing of externals: got %d, want 403", got)
@@ -369,6 +373,19 @@ func TestExternalsInCalls(t *testing.T) {
 			ws := enterCall(t, socket, token)
 			_, own := callToken(t, anna, interior, room)
 			stays := enterCall(t, socket, own)
+			command := map[string]any{"command": "end"}
+			must(eric.SendMessageEvent(t.Context(), room, event.Type{Type: "chancery.call.command", Class: event.MessageEventType}, command))(t, "command")
+			said := must(eric.SendText(t.Context(), room, "after it"))(t, "say something").EventID
+			for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // until it is here, and with it the command
+				if _, err := anna.GetEvent(t.Context(), room, said); err == nil {
+					break
+				} else if time.Now().After(deadline) {
+					t.Fatal(err)
+				}
+			}
+			if status := statusOf(t, "GET", interior.focus()+"/rtc/validate?"+url.Values{"access_token": {token}}.Encode()); status != http.StatusOK {
+				t.Errorf("after an external's command to end the call: got %d, want 200", status)
+			}
 			begun := time.Now()
 			rule(t, room, "restricted")
 			if reason := sentAway(t, ws); reason != signal.DisconnectReason_PARTICIPANT_REMOVED {
@@ -486,6 +503,56 @@ func TestGuestsDoNotStart(t *testing.T) {
 	enterCall(t, socket, token)
 	if got := interior.atTheDoor(t, token); got != http.StatusOK {
 		t.Errorf("a guest, once it has begun: got %d, want 200", got)
+	}
+}
+
+// TestWhoMayNotBeginKeepsNoRight: that somebody else may begin a call lets guests join it for some minutes, and asking again does not prolong that.
+func TestWhoMayNotBeginKeepsNoRight(t *testing.T) {
+	configs := testConfigs(t, func() string { return filepath.Join(t.TempDir(), "interior.db") }, "interior.test", "finance.test")
+	configs[1].Storage.Database = DefaultConfig().Storage.Database
+	configs[0].Calls.RestrictedServers = []string{"finance.test"}
+	houses := openConfigured(t, configs)
+	interior := houses[0]
+	anna, felix := interior.person("anna"), houses[1].person("felix")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	interior.takesIn(t, felix, room)
+	callToken(t, anna, interior, room)
+	_, token := callToken(t, felix, interior, room)
+	if got := interior.atTheDoor(t, token); got != http.StatusOK {
+		t.Fatalf("once anna may begin it: got %d, want 200", got)
+	}
+	rows := must(sql.Open("sqlite3", configs[0].Storage.Database))(t, "open the database")
+	defer rows.Close()
+	soon := must(rows.Exec("UPDATE call_starts SET until = ?", time.Now().Add(time.Second).UnixMilli()))(t, "let it end soon")
+	if n := must(soon.RowsAffected())(t, "rows"); n != 1 {
+		t.Fatalf("got %d calls that may begin, want one", n)
+	}
+	callToken(t, felix, interior, room) // in vain
+	for deadline := time.Now().Add(patience); interior.atTheDoor(t, token) != http.StatusNotFound; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("felix may still begin the call")
+		}
+	}
+}
+
+// TestUnknownDevicesEndWithTheLast: what a client calls its device when it asks for a token is its own choice. If that is none of the user's, the token
+// ends with the last one that is.
+func TestUnknownDevicesEndWithTheLast(t *testing.T) {
+	interior := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	anna := interior.person("anna")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "private_chat"}))(t, "create room").RoomID
+	openID := openIDOf(t, anna)
+	var answer struct{ JWT string }
+	body := raw(t, "POST", interior.focus()+"/sfu/get", "", jsonBody(t, map[string]any{"room": room, "device_id": "MADEUP", "openid_token": openID})).body
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || answer.JWT == "" {
+		t.Fatalf("got %s, want a token", body)
+	}
+	if got := interior.atTheDoor(t, answer.JWT); got != http.StatusOK {
+		t.Fatalf("while she has a device: got %d, want 200", got)
+	}
+	must(anna.LogoutAll(t.Context()))(t, "log out everywhere")
+	if got := interior.atTheDoor(t, answer.JWT); got != http.StatusUnauthorized {
+		t.Errorf("when she has none: got %d, want 401", got)
 	}
 }
 
