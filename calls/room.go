@@ -185,7 +185,12 @@ func (r *Room) join(p *Participant, self *peer) ([]*peer, error) {
 			err = errNoRoom
 			return
 		}
-		if old := r.members[p.identity]; old != nil {
+		old := r.members[p.identity]
+		if old != nil && old.from.ended() { // it has not come to say so itself
+			r.remove(old.from, old.from.because.reason)
+			old = nil
+		}
+		if old != nil {
 			if old.from.user != p.user { // two users and devices may spell one identity
 				err = errTaken
 				return

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+
 	"chancery/calls/signal"
 )
 
@@ -70,4 +72,42 @@ func TestJoinWhileTheRoomEnds(t *testing.T) {
 	}
 	r.leave(p, p.because.reason)
 	over(t, done, "one who had just come in")
+}
+
+// TestTheRemovedLeaveNoPlace: who is sent away while busy has no place left that a session of the same name could take.
+func TestTheRemovedLeaveNoPlace(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		reason signal.DisconnectReason
+		want   error
+	}{
+		{"removed", signal.DisconnectReason_PARTICIPANT_REMOVED, errLocked},
+		{"still there", signal.DisconnectReason_UNKNOWN_REASON, nil},
+		{"timed out", signal.DisconnectReason_CONNECTION_TIMEOUT, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, _ := newTestFocus(t)
+			r := newRoom(f, "room")
+			done := make(chan struct{})
+			go func() { defer close(done); r.run() }()
+			locked := unbound
+			locked.locked = true
+			claims := &Claims{Again: true, RegisteredClaims: jwt.RegisteredClaims{Subject: "ann", NotBefore: jwt.NewNumericDate(time.Now().Add(-tokenSkew - time.Second))}}
+			session := func() *Participant {
+				return newParticipant(r, &entry{claims: claims, join: &signal.Join{}, ruling: locked}, true)
+			}
+			old, again := session(), session()
+			r.ask(func() { r.members["ann"] = old.snapshot(); r.setEveryone() })
+			if c.reason != signal.DisconnectReason_UNKNOWN_REASON {
+				old.end(c.reason, signal.Leave_DISCONNECT)
+			}
+			if _, err := r.join(again, again.snapshot()); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+			r.end(signal.DisconnectReason_ROOM_CLOSED, signal.Leave_DISCONNECT)
+			r.leave(old, 0)
+			r.leave(again, 0)
+			<-done
+		})
+	}
 }
