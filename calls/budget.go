@@ -60,6 +60,56 @@ func (g *guests) full(server string, most int) bool {
 	return most > 0 && found != nil && found.present >= most
 }
 
+// places counts who is in all calls of this focus together.
+type places struct {
+	mu   sync.Mutex
+	all  int
+	ours map[id.UserID]int // sessions, by user
+}
+
+// enter counts a session of the user, in place of one of its own or beside what there is. Zero bounds nothing.
+func (c *places) enter(user id.UserID, instead bool, most int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.refuses(user, most); err != nil && !instead {
+		return err
+	}
+	if c.all++; user != "" {
+		if c.ours == nil {
+			c.ours = map[id.UserID]int{}
+		}
+		c.ours[user]++
+	}
+	return nil
+}
+
+func (c *places) refuses(user id.UserID, most int) error {
+	switch {
+	case most > 0 && c.all >= most:
+		return errCrowded
+	case c.ours[user] >= maxPlaces:
+		return errSessions
+	}
+	return nil
+}
+
+func (c *places) full(user id.UserID, most int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refuses(user, most)
+}
+
+// leave undoes enter.
+func (c *places) leave(user id.UserID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all--; c.ours[user] > 1 {
+		c.ours[user]--
+	} else {
+		delete(c.ours, user)
+	}
+}
+
 // guestServer is the server of a user who is not one of ours; empty for ours, and in a focus alone.
 func (f *Focus) guestServer(user id.UserID) string {
 	if f.house == nil || user == "" || user.Homeserver() == f.house.name {
@@ -68,17 +118,22 @@ func (f *Focus) guestServer(user id.UserID) string {
 	return user.Homeserver()
 }
 
-// admitGuest counts p, and finds what its packets are counted against: its own budget first, so that what is beyond that costs nobody else.
-func (p *Participant) admitGuest() error {
+// takePlace counts p among all, and finds what its packets are counted against: its own budget first, so that what is beyond that costs nobody else.
+func (p *Participant) takePlace() error {
 	f := p.room.focus
+	instead := p.room.find(p.identity) != nil // it takes its own place
+	if err := f.places.enter(p.user, instead, f.config.MaxTotalParticipants); err != nil {
+		return err
+	}
+	p.counted = true
 	p.budgets = []*sfu.Budget{sfu.NewOwnBudget(f.config.MaxParticipantBitrate), p.room.budget}
 	server := f.guestServer(p.user)
 	if server == "" {
 		return nil
 	}
 	most := f.config.MaxGuests
-	if p.room.find(p.identity) != nil {
-		most = 0 // it takes its own place
+	if instead {
+		most = 0
 	}
 	budget, ok := f.guests.enter(server, most, f.config.MaxGuestBitrate)
 	if !ok {
@@ -88,8 +143,12 @@ func (p *Participant) admitGuest() error {
 	return nil
 }
 
-// dismissGuest undoes admitGuest, once.
-func (p *Participant) dismissGuest() {
+// leavePlace undoes takePlace, once, and what of it was done.
+func (p *Participant) leavePlace() {
+	if p.counted {
+		p.counted = false
+		p.room.focus.places.leave(p.user)
+	}
 	if len(p.budgets) > 2 {
 		p.room.focus.guests.leave(p.user.Homeserver())
 		p.budgets = p.budgets[:2]
@@ -104,6 +163,9 @@ func (r *Room) takes(c *Claims, v *ruling) error {
 	err := r.seat(c, v)
 	if err == nil && r.focus.guests.full(r.focus.guestServer(c.user()), r.focus.config.MaxGuests) {
 		err = errFull
+	}
+	if err == nil {
+		err = r.focus.places.full(c.user(), r.focus.config.MaxTotalParticipants)
 	}
 	switch err {
 	case nil:
@@ -144,7 +206,13 @@ func (r *Room) returns(c *Claims) bool {
 // maxSessions bounds in how many places of one call a user is: what a session calls itself is the client's choice.
 const maxSessions = 10
 
-var errSessions = errors.New("the user is in the call too often")
+// maxPlaces bounds it in all calls of this focus together: more than anybody attends, who watches over many meetings too.
+const maxPlaces = 50
+
+var (
+	errSessions = errors.New("the user is in calls too often")
+	errCrowded  = errors.New("as many are in calls as may be")
+)
 
 // limit is how many may be in the call at once; 0: any number.
 func (r *Room) limit(v *ruling) int {

@@ -58,6 +58,8 @@ type Config struct {
 
 	// MaxParticipants bounds one call. Default: 1000.
 	MaxParticipants int `yaml:"max_participants"`
+	// MaxTotalParticipants bounds all calls of one focus process together; one user is in 50 places of them at most. 0: no bound. Default: 5000.
+	MaxTotalParticipants int `yaml:"max_total_participants"`
 	// MaxTracks bounds what one participant publishes. Default: 16.
 	MaxTracks int `yaml:"max_tracks"`
 	// GuestsStart lets users of other servers begin a call here, and not only join one. Default: true.
@@ -70,7 +72,7 @@ type Config struct {
 	// ExternalServers are servers whose users are in a call only where the room's im.vector.room.access_rules let them be: not
 	// in restricted rooms, as those are that say nothing. They never moderate. Default: none.
 	ExternalServers []string `yaml:"external_servers"`
-	// MaxGuests bounds how many users of one other server are in calls here at once; 0: as many as the calls take.
+	// MaxGuests bounds how many users of one other server are in calls of one focus process at once; 0: as many as the calls take.
 	// Default: 0.
 	MaxGuests int `yaml:"max_guests"`
 	// MaxParticipantBitrate bounds what one participant sends, in bits a second, and its packets with them: one for each 4000 bits, at least 1000.
@@ -79,7 +81,7 @@ type Config struct {
 	// MaxCallBitrate bounds what the participants of one call send together, in bits a second; pictures stop before voices.
 	// 0: no bound but that of each participant. Default: 0.
 	MaxCallBitrate int64 `yaml:"max_call_bitrate"`
-	// MaxGuestBitrate bounds what the users of one other server send to all calls here together, likewise. Default: 0.
+	// MaxGuestBitrate bounds what the users of one other server send to all calls of one focus process together, likewise. Default: 0.
 	MaxGuestBitrate int64 `yaml:"max_guest_bitrate"`
 	// ServiceListen is the address of a listener of its own for the room service (LiveKit's Twirp interface), for an
 	// internal network. Empty: it is served beside the signalling, to bearers of administrators' tokens. Default empty.
@@ -146,7 +148,7 @@ func DefaultConfig() Config {
 	return Config{
 		Enabled: true, Path: "/calls", Key: "chancery", UDPPort: 7882, TCPPort: 7881,
 		TURN:            TURN{Relay: true, UDPPort: 3478, TCPPort: 3478, MaxRelays: 4096, MaxKbps: 20_000, MaxTotalMbps: 1000},
-		MaxParticipants: 1000, MaxTracks: 16, MaxParticipantBitrate: 30_000_000, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
+		MaxParticipants: 1000, MaxTotalParticipants: 5000, MaxTracks: 16, MaxParticipantBitrate: 30_000_000, GuestsStart: true, Limits: true, KeepRecords: 90 * 24 * time.Hour,
 		EmptyTimeout: 20 * time.Second, Grace: 15 * time.Second,
 	}
 }

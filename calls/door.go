@@ -234,7 +234,7 @@ func (f *Focus) serveJoin(ctx context.Context, conn *signal.Conn, room *Room, e 
 			joins.WithLabelValues("join", "ok").Inc()
 			return
 		}
-		if errors.Is(err, errFull) || errors.Is(err, errLocked) || errors.Is(err, errSessions) {
+		if errors.Is(err, errFull) || errors.Is(err, errCrowded) || errors.Is(err, errLocked) || errors.Is(err, errSessions) {
 			break // it was asked before: somebody else was quicker
 		}
 		if !errors.Is(err, errNoRoom) {

@@ -51,6 +51,7 @@ type Focus struct {
 	roads   roads
 	refused sentAway
 	guests  guests
+	places  places
 	leaves  *leaves       // likewise
 	hooks   *hooks        // nil where nobody is told
 	ending  chan struct{} // closed when the focus begins to shut

@@ -52,6 +52,7 @@ type Participant struct {
 	granted   *bool              // publishing, as an administrator last said; nil: nobody did
 	sending   *bool              // likewise data packets
 	budgets   []*sfu.Budget      // that its packets are counted against: its own, the call's, its server's
+	counted   bool               // among the focus's places
 	record    storage.CallRecord // as it was last noted
 	recorded  bool
 	kinds     []string // of tracks that it has published
@@ -259,7 +260,7 @@ func (p *Participant) close() {
 			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,
 		}}})
 	}
-	p.dismissGuest()
+	p.leavePlace()
 	p.conn.Close()
 	if p.link != nil { // otherwise it never had a peer connection
 		p.link.Close()

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -144,6 +145,42 @@ func TestOneUserTakesSomePlaces(t *testing.T) {
 	}
 	if _, got := enters(t, base, seatToken(t, "@ann:x", "D", false, 0)); got != 0 {
 		t.Errorf("another user: got %d, want a welcome", got)
+	}
+}
+
+// TestAllCallsTogetherAreBounded: a user has no more places in many calls than in a great one, and the focus has no more than it is given.
+func TestAllCallsTogetherAreBounded(t *testing.T) {
+	f, _ := newTestFocus(t, func(c *Config) { c.MaxTotalParticipants = maxPlaces + 2 })
+	place := func(user id.UserID, device int) (*Participant, error) {
+		claims := &Claims{Matrix: &Matrix{User: user, Device: id.DeviceID(fmt.Sprint("D", device)), Room: "!room:x"}}
+		p := newParticipant(newRoom(f, fmt.Sprint("room ", device)), &entry{claims: claims, join: &signal.Join{}, ruling: unbound}, true)
+		return p, p.takePlace()
+	}
+	var eves []*Participant
+	for n := range maxPlaces {
+		p, err := place("@eve:x", n)
+		if err != nil {
+			t.Fatalf("place %d: %v", n, err)
+		}
+		eves = append(eves, p)
+	}
+	for _, c := range []struct {
+		who  id.UserID
+		want error
+	}{{"@eve:x", errSessions}, {"@ann:x", nil}, {"@bob:x", nil}, {"@cat:x", errCrowded}} {
+		if p, err := place(c.who, maxPlaces); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", c.who, err, c.want)
+		} else if err != nil {
+			p.leavePlace() // it has none
+		}
+	}
+	eves[0].leavePlace()
+	eves[0].leavePlace()
+	if _, err := place("@eve:x", 0); err != nil {
+		t.Errorf("a place that was left: got %v", err)
+	}
+	if _, err := place("@cat:x", 1); !errors.Is(err, errCrowded) {
+		t.Errorf("one more: got %v, want %v", err, errCrowded)
 	}
 }
 

@@ -18,13 +18,13 @@ func (p *Participant) serverInfo() *signal.ServerInfo {
 func (p *Participant) begin(c *signal.Conn) error {
 	p.conn = c
 	var others []*peer
-	err := p.admitGuest()
+	err := p.takePlace()
 	if err == nil {
 		p.room.bound(&p.ruling)
 		others, err = p.room.join(p, p.snapshot())
 	}
 	if err != nil {
-		p.dismissGuest()
+		p.leavePlace()
 		return err
 	}
 	p.enters()
