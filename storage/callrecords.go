@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"database/sql"
+	"fmt"
 
 	"go.mau.fi/util/dbutil"
 	"maunium.net/go/mautrix/id"
@@ -36,8 +37,8 @@ const (
 	callRecordInsert  = "INSERT INTO call_records (" + callRecordColumns + ") VALUES"
 	callRecordAfter   = ` ON CONFLICT (session) DO UPDATE SET ended = excluded.ended, reason = excluded.reason, kinds = excluded.kinds
 		WHERE call_records.ended IS NULL`
-	callRecordPage = "SELECT " + callRecordColumns + ` FROM call_records WHERE ($1 = '' OR room_id = $1) AND ($2 = '' OR user_id = $2)
-		AND joined >= $3 AND joined < $4 ORDER BY joined DESC, session LIMIT $5 OFFSET $6`
+	callRecordFind    = "SELECT " + callRecordColumns + " FROM call_records WHERE joined >= $1 AND joined < $2"
+	callRecordPage    = " ORDER BY joined DESC, session LIMIT $3 OFFSET $4"
 	callRecordOrphans = "UPDATE call_records SET ended = $1, reason = 'FOCUS_ENDED' WHERE ended IS NULL AND focus NOT IN (SELECT process FROM foci)"
 	callRecordOpen    = "UPDATE call_records SET ended = $1, reason = 'FOCUS_ENDED' WHERE ended IS NULL"
 	callRecordSweep   = "DELETE FROM call_records WHERE joined < $1 AND (ended IS NULL OR ended < $1)"
@@ -71,10 +72,25 @@ type CallSearch struct {
 
 // Find gives records, the latest first.
 func (t *CallRecords) Find(ctx context.Context, q CallSearch) ([]*CallRecord, error) {
+	question, args := q.question()
+	return all(ctx, t.s, scanCallRecord, question, args...)
+}
+
+// question names what narrows the search down and nothing else: the index of that is used.
+func (q CallSearch) question() (question string, args []any) {
 	if q.To == 0 {
 		q.To = 1<<63 - 1
 	}
-	return all(ctx, t.s, scanCallRecord, callRecordPage, q.RoomID, q.UserID, q.From, q.To, q.Limit, q.Offset)
+	question, args = callRecordFind, []any{q.From, q.To, q.Limit, q.Offset}
+	if q.RoomID != "" {
+		args = append(args, q.RoomID)
+		question += fmt.Sprintf(" AND room_id = $%d", len(args))
+	}
+	if q.UserID != "" {
+		args = append(args, q.UserID)
+		question += fmt.Sprintf(" AND user_id = $%d", len(args))
+	}
+	return question + callRecordPage, args
 }
 
 // Orphans ends what foci left open that are no more; with everything, whatever is open: where there is one process, and it has just begun.

@@ -2,11 +2,41 @@ package storage
 
 import (
 	"context"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 )
+
+// TestCallRecordsAreFoundByIndex: a search for a room's or a user's records does not read all that there are.
+func TestCallRecordsAreFoundByIndex(t *testing.T) {
+	s := openStore(t, Config{Database: filepath.Join(t.TempDir(), "test.db")})
+	for name, q := range map[string]CallSearch{
+		"call_records_room": {RoomID: "!a", Limit: 10}, "call_records_user": {UserID: "@ann:x", Limit: 10}, "call_records_": {RoomID: "!a", UserID: "@ann:x", Limit: 10},
+		"call_records_joined": {Limit: 10},
+	} {
+		question, args := q.question()
+		plan := ""
+		rows, err := s.query(t.Context(), "EXPLAIN QUERY PLAN "+question, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+				t.Fatal(err)
+			}
+			plan += detail + "\n"
+		}
+		rows.Close()
+		if by := strings.Contains(plan, "_id=?"); !strings.Contains(plan, "INDEX "+name) || by != (q.RoomID != "" || q.UserID != "") {
+			t.Errorf("%+v: got %s, want a search by %s", q, plan, name)
+		}
+	}
+}
 
 func TestCallRecords(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, cfg Config) {
