@@ -10,8 +10,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// callMember is the state by which a device says that it is in a call; clients of ordinary members write it.
-const callMember = "org.matrix.msc3401.call.member"
+// callMembers are the events by which a device says that it is in a call, by their names of today and of tomorrow; clients of ordinary members send them.
+var callMembers = []string{"org.matrix.msc3401.call.member", "m.call.member", "org.matrix.msc4143.rtc.member", "m.rtc.member"}
 
 // privilegedCreators says whether the creators of rooms of this version stand above all levels (from 12 on).
 func privilegedCreators(version id.RoomVersion) bool { return version == id.RoomV12 }
@@ -37,6 +37,19 @@ func (h *Handlers) powerLevels(version id.RoomVersion, creator id.UserID, create
 	if req.Preset == presetPublic {
 		invite = 50
 	}
+	events := map[string]any{
+		event.StateRoomName.Type:          50,
+		event.StateRoomAvatar.Type:        50,
+		event.StateCanonicalAlias.Type:    50,
+		event.StatePowerLevels.Type:       100,
+		event.StateHistoryVisibility.Type: 100,
+		event.StateServerACL.Type:         100,
+		event.StateEncryption.Type:        100,
+		event.StateTombstone.Type:         tombstone,
+	}
+	for _, name := range callMembers {
+		events[name] = 0
+	}
 	levels := map[string]any{
 		"users":          users,
 		"users_default":  0,
@@ -47,17 +60,7 @@ func (h *Handlers) powerLevels(version id.RoomVersion, creator id.UserID, create
 		"redact":         50,
 		"invite":         invite,
 		"historical":     100,
-		"events": map[string]any{
-			event.StateRoomName.Type:          50,
-			event.StateRoomAvatar.Type:        50,
-			event.StateCanonicalAlias.Type:    50,
-			event.StatePowerLevels.Type:       100,
-			event.StateHistoryVisibility.Type: 100,
-			event.StateServerACL.Type:         100,
-			event.StateEncryption.Type:        100,
-			event.StateTombstone.Type:         tombstone,
-			callMember:                        0,
-		},
+		"events":         events,
 	}
 	if len(req.LevelsOverride) > 0 {
 		var override map[string]any
