@@ -40,10 +40,11 @@ func (m *Map) Current() *Span {
 	return &m.spans[(m.count-1)%len(m.spans)]
 }
 
-// Begin starts a run at the incoming number s.In; s.Out is set to the number that goes out next.
+// Begin starts a run at the incoming number s.In; s.Out is set to the number that goes out next. The first of all is from the lower
+// half: if the first packets are lost, and the numbers had begun anew meanwhile, the receiver could not know (RFC 3711, section 3.3.1).
 func (m *Map) Begin(s Span) {
 	if m.count == 0 && m.next == 0 {
-		m.next = 1<<16 + s.In&0xffff
+		m.next = 1<<16 + s.In&0x7fff
 		m.sent = m.next - 1
 	}
 	s.Out = m.next

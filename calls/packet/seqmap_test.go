@@ -48,8 +48,18 @@ func TestMapDropAndLate(t *testing.T) {
 	}
 }
 
+func TestMapBeginsInTheLowerHalf(t *testing.T) {
+	for _, in := range []int64{1 << 16, 1<<16 + 32767, 1<<16 + 32768, 1<<17 - 1} {
+		var m Map
+		m.Begin(Span{In: in})
+		if out, _, ok := m.Forward(in); !ok || uint16(out) >= 1<<15 {
+			t.Errorf("first number %d: got %d, %v, want less than %d", in, uint16(out), ok, 1<<15)
+		}
+	}
+}
+
 func TestMapSwitchesLayers(t *testing.T) {
-	var m Map
+	m := Map{next: 1<<17 - 6, sent: 1<<17 - 7} // where the outgoing numbers begin anew
 	m.Begin(Span{Layer: 0, In: 65530})
 	first := m.Next()
 	for in := int64(65530); in < 65540; in++ {

@@ -123,6 +123,7 @@ func TestNumbersThatJump(t *testing.T) {
 		{"holes before pictures", append(times(20, ahead(1)), times(4, ahead(32767))...)},
 		{"holes before both", append(times(20, ahead(1)), times(9, ahead(20_000), bare(25_000))...)},
 		{"back as far as can be", append(times(20, ahead(1)), ahead(32767), ahead(-32768), ahead(32767), ahead(-32767), ahead(32767))},
+		{"past where the numbers begin anew", times(50, ahead(3000), ahead(-1000), ahead(1000))},
 		{"late in a hole", append(times(20, ahead(1)), times(9, ahead(30_000), ahead(-29_000), ahead(29_000))...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
