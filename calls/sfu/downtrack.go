@@ -44,7 +44,7 @@ type DownTrack struct {
 	numbers  packet.Map
 	streams  [MaxLayers]*Layer // whose packets the numbers are of
 	last     shown
-	ended    bool      // another goes on where it was
+	ended    bool      // another goes on where it was, with its numbers
 	repaired *repaired // nil until something was asked for again
 	rtxSeq   uint16
 	out      *outbox // for what is being sent; nil: it leaves alone
@@ -545,6 +545,9 @@ func (d *DownTrack) pad(bytes int) (sent int) {
 	defer out.giveBack() // without the lock
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.ended {
+		return 0
+	}
 	d.out = out
 	defer func() { d.out = nil }()
 	for sent < bytes {

@@ -57,6 +57,13 @@ func TestAnotherEncodingGoesOn(t *testing.T) {
 		t.Errorf("got %d packets counted, want %d", got, len(old)+3)
 	}
 	sent := len(s.out.packets)
+	for _, b := range []*binding{s.down.binding.Load(), down.binding.Load()} {
+		b.numbers = down.extension(3)
+	}
+	s.down.repair(old[1].SequenceNumber, 0, make([]byte, receiveMTU+2))
+	if padded := s.down.pad(1000); padded != 0 || len(s.out.packets) != sent {
+		t.Errorf("got %d packets of the old track, and %d bytes of padding, under numbers of the new one", len(s.out.packets)-sent, padded)
+	}
 	buf := make([]byte, receiveMTU+2)
 	down.repair(old[1].SequenceNumber, 0, buf)
 	if len(s.out.packets) != sent {

@@ -19,6 +19,9 @@ func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 	defer out.giveBack() // without the lock
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.ended {
+		return
+	}
 	if d.repaired == nil {
 		d.repaired = &repaired{slots: make([]repairedSlot, d.cached())}
 	}
