@@ -114,6 +114,7 @@ func TestSenderReportsKeepTheSendersClock(t *testing.T) {
 		}
 	}
 	judge("at once", 0, 5*second-second/4)
+	judge("a moment before it has come", -3*time.Millisecond, 5*second-second/4)
 	judge("a while after", 2250*time.Millisecond, 7*second)
 	s.down.SetWish(Wish{Quality: 1})
 	round(true, 1)

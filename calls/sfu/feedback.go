@@ -85,7 +85,7 @@ func (d *DownTrack) senderReport(now time.Time) *rtcp.SenderReport {
 	if report == nil {
 		return nil
 	}
-	since := now.Sub(report.arrived)
+	since := max(now.Sub(report.arrived), 0) // it may have come a moment after now
 	ntp := report.ntp + uint64(since/time.Second)<<32 + uint64(since%time.Second)<<32/uint64(time.Second)
 	d.sentReport.Store(&sentReport{middle: uint32(ntp >> 16), at: now})
 	return &rtcp.SenderReport{
