@@ -4,7 +4,8 @@
 // It owns its ports, the allocations and what they may cost. Pion speaks the protocol. What holds here:
 //   - nothing is relayed but what a credential of ours permits: a participant's reaches the foci's media ports, whatever
 //     their address, and nothing else; an account's reaches public addresses, never this host's other ports;
-//   - a credential opens allocations for an hour; those that it opened go on for a day at the longest;
+//   - a credential opens allocations for an hour; those that it opened go on for a day at the longest, also where the host's
+//     clock is set meanwhile;
 //   - before a client has proven who it is, it costs a bounded number of packets, bytes and seconds;
 //   - allocations and their bandwidth are bounded, for each and in sum: what is too much is dropped;
 //   - nothing but UDP is relayed.
@@ -48,6 +49,8 @@ type Settings struct {
 	TotalRate   int // of all together in both; default 125 million
 	// Early is how long a connection may take to its allocation; default 15 s.
 	Early time.Duration
+	// Now is what this host's clock shows, by which credentials are given; default time.Now.
+	Now func() time.Time
 }
 
 func (s Settings) withDefaults() Settings {
@@ -68,6 +71,9 @@ func (s Settings) withDefaults() Settings {
 	}
 	if s.Host == nil {
 		s.Host = net.InterfaceAddrs
+	}
+	if s.Now == nil {
+		s.Now = time.Now
 	}
 	if s.Public == nil {
 		s.Public = func(netip.Addr) bool { return false }
@@ -92,6 +98,7 @@ type Server struct {
 	closers  []io.Closer
 	live     sync.WaitGroup
 	now      func() time.Time
+	began    time.Time // by the settings' clock
 	total    *rate.Limiter
 	sources  sources
 	own      map[netip.Addr]bool // where we listen and relay from, real and told
@@ -106,7 +113,8 @@ type Server struct {
 
 // New opens the ports and serves.
 func New(settings Settings) (*Server, error) {
-	s := &Server{settings: settings.withDefaults(), now: time.Now, own: map[netip.Addr]bool{},
+	settings = settings.withDefaults()
+	s := &Server{settings: settings, now: time.Now, began: settings.Now(), own: map[netip.Addr]bool{},
 		users: map[string]int{}, relays: map[*relay]struct{}{}, told: map[netip.AddrPort]*relay{}, at: map[netip.AddrPort]*relay{}, sessions: map[string]Right{}}
 	s.total = rate.NewLimiter(rate.Limit(s.settings.TotalRate), s.settings.TotalRate)
 	for _, ip := range append(append([]net.IP{}, settings.Listen...), settings.Told...) {

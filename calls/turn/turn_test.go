@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -359,3 +360,42 @@ func TestSTUNAlone(t *testing.T) {
 		t.Error("an allocation was given without a secret")
 	}
 }
+
+// TestTheClockIsSet: threats.md D8. Who has an allocation keeps it, who has a credential gets one with it, and so does who is given one
+// by the clock as it is now.
+func TestTheClockIsSet(t *testing.T) {
+	for name, step := range map[string]time.Duration{"back an hour": -time.Hour, "forward a day": 24 * time.Hour, "not at all": 0} {
+		t.Run(name, func(t *testing.T) {
+			var set atomic.Int64
+			clock := func() time.Time { return time.Now().Add(time.Duration(set.Load())) }
+			focus := echo(t)
+			s := openServer(t, withFocus(focus.LocalAddr()), func(s *Settings) { s.Now = clock })
+			username, password := Credential(testSecret, ToFoci, "ann", clock())
+			before := newRawClient(t, s, "ann")
+			before.wants(stun.MethodAllocate, -1)
+			older := allocate(t, s, "tcp", ToFoci, "ann")
+			set.Store(int64(step))
+			before.wants(stun.MethodRefresh, -1)
+			if !bounces(t, older, focus.LocalAddr().String(), "hello", patience) { // asks for a permission
+				t.Error("nothing came back through a relay of before")
+			}
+			for name, c := range map[string][2]string{"given before": {username, password}, "given since": pair(Credential(testSecret, ToFoci, "ben", clock()))} {
+				relay, err := newClient(t, s, "udp", c[0], c[1]).Allocate()
+				if err != nil {
+					t.Errorf("a credential %s: %v", name, err)
+					continue
+				}
+				if !bounces(t, relay, focus.LocalAddr().String(), "hello", patience) {
+					t.Errorf("a credential %s: nothing came back from the focus", name)
+				}
+				relay.Close()
+			}
+			old, oldPassword := Credential(testSecret, ToFoci, "cat", clock().Add(-Life-25*time.Hour))
+			if _, err := newClient(t, s, "udp", old, oldPassword).Allocate(); err == nil {
+				t.Error("an allocation was given for a credential of days ago")
+			}
+		})
+	}
+}
+
+func pair(a, b string) [2]string { return [2]string{a, b} }
