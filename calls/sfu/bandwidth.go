@@ -66,6 +66,7 @@ const (
 	decideEvery  = 300_000
 	keepOnCut    = 0.85 // of what arrived
 	growPerSec   = 0.08
+	idleFor      = 1_000_000
 )
 
 type ackWindow struct {
@@ -294,6 +295,17 @@ func (e *estimate) narrow(now int64) bool {
 	return true
 }
 
+// idle says whether nothing has gone out of late that feedback would tell of: whatever waited has drained, and nobody will say so.
+func (e *estimate) idle(now int64) bool {
+	return now-e.heard > idleFor && e.out.bits(now/ackWindow50+1, ackWindows) == 0
+}
+
+// rest takes an idle line for a calm one.
+func (e *estimate) rest(now int64) {
+	e.calm, e.queued, e.before, e.bad, e.acked = now, 0, 0, 0, 0
+	e.lost, e.loss, e.lossy = lossWindows{}, 0, false
+}
+
 // arrives says whether as much arrives as was sent of late.
 func (e *estimate) arrives(now int64) bool {
 	sent := e.out.bits(now/ackWindow50, ackWindows-1) * 1_000_000 / (ackWindow50 * (ackWindows - 1))
@@ -399,6 +411,7 @@ func (d *delays) least(now, delay int64) int64 {
 type probe struct {
 	rate    int // bits per second, 0: none
 	until   int64
+	alone   bool   // nothing goes out beside it
 	quiet   int64  // until then its queue counts for nothing
 	failed  bool   // no more padding is sent
 	seq     uint16 // number of its last packet

@@ -273,6 +273,45 @@ func TestVoiceFirst(t *testing.T) {
 	}
 }
 
+// Where all pictures have paused and nobody speaks nothing goes out, and no feedback tells that the queue has drained. The pictures
+// come back all the same, also for a client without a stream to pad on.
+func TestPausedWithoutAVoice(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		muted  bool // there is a voice, and it says nothing
+		repair uint8
+		want   int32
+	}{
+		{"no voice", false, 121, 2},
+		{"a muted voice", true, 121, 2},
+		{"nothing to pad on", false, 0, 0}, // and then it grows slowly
+	} {
+		d := newDrive(t, 60_000)
+		d.voice = 0
+		if !c.muted {
+			d.audio.Stop()
+		}
+		d.down.binding.Load().rtx = c.repair
+		d.run(3*time.Second, nil)
+		if d.down.target.Load() != paused && c.repair != 0 {
+			t.Errorf("%s: got layer %d, want a pause", c.name, d.down.target.Load())
+		}
+		stopped := 0
+		d.run(10*time.Second, func(float64) {
+			if d.down.target.Load() == paused {
+				stopped++
+			}
+		})
+		if stopped < 50 {
+			t.Errorf("%s: paused for %d tenths of ten seconds, want most of them", c.name, stopped)
+		}
+		d.road.bps = 0
+		if d.run(10*time.Second, nil); d.down.target.Load() != c.want || d.down.told {
+			t.Errorf("%s: when the line is wide again: got layer %d, told of a pause %v, want layer %d", c.name, d.down.target.Load(), d.down.told, c.want)
+		}
+	}
+}
+
 // padWriter sends the padding of a probe over the road.
 type padWriter struct{ d *drive }
 

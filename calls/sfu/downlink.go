@@ -372,6 +372,10 @@ func (l *Downlink) probe(now int64, at time.Time, budget, audio int) time.Durati
 	more := missingRate(l.demands)
 	l.line.Lock()
 	e := &l.estimate
+	idle := e.idle(now)
+	if idle && e.calm == 0 { // all is paused, and what was said last is that the line is full
+		e.rest(now)
+	}
 	if more == 0 { // all has what it wishes; is there plenty?
 		if float64(budget) < plenty*float64(load) || e.calm == 0 {
 			l.plenty = time.Time{}
@@ -382,10 +386,14 @@ func (l *Downlink) probe(now int64, at time.Time, budget, audio int) time.Durati
 			l.wake()
 		}
 	}
+	if idle || e.probe.running() && e.probe.alone {
+		load = 0
+	}
 	goal := min(l.allRate(audio), e.goal())
 	start := !e.probe.running() && e.calm != 0 && now >= e.probe.next && now >= e.calm+probeLeast/2 && goal > budget && goal > load && e.heard != 0
 	if start {
 		e.probe.start(now, goal, l.next+1)
+		e.probe.alone = idle
 	}
 	pad := 0
 	if e.probe.running() && now < e.probe.until && !e.probe.failed {
@@ -395,8 +403,10 @@ func (l *Downlink) probe(now int64, at time.Time, budget, audio int) time.Durati
 	}
 	running := e.probe.running()
 	l.line.Unlock()
-	if pad >= paddingSize {
-		l.pad(pad)
+	if pad >= paddingSize && !l.pad(pad) && idle { // so the picture itself has to show what the line carries
+		l.line.Lock()
+		e.bps = max(e.bps, audio+int(float64(more)/upgradeShare)+1)
+		l.line.Unlock()
 	}
 	if running {
 		return padEvery
@@ -415,18 +425,20 @@ func (l *Downlink) allRate(audio int) int {
 // padBurst bounds what a late timer may send at once.
 const padBurst = 6000
 
-func (l *Downlink) pad(bytes int) {
+// pad sends so much padding on the first track that can. It is false if there is none.
+func (l *Downlink) pad(bytes int) bool {
 	for _, t := range l.tracks {
 		if sent := t.pad(bytes); sent > 0 {
 			l.line.Lock()
 			l.estimate.probe.debt -= float64(sent)
 			l.line.Unlock()
-			return
+			return true
 		}
 	}
 	l.line.Lock()
-	l.estimate.probe.failed = true // nothing to pad on
+	l.estimate.probe.failed = true
 	l.line.Unlock()
+	return false
 }
 
 // LinkNumbers is how a subscriber's line is doing.
