@@ -40,7 +40,6 @@ type Downlink struct {
 	plenty  time.Time
 	lossy   int // reports in a row, for clients that give no feedback
 	clean   int
-	sent    uint64 // bytes of all tracks, a second ago
 }
 
 // LinkConfig is what a subscriber allows and wants to hear.
@@ -61,6 +60,7 @@ const (
 	repairPart = 0.25 // of a narrow line may go to repairs of video
 	lossBad    = 12   // percent, in the reports of a client that gives no feedback
 	lossGood   = 3
+	mostRate   = 1_000_000_000 // beyond which nobody asks what a line carries
 )
 
 func newDownlink(peer Uplink, in *incoming, cfg LinkConfig) *Downlink {
@@ -219,19 +219,25 @@ func (l *Downlink) report(now time.Time) {
 }
 
 // judgeReports bounds the line of a client that gives no transport feedback by what its receiver reports say is lost of
-// every track: a narrow line takes from all of them, a bad publisher only from its own.
+// every track that was sent: a narrow line takes from all of them, a bad publisher only from its own. A narrow line on which nothing
+// was sent, since all is paused, has lost nothing.
 func (l *Downlink) judgeReports() {
 	least, sent := 100, uint64(0)
 	for _, t := range l.tracks {
-		least = min(least, t.Loss())
-		sent += t.counts.bytes.Load()
+		all := t.counts.bytes.Load()
+		if all > t.judged {
+			least, sent = min(least, t.Loss()), sent+all-t.judged
+		}
+		t.judged = all
 	}
-	rate := int(sent-min(l.sent, sent)) * 8
-	l.sent = sent
+	rate := int(sent) * 8
+	if rate == 0 {
+		least = 0
+	}
 	l.line.Lock()
 	defer l.line.Unlock()
 	e := &l.estimate
-	if e.heard != 0 || rate == 0 || len(l.tracks) == 0 {
+	if e.heard != 0 || rate == 0 && !e.bounded || len(l.tracks) == 0 {
 		return
 	}
 	switch {
@@ -245,7 +251,7 @@ func (l *Downlink) judgeReports() {
 		if l.clean++; l.clean < 4 || !e.bounded {
 			break
 		}
-		if e.bps += e.bps / 4; float64(e.bps) >= plenty*float64(rate) && missingRate(l.demands) == 0 {
+		if e.bps = min(e.bps+e.bps/4, mostRate); float64(e.bps) >= plenty*float64(rate) && missingRate(l.demands) == 0 {
 			e.open()
 			l.wake()
 		}

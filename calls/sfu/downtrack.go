@@ -53,8 +53,10 @@ type DownTrack struct {
 	number   [2]byte // transport-wide number, as the header's extension points to it
 	view     *view   // of a scalable stream; nil before it began
 
-	asked demand // owned by the Downlink, under its lock
-	told  bool   // the subscriber was told that the track is paused
+	// owned by the Downlink, under its lock
+	asked  demand
+	told   bool   // the subscriber was told that the track is paused
+	judged uint64 // bytes that had been sent when the line was judged by reports
 }
 
 // grant is what the line has room for: a layer up to a temporal layer.

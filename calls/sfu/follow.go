@@ -22,7 +22,7 @@ func (d *DownTrack) Follow(old *DownTrack) {
 	d.red.Store(old.red.Load())
 	d.counts.follow(&old.counts)
 	d.link.mu.Lock()
-	d.told = old.told
+	d.told, d.judged = old.told, old.judged
 	d.link.mu.Unlock()
 	d.retarget()
 }

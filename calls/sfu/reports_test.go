@@ -53,23 +53,66 @@ func TestReportsAloneJudgeALine(t *testing.T) {
 // TestReportsJudgeTheLineAlone: what one publisher's track loses on its way to us is not the subscriber's line; and a client that gives
 // feedback is judged by that.
 func TestReportsJudgeTheLineAlone(t *testing.T) {
-	for name, prepare := range map[string]func(*stage){
-		"another track is whole": func(s *stage) {
-			for _, loss := range []uint32{0, 50} {
-				other := NewDownTrack(s.up, s.link, "TR_2", "PA_1")
-				other.counts.loss.Store(loss)
-				other.Start()
-			}
-		},
-		"feedback": func(s *stage) { s.link.estimate.heard = 1 },
+	for _, c := range []struct {
+		name    string
+		others  []uint32 // what is lost of other tracks
+		sent    uint64   // bytes of each of them in a second
+		heard   int64
+		bounded bool
+	}{
+		{name: "one track", bounded: true},
+		{name: "another one is whole", others: []uint32{0, 50}, sent: 100},
+		{name: "another one sends nothing", others: []uint32{0, 50}, bounded: true},
+		{name: "all lose", others: []uint32{30, 50}, sent: 100, bounded: true},
+		{name: "feedback", heard: 1},
 	} {
 		s := newStage(t, 3)
-		prepare(s)
+		s.link.estimate.heard = c.heard
+		var others []*DownTrack
+		for _, loss := range c.others {
+			other := NewDownTrack(s.up, s.link, "TR_2", "PA_1")
+			other.counts.loss.Store(loss)
+			other.Start()
+			others = append(others, other)
+		}
 		for range 10 {
+			for _, o := range others {
+				o.counts.bytes.Add(c.sent)
+			}
 			s.second(50)
 		}
-		if n := s.link.Numbers(); n.Bounded {
-			t.Errorf("%s: got %+v, want an open line", name, n)
+		if n := s.link.Numbers(); n.Bounded != c.bounded {
+			t.Errorf("%s: got %+v, want it bounded: %v", c.name, n, c.bounded)
 		}
+	}
+}
+
+// TestReportsOfAPausedLine: where all is paused nothing is lost, and what the line carries is tried again.
+func TestReportsOfAPausedLine(t *testing.T) {
+	s := newStage(t, 3)
+	s.link.estimate.bounded, s.link.estimate.bps = true, leastRate
+	s.link.steer(time.Now())
+	if s.down.target.Load() != paused {
+		t.Fatalf("got layer %d, want a pause: the test tests nothing", s.down.target.Load())
+	}
+	for range 20 {
+		if s.second(50); s.down.target.Load() != paused { // that is what the reports of before said
+			return
+		}
+	}
+	t.Errorf("got %+v, still paused after 20 s", s.link.Numbers())
+}
+
+// TestReportsOfABoundedLine: what good reports let a line grow to has an end, also where something always waits.
+func TestReportsOfABoundedLine(t *testing.T) {
+	s := newStage(t, 3)
+	s.link.estimate.bounded, s.link.estimate.bps = true, leastRate
+	s.link.SetMost(100_000)
+	for range 10_000 {
+		s.down.counts.bytes.Add(10_000)
+		s.second(0)
+	}
+	if got := s.link.estimate.bps; got < leastRate || got > mostRate {
+		t.Errorf("got a line of %d bit/s, want at most %d", got, mostRate)
 	}
 }
