@@ -79,7 +79,7 @@ func (p *Participant) onDataChannel(_ *transport, c *webrtc.DataChannel) {
 	if !ok {
 		return
 	}
-	c.OnMessage(func(m webrtc.DataChannelMessage) { p.forwardData(kind, m.Data) })
+	c.OnMessage(func(m webrtc.DataChannelMessage) { p.guarded(func() { p.forwardData(kind, m.Data) }) })
 }
 
 // forwardData signs a packet with its sender and passes it on, in Pion's goroutine: the order of each sender is kept.

@@ -222,7 +222,7 @@ func (p *Participant) run() {
 		case now := <-tick.C:
 			p.guarded(func() { p.tick(now) })
 		case <-refresh.C:
-			p.refresh()
+			p.guarded(p.refresh)
 		}
 	}
 }
@@ -239,7 +239,15 @@ func (p *Participant) guarded(fn func()) {
 	fn()
 }
 
+// close lets go of everything, also where one step of it fails.
 func (p *Participant) close() {
+	for _, step := range []func(){p.takeLeave, p.endMedia, p.hangUp, p.forget} {
+		p.guarded(step)
+	}
+}
+
+// takeLeave tells everybody that p goes, its client last.
+func (p *Participant) takeLeave() {
 	departures.WithLabelValues(p.because.reason.String()).Inc()
 	p.log.Debug().Stringer("reason", p.because.reason).Msg("Participant leaves the call")
 	p.room.leave(p, p.because.reason)
@@ -260,8 +268,11 @@ func (p *Participant) close() {
 			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,
 		}}})
 	}
-	p.leavePlace()
 	p.conn.Close()
+}
+
+// endMedia stops what p gets and what it sends.
+func (p *Participant) endMedia() {
 	if p.link != nil { // otherwise it never had a peer connection
 		p.link.Close()
 	}
@@ -271,6 +282,12 @@ func (p *Participant) close() {
 	for _, t := range p.published {
 		t.end()
 	}
+}
+
+// hangUp closes what p holds of the outside, and waits for what has come by it.
+func (p *Participant) hangUp() {
+	p.leavePlace()
+	p.conn.Close() // again, where there was no goodbye
 	p.pub.close()
 	if p.sub != p.pub {
 		p.sub.close()
@@ -280,7 +297,6 @@ func (p *Participant) close() {
 			up.Wait()
 		}
 	}
-	p.forget()
 }
 
 // forget lets go of everybody else. A media section that nobody has used again keeps the track that was in it, and with it p: it must
@@ -345,7 +361,12 @@ func (p *Participant) attach(c *signal.Conn) {
 	if p.transportUp() {
 		p.graceEnds = time.Time{}
 	}
-	p.room.focus.live.Go(func() { p.read(c) })
+	p.hearken(c)
+}
+
+// hearken reads c from now on.
+func (p *Participant) hearken(c *signal.Conn) {
+	p.room.focus.live.Go(func() { p.guarded(func() { p.read(c) }) })
 }
 
 // read hands over what the client says, until its socket ends. Each message waits until the one before has been handled, so that one client
@@ -431,19 +452,22 @@ func (p *Participant) socketLost(c *signal.Conn, how signal.Ending) {
 func (p *Participant) recheck(then func()) {
 	f := p.room.focus
 	claims := p.claims
-	f.live.Go(func() {
-		ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
-		defer cancel()
-		ruling, err := f.admit.admit(ctx, claims)
-		switch {
-		case errors.Is(err, ErrNotAdmitted):
-			p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
-		case err != nil:
-			p.log.Warn().Err(err).Msg("Admission not asked again")
-		default:
-			p.do(func() { p.obey(ruling); then() })
-		}
-	})
+	f.live.Go(func() { p.guarded(func() { p.askAdmission(claims, then) }) })
+}
+
+func (p *Participant) askAdmission(claims *Claims, then func()) {
+	f := p.room.focus
+	ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
+	defer cancel()
+	ruling, err := f.admit.admit(ctx, claims)
+	switch {
+	case errors.Is(err, ErrNotAdmitted):
+		p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
+	case err != nil:
+		p.log.Warn().Err(err).Msg("Admission not asked again")
+	default:
+		p.do(func() { p.obey(ruling); then() })
+	}
 }
 
 // refresh gives the client a new token, if it may still be here.

@@ -29,27 +29,31 @@ func (p *Participant) begin(c *signal.Conn) error {
 	}
 	p.enters()
 	p.measure()
-	live := &p.room.focus.live
-	live.Go(func() {
-		if joinsAnew(p.claims, p.join) {
-			p.returns()
-			if !p.hears {
-				p.deafen()
-			}
-		}
-		p.welcome(others)
-		if err := p.open(); err != nil {
-			p.log.Error().Err(err).Msg("No peer connection")
-			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
-		} else {
-			live.Go(p.link.Run)
-			p.introduce()
-		}
-		p.recheck(func() {}) // what changed between the first check and the room's knowing p
-		live.Go(func() { p.read(c) })
+	p.room.focus.live.Go(func() {
+		p.guarded(func() { p.arrive(c, others) })
 		p.run()
 	})
 	return nil
+}
+
+// arrive is p's first work.
+func (p *Participant) arrive(c *signal.Conn, others []*peer) {
+	if joinsAnew(p.claims, p.join) {
+		p.returns()
+		if !p.hears {
+			p.deafen()
+		}
+	}
+	p.welcome(others)
+	if err := p.open(); err != nil {
+		p.log.Error().Err(err).Msg("No peer connection")
+		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
+	} else {
+		p.room.focus.live.Go(p.link.Run)
+		p.introduce()
+	}
+	p.recheck(func() {}) // what changed between the first check and the room's knowing p
+	p.hearken(c)
 }
 
 // welcome says the first words. The client makes its peer connections meanwhile, and so do we, afterwards.

@@ -91,7 +91,7 @@ func (p *Participant) openReliable(c *webrtc.DataChannel) {
 	defer p.data.mu.Unlock()
 	p.data.reliable = c
 	c.SetBufferedAmountLowThreshold(reliableRest)
-	c.OnBufferedAmountLow(func() { p.room.focus.live.Go(p.catchUp) }) // Pion holds its locks meanwhile
+	c.OnBufferedAmountLow(func() { p.room.focus.live.Go(func() { p.guarded(p.catchUp) }) }) // Pion holds its locks meanwhile
 	p.replay(nil)
 }
 
