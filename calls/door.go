@@ -186,7 +186,7 @@ func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool)
 	if err == nil && e.join.Reconnect {
 		kind = "resume"
 	}
-	if err == nil && !f.door.allow(e.claims.Video.Room+" "+e.claims.Subject) {
+	if err == nil && !f.door.allow(e.claims.Video.Room, e.claims.Subject) {
 		err = &refusal{http.StatusTooManyRequests, "too many joins"}
 	}
 	var room *Room

@@ -15,7 +15,6 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/pion/webrtc/v4"
-	"golang.org/x/time/rate"
 
 	"chancery/calls/signal"
 )
@@ -33,7 +32,7 @@ import (
 //	C8   cmd/chancery TestServiceIsNotForParticipants; TestServiceHasItsOwnKeys
 //	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
 //	     private ranges); TestWebhooks (the configuration's address alone)
-//	C10  TestAGreatCall (bounds), TestWorkIsEarned, TestOneMessageWaits; TestFloodsEndTheirSenderOnly, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections,
+//	C10  TestAGreatCall (bounds), TestWorkIsEarned, TestWorkIsOwedAtTheDoor, TestMessagesCountOnEverySocket, TestOneMessageWaits; TestFloodsEndTheirSenderOnly, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections,
 //	     TestHiddenLines; signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer,
 //	     FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
@@ -130,21 +129,91 @@ func (c *testClient) floods(req *signal.Request) {
 
 // TestWorkIsEarned: whose messages were much work waits with the next one; in the long run they get a quarter of a processor.
 func TestWorkIsEarned(t *testing.T) {
-	p := &Participant{done: make(chan struct{})}
-	effort := rate.NewLimiter(rate.Limit(workPerSec), int(workAtOnce))
+	p := &Participant{done: make(chan struct{}), allotted: newAllotment()}
 	begun := time.Now()
-	if !p.rest(effort, workAtOnce) || time.Since(begun) > workAtOnce/2 {
+	if !p.rest(workAtOnce) || time.Since(begun) > workAtOnce/2 {
 		t.Errorf("waited %v after the first work, want no wait", time.Since(begun))
 	}
 	begun = time.Now()
-	p.rest(effort, 20*time.Millisecond)
+	p.rest(20 * time.Millisecond)
 	if took := time.Since(begun); took < 50*time.Millisecond || took > longestRest {
 		t.Errorf("waited %v after 20 ms of work, want some 80 ms", took)
 	}
 	close(p.done)
-	if p.rest(effort, workAtOnce) {
+	if p.rest(workAtOnce) {
 		t.Error("went on though the participant has ended")
 	}
+}
+
+// TestWorkIsOwedAtTheDoor: who has had more than its due comes in when it is earned, and nobody else waits for that. Coming in is work too.
+func TestWorkIsOwedAtTheDoor(t *testing.T) {
+	f, base := newTestFocus(t)
+	anns := f.door.of("room", "ann")
+	anns.work.SetLimit(1)                                         // earns nothing while the test runs
+	within(t, join(t, base, "room", "ann").session(f), func() {}) // it has come in
+	if left := time.Duration(anns.work.Tokens()); left > workAtOnce-10*time.Microsecond || left < workAtOnce-joinCosts-time.Second {
+		t.Errorf("after a join: got %v of work left, want a little less than %v", left, workAtOnce)
+	}
+	anns.charge(workAtOnce)
+	if !f.door.allow("room", "ann") {
+		t.Error("kept out though it owes little")
+	}
+	anns.charge(workAtOnce)
+	for _, c := range []struct {
+		call, who string
+		want      bool
+	}{{"room", "ann", false}, {"room", "bob", true}, {"another", "ann", true}} {
+		if got := f.door.allow(c.call, c.who); got != c.want {
+			t.Errorf("%s in %s: let in %v, want %v", c.who, c.call, got, c.want)
+		}
+	}
+}
+
+// TestMessagesCountOnEverySocket: neither a resume nor a new session gives a client more messages than it has left, and what comes on a socket
+// that another has replaced is not handled.
+func TestMessagesCountOnEverySocket(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann := join(t, base, "room", "ann")
+	p := ann.session(f)
+	var first *signal.Conn
+	within(t, p, func() { first = p.conn })
+	left := p.allotted.messages
+	left.SetLimit(0.001)
+	left.AllowN(time.Now(), int(left.Tokens())-50)
+	query := url.Values{"access_token": {testToken(t, "room", "ann")}}
+	sentAway := func(what string, ws *websocket.Conn) {
+		t.Helper()
+		ping, err := signal.Encode(&signal.Request{Message: &signal.Request_Ping{Ping: 7}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 60 {
+			_ = ws.WriteMessage(websocket.BinaryMessage, ping) // a closed socket shows below
+		}
+		_ = ws.SetReadDeadline(time.Now().Add(patience))
+		for {
+			res, err := readResponse(ws)
+			if err != nil {
+				t.Fatalf("%s: got %v, want to be sent away", what, err)
+			}
+			if leave := res.GetLeave(); leave != nil {
+				if leave.Reason != signal.DisconnectReason_JOIN_FAILURE {
+					t.Errorf("%s: got %v, want it sent away for its messages", what, leave)
+				}
+				return
+			}
+		}
+	}
+	resume := url.Values{"access_token": query["access_token"], "reconnect": {"1"}, "sid": {p.sid}}
+	again := dialSocket(t, base, "/rtc", resume)
+	if res, err := readResponse(again); err != nil || res.GetReconnect() == nil {
+		t.Fatalf("got %v, %v, want reconnect first", res, err)
+	}
+	if _, alive := p.serve(first, &signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}}); alive || p.ended() {
+		t.Errorf("a replaced socket: read on %v, its leave taken %v, want neither", alive, p.ended())
+	}
+	sentAway("on a second socket", again)
+	sentAway("in a second session", dialSocket(t, base, "/rtc", query))
 }
 
 // TestOneMessageWaits: of a client whose messages cannot be handled just now one is held, however many it sends.

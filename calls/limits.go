@@ -10,30 +10,63 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// doorLimit bounds how often one identity may come in: each time it takes its own place from itself.
+// doorLimit bounds how often one identity of a call may come in, each time it takes its own place from itself, and remembers what it has said
+// and had done: who comes anew goes on with what is left.
 type doorLimit struct {
 	mu    sync.Mutex
-	known map[string]*rate.Limiter
+	known map[string]*allotment // by call and identity
+}
+
+// allotment is what one identity of a call may have of the focus, however often it comes.
+type allotment struct {
+	joins    *rate.Limiter
+	messages *rate.Limiter // of signalling
+	work     *rate.Limiter // nanoseconds of a processor
 }
 
 const (
 	joinEvery = 500 * time.Millisecond
 	joinBurst = 30
+	// mostOwed is how much work an identity may have had beyond its due that is let in; what its messages owe is waited for as they come.
+	mostOwed = 2 * time.Second
+	// joinCosts is what coming in counts for at most: where many come at once each takes long, through no fault of its own.
+	joinCosts = time.Second
 )
 
-// allow counts a join or resume.
-func (l *doorLimit) allow(identity string) bool {
+func newAllotment() *allotment {
+	return &allotment{
+		joins:    rate.NewLimiter(rate.Every(joinEvery), joinBurst),
+		messages: rate.NewLimiter(requestsPerSec, requestsAtOnce),
+		work:     rate.NewLimiter(rate.Limit(workPerSec), int(workAtOnce)),
+	}
+}
+
+// of gives what identity has in the call.
+func (l *doorLimit) of(call, identity string) *allotment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.known == nil || len(l.known) >= maxRemembered {
-		l.known = map[string]*rate.Limiter{}
+		l.known = map[string]*allotment{}
 	}
-	found := l.known[identity]
+	key := call + " " + identity
+	found := l.known[key]
 	if found == nil {
-		found = rate.NewLimiter(rate.Every(joinEvery), joinBurst)
-		l.known[identity] = found
+		found = newAllotment()
+		l.known[key] = found
 	}
-	return found.Allow()
+	return found
+}
+
+// allow counts a join or resume.
+func (l *doorLimit) allow(call, identity string) bool {
+	a := l.of(call, identity)
+	return a.work.Tokens() > -float64(mostOwed) && a.joins.Allow()
+}
+
+// charge counts work, and says how long to wait until it is earned.
+func (a *allotment) charge(took time.Duration) time.Duration {
+	now := time.Now()
+	return a.work.ReserveN(now, int(min(took, workAtOnce))).DelayFrom(now)
 }
 
 // tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/time/rate"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/sfu"
@@ -44,6 +43,7 @@ type Participant struct {
 	data     dataPort
 	hearsay  hearsay
 	came     time.Time
+	allotted *allotment // what its client's messages may cost
 
 	// owned by run
 	claims    *Claims
@@ -126,7 +126,7 @@ func newParticipant(r *Room, e *entry, single bool) *Participant {
 		speaking: map[string]bool{}, wishes: map[string]bool{}, settings: map[string]setting{}, sought: map[string]time.Time{}, wanted: map[string]map[string]want{},
 		granted: claims.Granted,
 		allow:   everybody, talk: newTalk(),
-		data: newDataPort(), came: now,
+		data: newDataPort(), came: now, allotted: r.focus.door.of(r.name, claims.Subject),
 	}
 	if m := claims.Matrix; m != nil {
 		p.user, p.device, p.matrixRoom, p.binding = m.User, m.Device, m.Room, m
@@ -369,33 +369,35 @@ func (p *Participant) hearken(c *signal.Conn) {
 	p.room.focus.live.Go(func() { p.guarded(func() { p.read(c) }) })
 }
 
-// read hands over what the client says, until its socket ends. Each message waits until the one before has been handled, so that one client
-// holds one in memory, and longer where those before were much work.
+// read hands over what the client says, until its socket ends or another has taken its place. Each message waits until the one before has been
+// handled, so that one client holds one in memory, and longer where those before were much work, on whichever socket they came.
 func (p *Participant) read(c *signal.Conn) {
-	limit := rate.NewLimiter(requestsPerSec, requestsAtOnce)
-	effort := rate.NewLimiter(rate.Limit(workPerSec), int(workAtOnce))
 	var err error
-	for {
+	for alive := p.rest(0); alive; {
 		var req *signal.Request
 		if req, err = c.Read(); err != nil {
 			break
 		}
-		if !limit.Allow() {
+		if !p.allotted.messages.Allow() {
 			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
 			break
 		}
-		took, alive := p.serve(req)
-		if !alive || !p.rest(effort, took) {
-			break
+		var took time.Duration
+		if took, alive = p.serve(c, req); alive {
+			alive = p.rest(took)
 		}
 	}
 	p.do(func() { p.socketLost(c, signal.EndingOf(err)) })
 }
 
-// serve has a request handled, and says how long that took; false: p has ended meanwhile.
-func (p *Participant) serve(req *signal.Request) (took time.Duration, alive bool) {
+// serve has a request that came on c handled, and says how long that took; false: p has ended meanwhile, or has another socket.
+func (p *Participant) serve(c *signal.Conn, req *signal.Request) (took time.Duration, alive bool) {
 	handled := make(chan time.Duration, 1)
 	if !p.do(func() {
+		if p.conn != c {
+			close(handled)
+			return
+		}
 		begun := time.Now()
 		defer func() { handled <- time.Since(begun) }()
 		p.spokeAt = begun
@@ -406,17 +408,16 @@ func (p *Participant) serve(req *signal.Request) (took time.Duration, alive bool
 		return 0, false
 	}
 	select {
-	case took = <-handled:
-		return took, true
+	case took, alive = <-handled:
+		return took, alive
 	case <-p.done:
 		return 0, false
 	}
 }
 
 // rest waits until the client's messages have earned the work that the last one was; false: p has ended meanwhile.
-func (p *Participant) rest(effort *rate.Limiter, took time.Duration) bool {
-	now := time.Now()
-	wait := effort.ReserveN(now, int(min(took, workAtOnce))).DelayFrom(now)
+func (p *Participant) rest(took time.Duration) bool {
+	wait := p.allotted.charge(took)
 	if wait == 0 {
 		return true
 	}

@@ -36,8 +36,9 @@ func (p *Participant) begin(c *signal.Conn) error {
 	return nil
 }
 
-// arrive is p's first work.
+// arrive is p's first work. Its client's messages pay for it.
 func (p *Participant) arrive(c *signal.Conn, others []*peer) {
+	begun := time.Now()
 	if joinsAnew(p.claims, p.join) {
 		p.returns()
 		if !p.hears {
@@ -53,6 +54,7 @@ func (p *Participant) arrive(c *signal.Conn, others []*peer) {
 		p.introduce()
 	}
 	p.recheck(func() {}) // what changed between the first check and the room's knowing p
+	p.allotted.charge(min(time.Since(begun), joinCosts))
 	p.hearken(c)
 }
 
@@ -163,7 +165,9 @@ func (p *Participant) resumes(c *signal.Conn, e *entry) bool {
 	if !p.do(func() {
 		defer close(ran)
 		if !p.ended() && decided.CompareAndSwap(false, true) {
+			begun := time.Now()
 			p.resume(c, e)
+			p.allotted.charge(min(time.Since(begun), joinCosts))
 		}
 	}) {
 		return false
