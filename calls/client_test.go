@@ -92,6 +92,7 @@ type joining struct {
 	codecs    *webrtc.MediaEngine // nil: Pion's own
 	anew      bool                // as livekit-client comes back by itself
 	mute      bool                // subscribes to nothing
+	single    bool                // one connection for both directions
 }
 
 func joinAs(t *testing.T, base, room, identity string, how joining) *testClient {
@@ -108,7 +109,11 @@ func joinAs(t *testing.T, base, room, identity string, how joining) *testClient 
 	if how.mute {
 		query.Set("auto_subscribe", "0")
 	}
-	c.ws = dialSocket(t, base, "/rtc", query)
+	path := "/rtc"
+	if how.single {
+		path = "/rtc/v1"
+	}
+	c.ws = dialSocket(t, base, path, query)
 	first, err := readResponse(c.ws)
 	if err != nil || first.GetJoin() == nil {
 		t.Fatalf("first message: got %v, %v, want join", first, err)
@@ -131,7 +136,11 @@ func joinAs(t *testing.T, base, room, identity string, how joining) *testClient 
 		t.Fatal(err)
 	}
 	api := webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(media), webrtc.WithInterceptorRegistry(registry))
-	for target, pc := range map[signal.Target]**webrtc.PeerConnection{signal.Target_PUBLISHER: &c.pub, signal.Target_SUBSCRIBER: &c.sub} {
+	targets := map[signal.Target]**webrtc.PeerConnection{signal.Target_PUBLISHER: &c.pub, signal.Target_SUBSCRIBER: &c.sub}
+	if how.single {
+		delete(targets, signal.Target_SUBSCRIBER)
+	}
+	for target, pc := range targets {
 		var configuration webrtc.Configuration
 		if how.configure != nil {
 			configuration = how.configure(c)
@@ -147,6 +156,9 @@ func joinAs(t *testing.T, base, room, identity string, how joining) *testClient 
 				c.say(&signal.Request{Message: &signal.Request_Trickle{Trickle: &signal.Trickle{CandidateInit: string(init), Target: target}}})
 			}
 		})
+	}
+	if how.single {
+		c.sub = c.pub
 	}
 	c.sub.OnTrack(func(remote *webrtc.TrackRemote, _ *webrtc.RTPReceiver) { c.media <- remote })
 	go c.listen()

@@ -54,32 +54,35 @@ func (p *Participant) openDataChannels(t *transport) error {
 	if err != nil {
 		return err
 	}
-	reliable.OnOpen(func() { p.openReliable(reliable) })
-	lossy.OnOpen(func() {
-		p.data.mu.Lock()
-		defer p.data.mu.Unlock()
-		p.data.lossy = lossy
-	})
+	p.sendsOn(reliable)
+	p.sendsOn(lossy)
 	return nil
 }
 
-// onDataChannel takes a channel that the client made. With one connection we send on it too.
-func (p *Participant) onDataChannel(_ *transport, c *webrtc.DataChannel) {
-	if p.single {
-		switch c.Label() {
-		case reliableLabel:
+// sendsOn has p's packets go out on a channel of ours or its own, as soon as it is open: what is sent before is lost.
+func (p *Participant) sendsOn(c *webrtc.DataChannel) {
+	c.OnOpen(func() {
+		if c.Label() == reliableLabel {
 			p.openReliable(c)
-		case lossyLabel:
-			p.data.mu.Lock()
-			p.data.lossy = c
-			p.data.mu.Unlock()
+			return
 		}
-	}
+		p.data.mu.Lock()
+		defer p.data.mu.Unlock()
+		p.data.lossy = c
+	})
+}
+
+// onDataChannel takes a channel that the client made. With one connection we send on it too. It is called in Pion's goroutine, which opens and
+// reads the channel when this has returned: what came before there is somebody to hear it would be lost.
+func (p *Participant) onDataChannel(c *webrtc.DataChannel) {
 	kind, ok := map[string]signal.DataPacket_Kind{reliableLabel: signal.DataPacket_RELIABLE, lossyLabel: signal.DataPacket_LOSSY}[c.Label()]
 	if !ok {
 		return
 	}
 	c.OnMessage(func(m webrtc.DataChannelMessage) { p.guarded(func() { p.forwardData(kind, m.Data) }) })
+	if p.single {
+		p.sendsOn(c)
+	}
 }
 
 // forwardData signs a packet with its sender and passes it on, in Pion's goroutine: the order of each sender is kept.

@@ -289,6 +289,65 @@ func TestWhoKeepsNoCountIsToldNothingTwice(t *testing.T) {
 	}
 }
 
+// TestNothingIsLostWhileAChannelOpens: what a client says as soon as its channel is open reaches the others, and what they said before reaches
+// it, also with one connection and while its session is at something else.
+func TestNothingIsLostWhileAChannelOpens(t *testing.T) {
+	const packets = 20
+	f, base := newTestFocus(t)
+	bob := joinData(t, base, "bob")
+	ann := &dataClient{testClient: joinAs(t, base, "room", "ann", joining{single: true}), got: make(chan *signal.DataPacket, 4096)}
+	stands := make(chan struct{})
+	first, err := ann.pub.CreateDataChannel("another", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.OnOpen(func() { close(stands) })
+	ann.offer()
+	within := func(what string, done <-chan struct{}) {
+		t.Helper()
+		select {
+		case <-done:
+		case <-time.After(patience):
+			t.Fatalf("no %s within %v", what, patience)
+		}
+	}
+	within("connection", stands)
+	busy, gate := make(chan struct{}), make(chan struct{})
+	ann.session(f).do(func() { close(busy); <-gate })
+	defer close(gate)
+	within("busy session", busy)
+	for seq := range uint32(packets) {
+		bob.send(bob.reliable, seq+1, 10)
+	}
+	for end := time.Now().Add(patience); bob.session(f).data.lastReliable() < packets; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("bob's words have not come")
+		}
+	}
+	open := make(chan struct{})
+	if ann.reliable, err = ann.pub.CreateDataChannel(reliableLabel, nil); err != nil {
+		t.Fatal(err)
+	}
+	ann.reliable.OnMessage(func(m webrtc.DataChannelMessage) {
+		if p, err := signal.ParseData(m.Data); err == nil {
+			ann.got <- p
+		}
+	})
+	ann.reliable.OnOpen(func() { close(open) })
+	within("channel", open)
+	for seq := range uint32(packets) {
+		ann.send(ann.reliable, seq+1, 10)
+	}
+	for want := range uint32(packets) {
+		if got := bob.next("packet of ann").Sequence; got != want+1 {
+			t.Fatalf("bob got packet %d of ann, want %d", got, want+1)
+		}
+		if got := ann.next("packet of bob").Sequence; got != want+1 {
+			t.Fatalf("ann got packet %d of bob, want %d", got, want+1)
+		}
+	}
+}
+
 // TestASlowHearerCatchesUp: who could not take reliable packets for a while gets them all the same, each in its place.
 func TestASlowHearerCatchesUp(t *testing.T) {
 	const packets = 130 // of which a third fit into Pion's window, and a half wait with the focus

@@ -32,7 +32,7 @@ func (p *Participant) newTransport(target signal.Target) (*transport, error) {
 		mid := midOf(pc, receiver)
 		p.do(func() { p.onMedia(remote, receiver, mid) })
 	})
-	pc.OnDataChannel(func(c *webrtc.DataChannel) { p.do(func() { p.onDataChannel(t, c) }) })
+	pc.OnDataChannel(p.onDataChannel)
 	return t, nil
 }
 
