@@ -32,12 +32,12 @@ func (l *leavers) note(identity, reason string, now time.Time) {
 	l.known[identity] = leaver{now, reason}
 }
 
-// since says whether somebody has left for good since then.
+// since says whether somebody has left for good since then. If that is still to come, the clock was set back meanwhile, and nobody knows.
 func (l *leavers) since(identity string, then, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known, ok := l.known[identity]
-	return ok && known.at.After(then) && forGood(known.reason, now.Sub(known.at))
+	return ok && (known.at.After(then) || then.After(now.Add(tokenSkew))) && forGood(known.reason, now.Sub(known.at))
 }
 
 // startsOver is how long after a client's own farewell it may come back: livekit-client takes its leave too where its media are lost

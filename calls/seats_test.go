@@ -95,6 +95,7 @@ func TestWhoReturnsToALockedCall(t *testing.T) {
 		{"a moderator", "@mod:x", "D", false, 0, 0},
 		{"who is new", "@dan:x", "D", false, 0, 403},
 		{"who was inside until now", "@eve:x", "D", true, insideFor - 10*time.Second, 0},
+		{"who was inside before the clock was set back", "@ida:x", "D", true, -time.Hour, 0},
 		{"who was inside some time ago", "@fay:x", "D", true, insideFor + 10*time.Second, 403},
 		{"who takes the own place", "@cat:x", "D", false, 0, 0},
 		{"who is in with another device", "@cat:x", "E", false, 0, 0},
@@ -116,6 +117,9 @@ func TestWhoReturnsToALockedCall(t *testing.T) {
 	room.left.note("@gus:x:D", signal.DisconnectReason_PARTICIPANT_REMOVED.String(), time.Now())
 	if _, got := enters(t, base, seatToken(t, "@gus:x", "D", true, 2*time.Second)); got != 403 {
 		t.Errorf("who was removed: got %d, want 403", got)
+	}
+	if _, got := enters(t, base, seatToken(t, "@gus:x", "D", true, -time.Hour)); got != 403 {
+		t.Errorf("who was removed, with what he had before the clock was set back: got %d, want 403", got)
 	}
 }
 

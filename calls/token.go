@@ -91,6 +91,15 @@ func (c *Claims) user() id.UserID {
 	return c.Matrix.User
 }
 
+// GetNotBefore is when the token begins to hold. One that we gave a user holds at once: where it says otherwise, the clock was set
+// back since. What another service gives may begin later.
+func (c Claims) GetNotBefore() (*jwt.NumericDate, error) {
+	if c.Matrix != nil {
+		return nil, nil
+	}
+	return c.NotBefore, nil
+}
+
 // given says when the token was signed, to the second.
 func (c *Claims) given() time.Time {
 	if c.NotBefore == nil {
