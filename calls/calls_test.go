@@ -275,6 +275,9 @@ func TestIdentities(t *testing.T) {
 		// computed with a browser: btoa(sha256(JSON.stringify([...]))) without its padding
 		{"room", roomName("!room:interior.test", roomSlot), "1xf5LDWZ8WnaPtbNfKMRHs9LPlDwnfF7oxKGMDjqJ90"},
 		{"markup is not escaped", hashOf("<&>"), "i2gukHYfOIXGc9sO6akU1jUWXkEJsKQczCAp/c2JrsU"},
+		{"nor are the ends of lines", hashOf("a\u2028b\u2029c"), "4Y2T0YzSNVS+r4IMpAppnyOhMpGs4RQuYiv0xlBsnr0"},
+		{"but what looks like their escapes stays", hashOf(`a\u2028b\` + "\u2028" + `c\\u2029`), "1HVAoUtUsVFkEV0M5BGqLGkSq3hgiD51WiucjsBhuvY"},
+		{"other escapes", hashOf("\b\f\n\r\t\x01\x7f\"/\ufffd\U0001f600"), "/eZTuALhtOOz9bt9hliXbwt7ra7D7q3Rlcd3oBvYDz4"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: got %s, want %s", c.name, c.got, c.want)

@@ -1,12 +1,12 @@
 package calls
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -158,16 +158,20 @@ func memberIdentity(user id.UserID, device id.DeviceID, member string) string {
 	return hashOf(string(user), string(device), member)
 }
 
+// lineEnds undoes what Go escapes in JSON even where the escaping is off, and browsers do not: U+2028 and U+2029. The backslash of another
+// escape is passed over.
+var lineEnds = strings.NewReplacer(`\\`, `\\`, `\u2028`, "\u2028", `\u2029`, "\u2029")
+
 // hashOf is the unpadded standard base64 of the SHA-256 of the strings as a JSON array. Go escapes <, > and &
 // in JSON, browsers do not: the escaping is off.
 func hashOf(parts ...string) string {
-	var b bytes.Buffer
+	var b strings.Builder
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(parts); err != nil {
 		panic(err) // strings always encode
 	}
-	sum := sha256.Sum256(bytes.TrimRight(b.Bytes(), "\n"))
+	sum := sha256.Sum256([]byte(lineEnds.Replace(strings.TrimRight(b.String(), "\n"))))
 	return base64.RawStdEncoding.EncodeToString(sum[:])
 }
 
