@@ -213,8 +213,8 @@ func (l *Downlink) report(now time.Time) {
 	l.judgeReports()
 	reports := l.reports
 	l.mu.Unlock()
-	if len(reports) > 0 {
-		_ = l.peer.WriteRTCP(reports) // a closed connection is noticed elsewhere
+	for part := range slices.Chunk(reports, reportsTogether) {
+		_ = l.peer.WriteRTCP(part) // a closed connection is noticed elsewhere
 	}
 }
 

@@ -3,6 +3,8 @@ package sfu
 import (
 	"testing"
 	"time"
+
+	"github.com/pion/rtcp"
 )
 
 // second lets a second go by on s's line, in which its track was sent and so many percent of it were lost.
@@ -13,6 +15,39 @@ func (s *stage) second(loss uint32) {
 	s.down.counts.loss.Store(loss)
 	s.link.report(time.Now())
 	s.link.steer(time.Now())
+}
+
+// mouth is who sends what a Downlink reports.
+type mouth func([]rtcp.Packet) error
+
+func (m mouth) WriteRTCP(packets []rtcp.Packet) error { return m(packets) }
+
+// TestManySenderReportsLeaveInPieces: who gets a hundred tracks is told of each, in packets that a line takes.
+func TestManySenderReportsLeaveInPieces(t *testing.T) {
+	const tracks = 100
+	s, v := newStage(t, 1), &stream{}
+	told := map[uint32]bool{}
+	link := newDownlink(mouth(func(packets []rtcp.Packet) error {
+		if raw, err := rtcp.Marshal(packets); err != nil || len(raw) > 1200 {
+			t.Errorf("got a packet of %d bytes, %v, want at most 1200", len(raw), err)
+		}
+		for _, p := range packets {
+			told[p.(*rtcp.SenderReport).SSRC] = true
+		}
+		return nil
+	}), nil, LinkConfig{})
+	link.Ready()
+	for ssrc := range uint32(tracks) {
+		d := NewDownTrack(s.up, link, "TR_1", "PA_1")
+		d.binding.Store(&binding{writer: s.out, ssrc: ssrc, payload: 120})
+		d.Start()
+	}
+	s.reports(t, 0, 7<<32, 1000, time.Now())
+	s.feed(t, 0, v.frame(true, 0, 1)...)
+	link.report(time.Now())
+	if len(told) != tracks {
+		t.Errorf("got reports of %d tracks, want %d", len(told), tracks)
+	}
 }
 
 // TestReportsAloneJudgeALine: a client that gives no transport-wide feedback has its line judged by what its reports say is lost: it
