@@ -45,6 +45,19 @@ func TestAllocate(t *testing.T) {
 	}
 }
 
+// A publisher's word on how large its picture is does not make the line of others hopeless.
+func TestTypicalRate(t *testing.T) {
+	const all = 1<<32 - 1
+	for size, want := range map[Size]int{
+		{}: 500_000, {Width: all}: 500_000, {320, 180}: 115_200, {100, 100}: 80_000, {1920, 1080}: 4_147_200,
+		{3840, 2160}: 8_000_000, {all, all}: 8_000_000, {1 << 31, 1 << 31}: 8_000_000, {1 << 31, 1 << 30}: 8_000_000, {all, 1}: 8_000_000,
+	} {
+		if got := typicalRate(size); got != want {
+			t.Errorf("%d x %d: got %d bit/s, want %d", size.Width, size.Height, got, want)
+		}
+	}
+}
+
 func TestMatch(t *testing.T) {
 	h264 := func(payload int, fmtp string) webrtc.RTPCodecParameters {
 		return webrtc.RTPCodecParameters{PayloadType: webrtc.PayloadType(payload), RTPCodecCapability: webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH264, SDPFmtpLine: fmtp}}

@@ -73,13 +73,15 @@ func (d *demand) add(s step) {
 	d.n++
 }
 
-// typicalRate guesses what a layer takes that has not been measured yet.
+// typicalRate guesses what a layer takes that has not been measured yet. A publisher may announce any size.
 func typicalRate(s Size) int {
 	if s.Height == 0 {
 		return 500_000
 	}
-	return max(80_000, int(s.Width)*int(s.Height)*2)
+	return max(80_000, int(min(uint64(s.Width)*uint64(s.Height), mostPixels))*2)
 }
+
+const mostPixels = 4_000_000
 
 // setGrant bounds what may be chosen. Where less is left than is being sent, the higher layer stops at once: to wait for
 // the lower one's key frame would fill the line further.
