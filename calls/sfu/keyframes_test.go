@@ -131,14 +131,38 @@ func TestThinsFramesToWhichNoneRefers(t *testing.T) {
 
 func TestRates(t *testing.T) {
 	var r rates
-	for second, bytes := range []int{1000, 2000, 9000, 2000, 2100, 0} {
+	for second, bytes := range []int{1000, 2000, 9000, 2000, 2100} {
 		r.count(int64(second+1), bytes)
 	}
+	r.count(6, 2050)
 	if got, want := r.usual.Load(), int64(2100+lineOverhead)*8; got != want {
 		t.Errorf("got %d bits a second, want %d: the one with a key frame does not count", got, want)
 	}
 	r.count(20, 100)
-	if got := r.usual.Load(); got != 0 {
-		t.Errorf("after a silence: got %d, want 0", got)
+	if got, want := r.usual.Load(), int64(2050+lineOverhead)*8; got != want || r.whole != 0 {
+		t.Errorf("after a silence: got %d, and %d in the second before, want %d and 0", got, r.whole, want)
+	}
+	for second := int64(25); second < 50; second += 5 {
+		r.count(second, 110)
+	}
+	if got, want := r.usual.Load(), int64(110+lineOverhead)*8; got != want {
+		t.Errorf("of a still screen: got %d, want %d", got, want)
+	}
+}
+
+// TestAStillScreenStays: a screen that stands still costs a narrow line next to nothing, and does not pause.
+func TestAStillScreenStays(t *testing.T) {
+	s, v := newStage(t, 1), &stream{}
+	s.up.SetSizes([MaxLayers]Size{{Width: 1920, Height: 1080}})
+	now := time.Now()
+	for i := range 10 { // one picture in three seconds
+		raw, err := v.frame(i == 0, 0, 1)[0].Marshal()
+		must(t, err)
+		s.layers[0].receive(raw, now.Add(time.Duration(i)*3*time.Second))
+	}
+	s.link.estimate.bounded, s.link.estimate.bps = true, 100_000
+	s.link.steer(now)
+	if got := s.down.target.Load(); got != 0 {
+		t.Errorf("got layer %d, charged %d bit/s, want layer 0", got, s.down.asked.rate(0))
 	}
 }

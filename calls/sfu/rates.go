@@ -9,7 +9,7 @@ import (
 // rates counts what a layer brings in a second, and which part of it each temporal layer takes. The layer's goroutine counts,
 // anybody may ask.
 type rates struct {
-	usual  atomic.Int64  // bits a second on the line of a subscriber; 0: nothing came
+	usual  atomic.Int64  // bits on the line of a subscriber, in a second in which something comes; 0: none has ended yet
 	shares atomic.Uint32 // a byte for each temporal layer, see share
 	spare  atomic.Uint32 // percentage of frames to which no other refers
 
@@ -17,7 +17,7 @@ type rates struct {
 	counted int   // its bytes
 	packets int
 	whole   int64    // bits of the second before, 0 if nothing came
-	last    [3]int64 // of the seconds before, in bits
+	last    [3]int64 // of the newest seconds in which something came, in bits
 	seconds int
 	byTID   [allTID + 1]int // bytes of each temporal layer, older ones count less and less
 	loose   int             // of them in frames to which no other refers
@@ -27,18 +27,18 @@ type rates struct {
 // authentication, the headers of UDP and IP.
 const lineOverhead = 36
 
-// count counts a packet; it is true if a second has ended.
+// count counts a packet; it is true if a second has ended. One in which nothing comes tells nothing of the next in which something
+// does: a screen that stands still is drawn anew now and then.
 func (r *rates) count(second int64, size int) (ended bool) {
 	if second != r.second {
 		ended = true
 		if r.whole = 0; second == r.second+1 {
 			r.whole = int64(r.counted) * 8
+		}
+		if r.packets > 0 {
 			r.last[r.seconds%len(r.last)] = int64(r.counted+r.packets*lineOverhead) * 8
 			r.seconds++
 			r.usual.Store(r.middle())
-		} else {
-			r.seconds = 0
-			r.usual.Store(0)
 		}
 		r.tellShares()
 		r.second, r.counted, r.packets = second, 0, 0
@@ -48,7 +48,7 @@ func (r *rates) count(second int64, size int) (ended bool) {
 	return ended
 }
 
-// middle is the median of the last seconds: one in which there was a key frame says nothing of the next.
+// middle is the median of these seconds: one in which there was a key frame says nothing of the next.
 func (r *rates) middle() int64 {
 	a, b, c := r.last[0], r.last[1], r.last[2]
 	switch min(r.seconds, 3) {
