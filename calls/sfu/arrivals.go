@@ -239,7 +239,7 @@ func (s *arriving) note(h *packet.Header, now time.Time) {
 		s.first, s.toldHigh = seq, seq-1
 	}
 	s.received++
-	transit := now.UnixMicro()*int64(s.clock)/1_000_000 - int64(h.Timestamp)
+	transit := ticks(now, s.clock) - int64(h.Timestamp)
 	if s.received > 1 {
 		d := int64(int32(transit - s.transit))
 		s.jitter += (float64(max(d, -d)) - s.jitter) / 16

@@ -65,7 +65,7 @@ func (l *Layer) count(p *Packet, now time.Time) {
 	if p.Meta.Key {
 		c.keys.Add(1)
 	}
-	transit := now.UnixMicro()*int64(l.clock)/1_000_000 - int64(p.Meta.Timestamp)
+	transit := ticks(now, l.clock) - int64(p.Meta.Timestamp)
 	if l.transit != 0 {
 		d := int64(int32(transit - l.transit))
 		l.jitter += (float64(max(d, -d)) - l.jitter) / 16
@@ -108,7 +108,7 @@ func (l *Layer) numbers() LayerNumbers {
 	if n.Packets > 0 {
 		n.Lost = uint64(max(0, l.newest.Load()-c.first.Load()+1-int64(n.Packets)))
 	}
-	if time.Now().UnixMilli()-l.lastPacket.Load() < 2000 {
+	if millis(time.Now())-l.lastPacket.Load() < 2000 {
 		n.Bitrate = int(c.second.Load())
 	}
 	return n

@@ -11,7 +11,7 @@ func asked(s *stage, layer int) uint64 { return s.layers[layer].counts.keyAsks.L
 func TestAsksForKeyFramesAFewTimesAtOnceAndThenSeldom(t *testing.T) {
 	s := newStage(t, 3)
 	l := s.layers[2]
-	now := time.Now().UnixMilli()
+	now := millis(time.Now())
 	for _, c := range []struct {
 		name string
 		prep func()

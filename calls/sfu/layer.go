@@ -94,7 +94,7 @@ func newLayer(u *UpTrack, index int, ssrc uint32, codec webrtc.RTPCodecCapabilit
 	}
 	l.loudest.Store(127)
 	l.alive.Store(true)
-	l.lastPacket.Store(time.Now().UnixMilli())
+	l.lastPacket.Store(millis(time.Now()))
 	size := audioCache
 	if u.video {
 		size = videoCache
@@ -142,7 +142,7 @@ func (l *Layer) lookForRepairs() {
 // receive notes a packet, keeps it for repairs, and gives it to all who want it; what they write leaves together.
 func (l *Layer) receive(b []byte, now time.Time) {
 	h, ok := packet.ParseHeader(b)
-	ms := now.UnixMilli()
+	ms := millis(now)
 	if !ok || !l.within(ms, len(b)) || !l.stands() {
 		return
 	}
@@ -266,7 +266,7 @@ func (l *Layer) RequestKeyFrame() {
 	if l.Index == 0 {
 		every = lowKeyFrameEvery
 	}
-	now := time.Now().UnixMilli()
+	now := millis(time.Now())
 	last := l.lastAsk.Load()
 	wait := keyFrameLost
 	if l.lastKey.Load() > last {
@@ -299,7 +299,7 @@ const (
 // keySince gives the number of the newest key frame's first packet, if it is no older than that and all since then may be
 // sent at once. It is called by the layer's goroutine.
 func (l *Layer) keySince(seq int64, age time.Duration) (first int64, ok bool) {
-	if l.keySeq == 0 || seq-l.keySeq > maxCatchUp || time.Now().UnixMilli()-l.lastKey.Load() > age.Milliseconds() {
+	if l.keySeq == 0 || seq-l.keySeq > maxCatchUp || millis(time.Now())-l.lastKey.Load() > age.Milliseconds() {
 		return 0, false
 	}
 	return l.keySeq, true

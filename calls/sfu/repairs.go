@@ -27,7 +27,7 @@ func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 	}
 	d.out = out
 	defer func() { d.out = nil }()
-	now := time.Now().UnixMilli()
+	now := millis(time.Now())
 	d.repairOne(b, first, now, buf)
 	for i := uint16(1); mask != 0; i, mask = i+1, mask>>1 {
 		if mask&1 != 0 {

@@ -37,7 +37,7 @@ func TestEachSubscriberGetsItsTarget(t *testing.T) {
 				s.up.SetSizes([MaxLayers]Size{{320, 180}, {640, 360}, {1280, 720}}) // more than there are
 				s.down.SetWish(wish.w)
 				s.feed(t, 0, v.next(true)...)
-				s.up.checkLayers(time.Now().UnixMilli())
+				s.up.checkLayers(millis(time.Now()))
 				s.feed(t, 0, v.next(true)...)
 				for range 12 {
 					s.feed(t, 0, v.next(false)...)
@@ -302,7 +302,7 @@ func TestLayersThatStopAndComeBack(t *testing.T) {
 						b, _ := p.Marshal()
 						s.layers[0].receive(b, now)
 					}
-					if s.up.checkLayers(now.UnixMilli()) {
+					if s.up.checkLayers(millis(now)) {
 						s.down.LayersChanged()
 					}
 				}
@@ -462,7 +462,7 @@ func FuzzScalableStream(f *testing.F) {
 				s.feed(t, 0, &bad)
 			}
 		}
-		s.up.checkLayers(time.Now().UnixMilli())
+		s.up.checkLayers(millis(time.Now()))
 		var d demand
 		s.down.describe(&d)
 		came := map[uint16]bool{}
@@ -478,14 +478,14 @@ func FuzzScalableStream(f *testing.F) {
 func TestDemandOfAScalableStream(t *testing.T) {
 	v := newSVC(3, 3, true)
 	s := newScalableStage(t, v)
-	now := time.Now().Truncate(time.Second).Add(time.Second)
+	now := began.Add(2 * time.Hour) // where a second begins
 	for i := range 31 {
 		for _, p := range v.next(i == 0) {
 			b, _ := p.Marshal()
 			s.layers[0].receive(b, now.Add(time.Duration(i)*time.Second/30))
 		}
 	}
-	s.up.checkLayers(now.Add(time.Second).UnixMilli())
+	s.up.checkLayers(millis(now.Add(time.Second)))
 	var d demand
 	if !s.down.describe(&d) || d.steps[d.n-1].layer != 2 {
 		t.Fatalf("got %d steps %v, want up to layer 2", d.n, d.steps)

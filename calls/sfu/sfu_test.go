@@ -229,7 +229,7 @@ func TestSwitchesLayersAtKeyFrames(t *testing.T) {
 
 func TestFallsToALayerThatSends(t *testing.T) {
 	s := newStage(t, 3)
-	now := time.Now().UnixMilli()
+	now := millis(time.Now())
 	for i, last := range []int64{now, now, now - 2000} {
 		s.layers[i].lastPacket.Store(last)
 	}

@@ -233,7 +233,7 @@ func (u *UpTrack) sendFeedback() {
 	tick.Stop() // nothing to compare yet
 	defer tick.Stop()
 	check := func() {
-		if u.checkLayers(time.Now().UnixMilli()) {
+		if u.checkLayers(millis(time.Now())) {
 			u.mu.Lock()
 			u.tellSinks()
 			u.mu.Unlock()

@@ -96,7 +96,7 @@ func (in *incoming) reserve(size int, now time.Time) bool {
 	}
 	in.waits.Add(-int64(size))
 	last := in.cleared.Load()
-	if ms := now.UnixMilli(); ms-last < waitsFor.Milliseconds() || !in.cleared.CompareAndSwap(last, ms) {
+	if ms := millis(now); ms-last < waitsFor.Milliseconds() || !in.cleared.CompareAndSwap(last, ms) {
 		return false
 	}
 	in.mu.RLock()
