@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"maunium.net/go/mautrix"
 
 	"chancery/calls/signal"
 )
@@ -29,7 +30,31 @@ func (f *Focus) routes() http.Handler {
 	if f.service != nil {
 		f.service.routes(mux, base)
 	}
-	return recovered(oneSlash(base, mux))
+	return recovered(oneSlash(base, recognized(mux)))
+}
+
+// recognized answers what no route is for: browsers must be able to read that too, and clients tell by it what we do not offer.
+func recognized(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		openToAll(w)
+		if r.Method == http.MethodOptions {
+			return // what comes after it is answered below
+		}
+		status, other := http.StatusNotFound, *r
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			other.Method = method
+			if _, pattern := mux.Handler(&other); pattern != "" {
+				status = http.StatusMethodNotAllowed
+				w.Header().Add("Allow", method)
+			}
+		}
+		no := mautrix.MUnrecognized.WithMessage("Unrecognized request")
+		answer(w, status, &no)
+	})
 }
 
 // oneSlash takes two slashes after the base for one: tools append their paths to an address that may end in one, and not

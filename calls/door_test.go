@@ -1,0 +1,63 @@
+package calls
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// TestUnrecognized: threats.md I11 and I12, for the focus's own paths, beside the client API and where it has a listener alone.
+func TestUnrecognized(t *testing.T) {
+	for _, base := range []string{"", "/calls"} {
+		_, url := newTestFocus(t, func(c *Config) { c.Path = base })
+		url = "http" + strings.TrimPrefix(url, "ws") + base
+		for _, c := range []struct {
+			method, path string
+			status       int
+			allow        string
+			says         string // what stands in the answer; of one that is not recognized, the Matrix error
+		}{
+			{"POST", "/sfu_webhook", 404, "", "M_UNRECOGNIZED"},
+			{"POST", "/delegate_delayed_leave", 404, "", "M_UNRECOGNIZED"}, // Element Call asks whether there is any
+			{"GET", "/nothing", 404, "", "M_UNRECOGNIZED"},
+			{"GET", "//nothing", 404, "", "M_UNRECOGNIZED"},
+			{"GET", "/rtc/nothing", 404, "", "M_UNRECOGNIZED"},
+			{"POST", "/twirp/livekit.Egress/ListEgress", 404, "", "M_UNRECOGNIZED"},
+			{"POST", "/rtc/validate", 405, "GET", "M_UNRECOGNIZED"},
+			{"POST", "/rtc/v1", 405, "GET", "M_UNRECOGNIZED"},
+			{"POST", "/", 405, "GET", "M_UNRECOGNIZED"},
+			{"GET", "/twirp/livekit.RoomService/ListRooms", 405, "POST", "M_UNRECOGNIZED"},
+			{"OPTIONS", "/sfu_webhook", 200, "", ""},
+			{"OPTIONS", "/rtc/validate", 200, "", ""},
+			// and what is, as before
+			{"GET", "/", 200, "", "OK"},
+			{"HEAD", "/", 200, "", ""},
+			{"GET", "/rtc", 401, "", "invalid token"},
+			{"GET", "//rtc/v1/validate", 401, "", "invalid token"},
+			{"POST", "/twirp/livekit.RoomService/ListRooms", 401, "", "unauthenticated"},
+			{"POST", "/twirp/livekit.RoomService/Nothing", 401, "", "unauthenticated"},
+		} {
+			req, err := http.NewRequestWithContext(t.Context(), c.method, url+c.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode != c.status || resp.Header.Get("Allow") != c.allow || !strings.Contains(string(body), c.says) ||
+				resp.Header.Get("Access-Control-Allow-Origin") != "*" {
+				t.Errorf("%s %s%s: got %d %q, allowed %q, %v, want %d %q, allowed %q, with CORS", c.method, base, c.path,
+					resp.StatusCode, body, resp.Header.Get("Allow"), err, c.status, c.says, c.allow)
+			}
+			var no struct{ ErrCode, Error string }
+			if c.says == "M_UNRECOGNIZED" && (json.Unmarshal(body, &no) != nil || no.ErrCode != c.says || no.Error == "" || resp.Header.Get("Content-Type") != "application/json") {
+				t.Errorf("%s %s%s: got %s %q, want a Matrix error", c.method, base, c.path, resp.Header.Get("Content-Type"), body)
+			}
+		}
+	}
+}
