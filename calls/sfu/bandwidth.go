@@ -10,7 +10,8 @@ type estimate struct {
 	bounded bool
 	bps     int // what the line carries; counts if bounded
 
-	sent    []sentPacket // by number; nil until the first packet with one
+	sent    []sentPacket // by number; nil until the first packet with one, and longer when feedback tells of what was forgotten
+	number  uint16       // the newest
 	base    delays       // the least delay of late, the length of the empty line
 	window  arrived
 	out     arrived // what was sent, on our clock
@@ -45,7 +46,8 @@ type sentPacket struct {
 }
 
 const (
-	sentPackets = 1024 // more than is under way on any line
+	sentPackets = 1024 // at first, 16 kB: half a second of a large call
+	mostSent    = 8192 // 128 kB: more than a second of six thousand packets
 	ackWindows  = 10
 	ackNarrow   = 5 // windows that tell what a line carries whose queue is full
 	ackWindow50 = 50_000
@@ -96,7 +98,8 @@ func (e *estimate) note(seq uint16, size int, at int64, probe bool) {
 		e.probe.seq = seq
 	}
 	e.out.add(at, size*8)
-	e.sent[seq%sentPackets] = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
+	e.number = seq
+	*e.place(seq) = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
 }
 
 // resent is told that a packet goes out once more, under the same number.
@@ -104,8 +107,25 @@ func (e *estimate) resent(seq uint16) {
 	if e.sent == nil {
 		return
 	}
-	if p := &e.sent[seq%sentPackets]; p.seq == seq {
+	if p := e.place(seq); p.seq == seq {
 		p.again = true
+	}
+}
+
+// place is where a packet is remembered.
+func (e *estimate) place(seq uint16) *sentPacket { return &e.sent[int(seq)%len(e.sent)] }
+
+// missed is told of a number of which nothing is known. If it was forgotten, more is remembered from now on.
+func (e *estimate) missed(seq uint16) {
+	old := e.sent
+	if int(e.number-seq) < len(old) || len(old) >= mostSent {
+		return
+	}
+	e.sent = make([]sentPacket, 2*len(old))
+	for _, p := range old {
+		if p.fresh {
+			*e.place(p.seq) = p
+		}
 	}
 }
 
@@ -152,8 +172,12 @@ func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound
 	if e.probe.running() && int16(seq-e.probe.seq) >= 0 {
 		e.probe.told = true
 	}
-	p := &e.sent[seq%sentPackets]
-	if p.seq != seq || !p.fresh {
+	p := e.place(seq)
+	if p.seq != seq {
+		e.missed(seq)
+		return
+	}
+	if !p.fresh {
 		return
 	}
 	if !received {

@@ -326,6 +326,47 @@ func (w padWriter) WriteRTP(h *rtp.Header, _ []byte) (int, error) {
 
 func (w padWriter) Write([]byte) (int, error) { panic("not used") }
 
+// TestAFastLineIsRemembered: what is under way on a line of six thousand packets in a second is known when feedback tells of it, half
+// a second later; and a slow line keeps no more than it needs.
+func TestAFastLineIsRemembered(t *testing.T) {
+	for _, c := range []struct {
+		packets int64 // in a second
+		late    int64 // microseconds until feedback
+		most    int   // remembered
+	}{{6000, 500_000, mostSent}, {6000, 200_000, 2048}, {300, 500_000, sentPackets}} {
+		const size = 1000
+		e := &estimate{bounded: true}
+		told := int64(0)
+		for i := range 5 * c.packets {
+			now := i * 1_000_000 / c.packets
+			e.note(uint16(i), size, now, false)
+			if i%(c.packets/10) != 0 {
+				continue
+			}
+			r := feedbackRound{least: noDelay}
+			for ; told*1_000_000/c.packets < now-c.late; told++ {
+				e.arrival(uint16(told), true, told*1_000_000/c.packets+1_000_000, &r)
+			}
+			e.hear(now, &r)
+		}
+		if want := int(c.packets * size * 8); e.acked < want*9/10 || len(e.sent) > c.most {
+			t.Errorf("%d packets, %d us: got %d bit/s of %d with %d packets remembered, want at most %d", c.packets, c.late, e.acked, want, len(e.sent), c.most)
+		}
+	}
+}
+
+// TestFeedbackOnWhatWasNeverSent: who tells of any number has no more remembered than there is room for.
+func TestFeedbackOnWhatWasNeverSent(t *testing.T) {
+	e := &estimate{bounded: true}
+	for i := range 100_000 {
+		e.note(uint16(i), 1000, int64(i), false)
+		e.arrival(uint16(i*40_503), true, int64(i), &feedbackRound{})
+	}
+	if len(e.sent) > mostSent {
+		t.Errorf("got %d packets remembered, want at most %d", len(e.sent), mostSent)
+	}
+}
+
 // Loss is judged by a second of packets, not by the few of one feedback.
 func TestLossByChance(t *testing.T) {
 	for _, c := range []struct {
