@@ -268,6 +268,7 @@ func (p *Participant) takeLeave() {
 			Reason: p.because.reason, Action: p.because.action, CanReconnect: p.because.action != signal.Leave_DISCONNECT,
 		}}})
 	}
+	p.leavePlace()
 	p.conn.Close()
 }
 
@@ -286,8 +287,8 @@ func (p *Participant) endMedia() {
 
 // hangUp closes what p holds of the outside, and waits for what has come by it.
 func (p *Participant) hangUp() {
-	p.leavePlace()
-	p.conn.Close() // again, where there was no goodbye
+	p.leavePlace() // again, where there was no goodbye
+	p.conn.Close()
 	p.pub.close()
 	if p.sub != p.pub {
 		p.sub.close()
