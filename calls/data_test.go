@@ -95,6 +95,11 @@ func TestDataPacketsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, speakers := range [][]byte{{0x1a, 0}, {0x80, 0x01, 0x01, 0x1a, 0}} { // alone, and with a number: field 3 of a packet
+		if err := ann.reliable.Send(speakers); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ann.send(ann.reliable, 1, 40<<10)
 	first := bob.next("packet")
 	if first.Sequence != 1 || len(first.DestinationIdentities) != 0 || first.ParticipantIdentity != "ann" || first.ParticipantSid != ann.joined.Participant.Sid {

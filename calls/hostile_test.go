@@ -38,7 +38,8 @@ import (
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
 //	     TestTooManyStreamsAtOnce, TestAFloodIsCutOff, TestParticipantKeepsItsBudget, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing, sfu.TestStrangersByTCPAreBounded, sfu.TestStrangersByTCPDoNotStay; the version of pion/dtls: TestDTLSIsNewEnough
-//	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst; FuzzData, signal.FuzzParseData
+//	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst, signal.TestDataPacketsHaveTheirShape; FuzzData,
+//	     signal.FuzzParseData
 //	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
 //	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing, TestHiddenLines
 //	C15  TestDoor (full), TestOneUserTakesSomePlaces, TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget,

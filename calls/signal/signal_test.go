@@ -269,19 +269,55 @@ func TestDataPacketKeepsWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+// TestDataPacketsHaveTheirShape: a client cannot say who speaks, nor hide from us what another client would read.
+func TestDataPacketsHaveTheirShape(t *testing.T) {
+	user := func(fields ...byte) []byte { return append([]byte{0x12, byte(len(fields))}, fields...) }
+	for _, c := range []struct {
+		name string
+		raw  []byte
+		ok   bool
+	}{
+		{"nothing", nil, true},
+		{"a stream's end", []byte{0x7a, 0x02, 0x0a, 0x00}, true},
+		{"a user's packet with a topic and times", user(0x12, 0x01, 'x', 0x22, 0x01, 't', 0x48, 0x05, 0x50, 0x06), true},
+		{"what nobody knows yet", []byte{0x98, 0x01, 0x05}, true}, // field 19, a number
+		{"speakers", []byte{0x1a, 0x02, 0x0a, 0x00}, false},
+		{"no speakers", []byte{0x1a, 0x00}, false},
+		{"speakers behind a user's packet", append(user(0x12, 0x01, 'x'), 0x1a, 0x00), false},
+		{"speakers as a number", []byte{0x18, 0x02, 0x0a, 0x00}, false},
+		{"a sender as eight bytes", []byte{0x21, 0x07, 'v', 'i', 'c', 't', 'i', 'm', '!'}, false},
+		{"a kind as bytes", []byte{0x0a, 0x02, 0x1a, 0x00}, false},
+		{"a stream's end as four bytes", []byte{0x7d, 0x00, 0x1a, 0x00, 0x00}, false},
+		{"a stream's end as a group", []byte{0x7b, 0x7c}, false},
+		{"a user's sender as a number", user(0x28, 0x00), false},
+		{"a user's time as bytes", user(0x4a, 0x02, 0x2a, 0x00), false},
+		{"cut off", []byte{0x12, 0x05, 0x12}, false},
+	} {
+		if _, err := ParseData(c.raw); (err == nil) != c.ok {
+			t.Errorf("%s: got error %v, want taken: %v", c.name, err, c.ok)
+		}
+	}
+}
+
 func FuzzParseData(f *testing.F) {
 	b, err := proto.Marshal(&DataPacket{User: &UserPacket{Payload: []byte("x"), DestinationSids: []string{"PA_a"}}})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	f.Add(append(b, 0x1a, 0x02, 0x0a, 0x00))
+	f.Add(append(b, 0x21, 0x07, 'v', 'i', 'c', 't', 'i', 'm', '!'))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := ParseData(b)
 		if err != nil {
 			return
 		}
-		if _, err := EncodeData(p); err != nil {
+		out, err := EncodeData(p)
+		if err != nil {
 			t.Errorf("cannot be sent on: %v", err)
+		}
+		if _, err := ParseData(out); err != nil {
+			t.Errorf("sent on as %x: %v", out, err)
 		}
 	})
 }
