@@ -18,14 +18,17 @@ type allowedTracks struct {
 // everybody may have everything, unless the client says otherwise.
 var everybody = &allowance{all: true}
 
-// newAllowance reads what a client says; nil: it says too much. The one who says it does the work, once, and not all who ask.
+// nobody may have anything.
+var nobody = &allowance{}
+
+// newAllowance reads what a client says. Of one that says too much nobody may have anything: it meant to keep its tracks from some. The one who says it does the work, once, and not all who ask.
 func newAllowance(m *signal.SubscriptionPermission) *allowance {
 	said := len(m.GetTrackPermissions())
 	for _, perm := range m.GetTrackPermissions() {
 		said += len(perm.GetTrackSids())
 	}
 	if said > maxWishes {
-		return nil
+		return nobody
 	}
 	a := &allowance{all: m.GetAllParticipants(), sids: map[string]*allowedTracks{}, names: map[string]*allowedTracks{}, size: signal.Size(m)}
 	for _, perm := range m.GetTrackPermissions() {
@@ -63,10 +66,10 @@ func (p *Participant) onSubscriptionPermission(m *signal.SubscriptionPermission)
 	if p.allow.all && m.GetAllParticipants() {
 		return // each client says so as it comes
 	}
-	if a := newAllowance(m); a != nil {
-		p.allow = a
-		p.tellAll()
+	if p.allow = newAllowance(m); p.allow == nobody {
+		p.log.Info().Msg("Permission with too many names: nobody is permitted")
 	}
+	p.tellAll()
 }
 
 // tellPermissions says which of a publisher's tracks have become allowed or forbidden, and which have come forbidden: a client takes a

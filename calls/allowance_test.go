@@ -72,6 +72,7 @@ func TestAllowance(t *testing.T) {
 		{"by sid", &signal.SubscriptionPermission{TrackPermissions: []*signal.TrackPermission{entry("PA_ann", "", true)}}, []string{"TR_1", "TR_2"}},
 		{"by either", &signal.SubscriptionPermission{TrackPermissions: []*signal.TrackPermission{entry("PA_other", "ann", false, "TR_1")}}, []string{"TR_1"}},
 		{"twice", &signal.SubscriptionPermission{TrackPermissions: []*signal.TrackPermission{entry("", "ann", false, "TR_1"), entry("PA_ann", "", false, "TR_2")}}, []string{"TR_1", "TR_2"}},
+		{"too much", &signal.SubscriptionPermission{AllParticipants: true, TrackPermissions: []*signal.TrackPermission{entry("", "ann", true, make([]string, maxWishes)...)}}, nil},
 		{"another", &signal.SubscriptionPermission{TrackPermissions: []*signal.TrackPermission{entry("PA_bob", "bob", true), entry("", "", true)}}, nil},
 	} {
 		p := &Participant{sid: "PA_ann", identity: "ann"}
@@ -86,7 +87,26 @@ func TestAllowance(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}
-	if newAllowance(&signal.SubscriptionPermission{TrackPermissions: []*signal.TrackPermission{entry("", "ann", false, make([]string, maxWishes)...)}}) != nil {
-		t.Error("got a permission of more tracks than are kept taken")
-	}
+}
+
+// TestAPermissionThatSaysTooMuch takes the older one away all the same.
+func TestAPermissionThatSaysTooMuch(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.wait("its connection", func(res *signal.Response) bool { return mentions(res, "ann", signal.Participant_ACTIVE) })
+	bob.announces(&signal.AddTrack{Cid: "bob", Type: signal.TrackType_VIDEO})
+	bob.sends(webrtc.MimeTypeVP8, "bob")
+	ann.shows(ann.track(), "vp8")
+	bob.say(&signal.Request{Message: &signal.Request_SubscriptionPermission{SubscriptionPermission: &signal.SubscriptionPermission{
+		TrackPermissions: []*signal.TrackPermission{{ParticipantIdentity: "cat", TrackSids: make([]string, maxWishes)}},
+	}}})
+	ann.wait("that it may have the track no longer", func(res *signal.Response) bool {
+		u := res.GetSubscriptionPermissionUpdate()
+		return u != nil && !u.Allowed
+	})
+	within(t, ann.session(f), func() {
+		if n := len(ann.session(f).subs); n != 0 {
+			t.Errorf("got %d tracks, want none", n)
+		}
+	})
 }
