@@ -63,6 +63,7 @@ type Conn struct {
 	woken  chan struct{} // something waits
 	done   chan struct{} // closed when nothing more can be sent
 	once   sync.Once
+	ends   time.Time    // when writing ends too; written before done is closed
 	trip   atomic.Int64 // nanoseconds there and back, as the last ping took; 0: none has come back
 	most   atomic.Int64 // bytes of a message
 
@@ -248,8 +249,13 @@ func (c *Conn) writeQueued() bool {
 	return true
 }
 
-// Close ends the socket after what is queued has been written, for at most one write's time.
-func (c *Conn) Close() { c.once.Do(func() { close(c.done) }) }
+// Close ends the socket after what is queued has been written, for at most one write's time in all.
+func (c *Conn) Close() {
+	c.once.Do(func() {
+		c.ends = time.Now().Add(c.limits.WriteWait)
+		close(c.done)
+	})
+}
 
 func (c *Conn) write() {
 	ping := time.NewTimer(min(firstPing, c.limits.PingEvery))
@@ -285,7 +291,13 @@ func (c *Conn) drain() {
 }
 
 func (c *Conn) writeFrame(frame []byte) error {
-	if err := c.ws.SetWriteDeadline(time.Now().Add(c.limits.WriteWait)); err != nil {
+	until := time.Now().Add(c.limits.WriteWait)
+	select {
+	case <-c.done:
+		until = c.ends
+	default:
+	}
+	if err := c.ws.SetWriteDeadline(until); err != nil {
 		return err
 	}
 	return c.ws.WriteMessage(websocket.BinaryMessage, frame)

@@ -269,6 +269,29 @@ func TestDataPacketKeepsWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+// TestCloseIsSoonOver: to a client that reads slowly a closed socket goes on writing for the time of one write, and not for each message's.
+func TestCloseIsSoonOver(t *testing.T) {
+	const messages, each = 64, 1 << 20
+	c, ws := pair(t, Limits{WriteWait: 300 * time.Millisecond, QueueBytes: 2 * messages * each})
+	frame := make([]byte, each)
+	for range messages {
+		if !c.SendFrame(frame) {
+			t.Fatal("the queue takes less than the test needs")
+		}
+	}
+	c.Close()
+	_ = ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for got := 0; ; got++ {
+		if _, _, err := ws.ReadMessage(); err != nil {
+			if got == messages {
+				t.Errorf("got all %d messages, want some cut off", got)
+			}
+			return
+		}
+		time.Sleep(20 * time.Millisecond) // the slowness that is tried, not a wait for something
+	}
+}
+
 // TestDataPacketsHaveTheirShape: a client cannot say who speaks, nor hide from us what another client would read.
 func TestDataPacketsHaveTheirShape(t *testing.T) {
 	user := func(fields ...byte) []byte { return append([]byte{0x12, byte(len(fields))}, fields...) }
