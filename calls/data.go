@@ -28,8 +28,9 @@ const (
 	lossyLabel      = "_lossy"
 	maxData         = 64 << 10
 	maxLossy        = 16 << 10 // clients keep to 15 kB, and the envelope
-	maxDestinations = 1000     // named in one packet: each is looked for among all
+	maxDestinations = 1000     // named in one packet
 	packetCost      = 256      // bytes that a packet counts beside its own
+	nameCost        = 64       // and for each that it names
 	dataPerSecond   = 1 << 20  // bytes that one client may send
 	dataBurst       = 4 << 20
 	fanPerSecond    = 16 << 20 // bytes that may go out for one client's packets
@@ -107,14 +108,14 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 		names, sids = append(names, u.DestinationIdentities...), u.DestinationSids
 		u.ParticipantSid, u.ParticipantIdentity = p.sid, p.identity
 	}
-	if len(names)+len(sids) > maxDestinations {
+	if named := len(names) + len(sids); named > maxDestinations || named > 0 && !p.mayPass(p.data.in, kind, named*nameCost) {
 		return
 	}
 	out, err := signal.EncodeData(packet)
 	if err != nil {
 		return
 	}
-	w := word{from: p, seq: packet.Sequence, names: names, sids: sids, raw: out, at: time.Now()}
+	w := word{from: p, seq: packet.Sequence, to: destinationsOf(names, sids), raw: out, at: time.Now()}
 	to := p.hearers(&w)
 	if !p.mayPass(p.data.out, kind, len(to)*(len(out)+packetCost)) {
 		return

@@ -111,6 +111,34 @@ func TestDataPacketsAreBounded(t *testing.T) {
 	}
 }
 
+// TestNamesCount: a packet that names many counts for each of them, beside its bytes, and is kept as long as its names find room too.
+func TestNamesCount(t *testing.T) {
+	room := &Room{}
+	ann := &Participant{room: room, sid: "PA_ann", identity: "ann", data: newDataPort(), done: make(chan struct{})}
+	ann.data.may.Store(true)
+	room.everyone.Store(&[]*Participant{ann})
+	ann.data.in.SetLimit(1) // earns nothing while the test runs
+	for _, names := range []int{0, 1, maxDestinations} {
+		packet := &signal.DataPacket{Sequence: 1}
+		for i := range names {
+			packet.DestinationIdentities = append(packet.DestinationIdentities, fmt.Sprint(i))
+		}
+		raw, err := signal.EncodeData(packet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, kept := ann.data.in.Tokens(), room.words.size
+		ann.forwardData(signal.DataPacket_RELIABLE, raw)
+		want := len(raw) + packetCost + names*nameCost
+		if got := int(before - ann.data.in.Tokens() + 0.5); got != want {
+			t.Errorf("%d names: counted %d bytes, want %d", names, got, want)
+		}
+		if got := room.words.size - kept; got < names*nameCost {
+			t.Errorf("%d names: kept as %d bytes, want at least %d", names, got, names*nameCost)
+		}
+	}
+}
+
 // TestDataNeedTheRight takes the right to send data away and gives it back while the channels stand.
 func TestDataNeedTheRight(t *testing.T) {
 	f, base := newTestFocus(t)
@@ -237,8 +265,8 @@ func TestWordsAreToldAgain(t *testing.T) {
 	for i := range uint32(5) {
 		room.words.note(word{from: ann, seq: i + 1, raw: []byte("all"), at: now})
 	}
-	room.words.note(word{from: ann, seq: 6, raw: []byte("bob's"), names: []string{"bob"}, at: now})
-	room.words.note(word{from: bob, seq: 1, raw: []byte("cat's"), sids: []string{"PA_cat"}, at: now})
+	room.words.note(word{from: ann, seq: 6, raw: []byte("bob's"), to: destinationsOf([]string{"bob"}, nil), at: now})
+	room.words.note(word{from: bob, seq: 1, raw: []byte("cat's"), to: destinationsOf(nil, []string{"PA_cat"}), at: now})
 	for _, c := range []struct {
 		name  string
 		who   *Participant

@@ -1,7 +1,6 @@
 package calls
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -20,11 +19,39 @@ type words struct {
 
 // word is a reliable packet as it goes out.
 type word struct {
-	from        *Participant
-	seq         uint32
-	names, sids []string // for whom; none: for all but the sender
-	raw         []byte
-	at          time.Time
+	from *Participant
+	seq  uint32
+	to   *destinations // nil: for all but the sender
+	raw  []byte
+	at   time.Time
+}
+
+// destinations are those to whom a packet goes. They are not changed.
+type destinations struct{ names, sids map[string]bool }
+
+// destinationsOf makes sets of what a packet names: everybody in the call is looked for in them, and again when it is told later.
+func destinationsOf(names, sids []string) *destinations {
+	if len(names)+len(sids) == 0 {
+		return nil
+	}
+	return &destinations{names: setOf(names), sids: setOf(sids)}
+}
+
+func setOf(list []string) map[string]bool {
+	set := make(map[string]bool, len(list))
+	for _, one := range list {
+		set[one] = true
+	}
+	return set
+}
+
+// bytes is what a word counts while it is kept.
+func (w *word) bytes() int {
+	n := len(w.raw)
+	if w.to != nil {
+		n += nameCost * (len(w.to.names) + len(w.to.sids))
+	}
+	return n
 }
 
 const (
@@ -37,7 +64,7 @@ func (w *word) isFor(p *Participant) bool {
 	if p == w.from {
 		return false
 	}
-	return len(w.names) == 0 && len(w.sids) == 0 || slices.Contains(w.names, p.identity) || slices.Contains(w.sids, p.sid)
+	return w.to == nil || w.to.names[p.identity] || w.to.sids[p.sid]
 }
 
 // note keeps a packet for a while.
@@ -45,10 +72,10 @@ func (s *words) note(w word) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list = append(s.list, w)
-	s.size += len(w.raw)
+	s.size += w.bytes()
 	old := 0
 	for old < len(s.list) && (s.size > wordsBytes || len(s.list)-old > wordsMost || w.at.Sub(s.list[old].at) > wordsFor) {
-		s.size -= len(s.list[old].raw)
+		s.size -= s.list[old].bytes()
 		s.list[old] = word{}
 		old++
 	}
