@@ -125,7 +125,8 @@ func (p *Participant) askForOffer() {
 	left := p.room.focus.mostSent - p.offers.requested[0] - p.offers.requested[1] - p.offers.seenFor[0] - p.offers.seenFor[1]
 	helps := len(p.offers.removed) > 0 // an offer without new sections
 	for k := range ask {               // sounds first
-		ask[k] = max(0, min(need[k]-free[k]-p.offers.requested[k], left))
+		room := min(left, p.mostOf(k)-p.offers.requested[k]-p.offers.seenFor[k])
+		ask[k] = max(0, min(need[k]-free[k]-p.offers.requested[k], room))
 		left -= ask[k]
 		helps = helps || need[k] > 0 && free[k] > 0
 	}
@@ -314,15 +315,10 @@ func levelOf(err error) zerolog.Level {
 func (p *Participant) offer() error {
 	p.widen()
 	p.takeAway(p.sub)
-	for _, s := range p.subs {
-		if s.sender != nil || !p.mayAdd(s) {
-			continue
-		}
-		sender, err := p.addSender(s)
-		if err != nil {
+	for _, video := range []bool{false, true} { // sounds first
+		if err := p.addSenders(video); err != nil {
 			return fmt.Errorf("add track: %w", err)
 		}
-		p.bound(s, sender)
 	}
 	offer, err := p.sub.pc.CreateOffer(&webrtc.OfferOptions{ICERestart: p.offers.restart})
 	if err != nil {
@@ -333,6 +329,21 @@ func (p *Participant) offer() error {
 	}
 	p.offers.again, p.offers.restart = false, false
 	p.tellOffer(offer.SDP)
+	return nil
+}
+
+// addSenders gives the subscriptions of one kind that wait their sections, as far as there are some.
+func (p *Participant) addSenders(video bool) error {
+	for _, s := range p.subs {
+		if s.sender != nil || s.up.Video() != video || !p.mayAdd(s) {
+			continue
+		}
+		sender, err := p.addSender(s)
+		if err != nil {
+			return err
+		}
+		p.bound(s, sender)
+	}
 	return nil
 }
 
@@ -381,7 +392,25 @@ func (p *Participant) freed(s *subscription) bool {
 
 // mayAdd says whether a subscription can have its section with the next offer.
 func (p *Participant) mayAdd(s *subscription) bool {
-	return len(p.sub.pc.GetTransceivers()) < p.room.focus.mostSent || len(p.offers.removed) > 0 || p.freed(s)
+	if len(p.offers.removed) > 0 || p.freed(s) {
+		return true
+	}
+	all, same := p.sub.pc.GetTransceivers(), 0
+	for _, t := range all {
+		if t.Kind() == s.down.Kind() {
+			same++
+		}
+	}
+	return len(all) < p.room.focus.mostSent && same < p.mostOf(kindIndex(s.up.Video()))
+}
+
+// mostOf is how many sections there may be of a kind. Pictures leave some free, so that a voice which comes later has one.
+func (p *Participant) mostOf(kind int) int {
+	most := p.room.focus.mostSent
+	if kind == kindIndex(true) {
+		return most - most/keptForSounds
+	}
+	return most
 }
 
 // addSender puts a subscription on a section that became free, or on a new one.

@@ -21,6 +21,7 @@ const (
 	sdpForEach    = 8 << 10
 	frameForEach  = 12 << 10 // of signalling: a client that resumes says its newest offer and the answer
 	mostSent      = 800      // tracks that a client gets at once; more wait until a section is free
+	keptForSounds = 8        // one of so many sections is not for pictures
 	maxCandidates = 100      // of one client between two descriptions
 	maxCandidate  = 2048
 )

@@ -375,3 +375,33 @@ func TestMoreThanOneClientCanGet(t *testing.T) {
 	bob.gets(1)
 	cat.track()
 }
+
+// TestVoicesKeepTheirPlace: where a client cannot get everything it gets voices, also such as come after more pictures than there is room for.
+func TestVoicesKeepTheirPlace(t *testing.T) {
+	f, base := newTestFocus(t, func(c *Config) { c.MaxTracks, c.Grace = 80, time.Minute })
+	f.mostSent = 32 // four of them are for voices alone
+	bob, cat := joinSolo(t, base, "bob", false), join(t, base, "room", "cat")
+	bob.negotiate()
+	ann, dan := joinAs(t, base, "room", "ann", joining{mute: true}), joinAs(t, base, "room", "dan", joining{mute: true})
+	ann.publishMany(0, 40)
+	ann.sees("ann", 40)
+	bob.gets(28)
+	for range 28 {
+		cat.track()
+	}
+	dan.publishMany(4, 0)
+	bob.gets(32)
+	for range 4 {
+		if remote := cat.track(); remote.Kind() != webrtc.RTPCodecTypeAudio {
+			t.Errorf("got a %v after 28 pictures, want a voice", remote.Kind())
+		}
+	}
+	dan.publishMany(32, 0)
+	dan.sees("dan", 36)
+	eve := join(t, base, "room", "eve")
+	for range 32 {
+		if remote := eve.track(); remote.Kind() != webrtc.RTPCodecTypeAudio {
+			t.Errorf("got a %v, want voices first", remote.Kind())
+		}
+	}
+}
