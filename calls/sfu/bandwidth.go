@@ -112,8 +112,8 @@ func (e *estimate) resent(seq uint16) {
 	}
 }
 
-// place is where a packet is remembered.
-func (e *estimate) place(seq uint16) *sentPacket { return &e.sent[int(seq)%len(e.sent)] }
+// place is where a packet is remembered; there is a power of two of places.
+func (e *estimate) place(seq uint16) *sentPacket { return &e.sent[int(seq)&(len(e.sent)-1)] }
 
 // missed is told of a number of which nothing is known. If it was forgotten, more is remembered from now on.
 func (e *estimate) missed(seq uint16) {
