@@ -14,8 +14,8 @@ type Span struct {
 }
 
 // Map lays the packets of one layer after another onto one outgoing stream. Lost packets keep their numbers
-// free, so that they can still be repaired; dropped ones leave no hole. Numbers are unwrapped ones, and what goes out lies
-// within maxFree of all that went out before: SRTP guesses from 16 bits which number is meant, and would encipher two packets
+// free, so that they can still be repaired; dropped ones leave no hole. Numbers are unwrapped ones, and each that goes out
+// lies within maxFree of the highest before it: SRTP guesses from 16 bits which number is meant, and would encipher two packets
 // alike after a wrong guess. A larger hole is closed.
 // The zero value is ready. It belongs to one goroutine.
 type Map struct {

@@ -320,8 +320,9 @@ func (e *estimate) narrow(now int64) bool {
 }
 
 // idle says whether nothing has gone out of late that feedback would tell of: whatever waited has drained, and nobody will say so.
+// It is false for a client that gives none.
 func (e *estimate) idle(now int64) bool {
-	return now-e.heard > idleFor && e.out.bits(now/ackWindow50+1, ackWindows) == 0
+	return e.heard != 0 && now-e.heard > idleFor && e.out.bits(now/ackWindow50+1, ackWindows) == 0
 }
 
 // rest takes an idle line for a calm one.

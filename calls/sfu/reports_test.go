@@ -138,6 +138,18 @@ func TestReportsOfAPausedLine(t *testing.T) {
 	t.Errorf("got %+v, still paused after 20 s", s.link.Numbers())
 }
 
+// TestReportsAloneOpenALine: where no feedback comes, that none does is no sign of a calm line.
+func TestReportsAloneOpenALine(t *testing.T) {
+	s := newStage(t, 3)
+	s.link.estimate.bounded, s.link.estimate.bps = true, 50_000_000
+	for i := range 200 {
+		s.link.steer(s.link.began.Add(time.Duration(i) * steerEvery))
+	}
+	if n := s.link.Numbers(); !n.Bounded {
+		t.Errorf("got %+v after 20 s without a report, want it bounded", n)
+	}
+}
+
 // TestReportsOfABoundedLine: what good reports let a line grow to has an end, also where something always waits.
 func TestReportsOfABoundedLine(t *testing.T) {
 	s := newStage(t, 3)
