@@ -51,6 +51,11 @@ func (p *Participant) handle(req *signal.Request) {
 			t.info.Width, t.info.Height = m.UpdateVideoTrack.Width, m.UpdateVideoTrack.Height
 			p.changed()
 		}
+	case *signal.Request_PublishDataTrack: // the client would wait ten seconds for an answer (livekit-client 2.23.0)
+		p.send(&signal.Response{Message: &signal.Response_RequestResponse{RequestResponse: &signal.RequestResponse{
+			Reason: signal.RequestResponse_UNSUPPORTED_TYPE, Message: "there are no data tracks here",
+			Request: &signal.RequestResponse_PublishDataTrack{PublishDataTrack: &signal.PublishDataTrack{PubHandle: m.PublishDataTrack.PubHandle}},
+		}}})
 	}
 }
 

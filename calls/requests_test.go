@@ -94,6 +94,10 @@ func TestUpdatesAreAnswered(t *testing.T) {
 			t.Errorf("got %v to request %d, want %v to %d", got.Reason, got.RequestId, c.want, id)
 		}
 	}
+	ann.say(&signal.Request{Message: &signal.Request_PublishDataTrack{PublishDataTrack: &signal.PublishDataTrack{PubHandle: 5}}})
+	if got := ann.wait("answer", func(res *signal.Response) bool { return res.GetRequestResponse() != nil }).GetRequestResponse(); got.Reason != signal.RequestResponse_UNSUPPORTED_TYPE || got.GetPublishDataTrack().GetPubHandle() != 5 {
+		t.Errorf("a data track: got %v, want it refused under its handle", got)
+	}
 	ann.say(&signal.Request{Message: &signal.Request_Ping{Ping: 7}})
 	if got := ann.wait("pong", func(res *signal.Response) bool { return res.GetPong() != 0 }).GetPong(); got < 1e12 {
 		t.Errorf("got a pong of %d, want the focus's time in milliseconds", got)

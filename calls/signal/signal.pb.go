@@ -597,7 +597,7 @@ func (x ClientConfiguration_Setting) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientConfiguration_Setting.Descriptor instead.
 func (ClientConfiguration_Setting) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{35, 0}
+	return file_signal_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type RequestResponse_Reason int32
@@ -652,7 +652,7 @@ func (x RequestResponse_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RequestResponse_Reason.Descriptor instead.
 func (RequestResponse_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{53, 0}
+	return file_signal_proto_rawDescGZIP(), []int{54, 0}
 }
 
 type DataPacket_Kind int32
@@ -698,7 +698,7 @@ func (x DataPacket_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DataPacket_Kind.Descriptor instead.
 func (DataPacket_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{57, 0}
+	return file_signal_proto_rawDescGZIP(), []int{58, 0}
 }
 
 type Codec struct {
@@ -2113,6 +2113,7 @@ type Request struct {
 	//	*Request_PingReq
 	//	*Request_UpdateAudioTrack
 	//	*Request_UpdateVideoTrack
+	//	*Request_PublishDataTrack
 	Message       isRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2299,6 +2300,15 @@ func (x *Request) GetUpdateVideoTrack() *UpdateVideoTrack {
 	return nil
 }
 
+func (x *Request) GetPublishDataTrack() *PublishDataTrack {
+	if x != nil {
+		if x, ok := x.Message.(*Request_PublishDataTrack); ok {
+			return x.PublishDataTrack
+		}
+	}
+	return nil
+}
+
 type isRequest_Message interface {
 	isRequest_Message()
 }
@@ -2367,6 +2377,10 @@ type Request_UpdateVideoTrack struct {
 	UpdateVideoTrack *UpdateVideoTrack `protobuf:"bytes,18,opt,name=update_video_track,json=updateVideoTrack,proto3,oneof"`
 }
 
+type Request_PublishDataTrack struct {
+	PublishDataTrack *PublishDataTrack `protobuf:"bytes,19,opt,name=publish_data_track,json=publishDataTrack,proto3,oneof"`
+}
+
 func (*Request_Offer) isRequest_Message() {}
 
 func (*Request_Answer) isRequest_Message() {}
@@ -2398,6 +2412,8 @@ func (*Request_PingReq) isRequest_Message() {}
 func (*Request_UpdateAudioTrack) isRequest_Message() {}
 
 func (*Request_UpdateVideoTrack) isRequest_Message() {}
+
+func (*Request_PublishDataTrack) isRequest_Message() {}
 
 type SessionDescription struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3833,6 +3849,51 @@ func (x *UpdateVideoTrack) GetHeight() uint32 {
 	return 0
 }
 
+// PublishDataTrack asks for what the focus does not have.
+type PublishDataTrack struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PubHandle     uint32                 `protobuf:"varint,1,opt,name=pub_handle,json=pubHandle,proto3" json:"pub_handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishDataTrack) Reset() {
+	*x = PublishDataTrack{}
+	mi := &file_signal_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishDataTrack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishDataTrack) ProtoMessage() {}
+
+func (x *PublishDataTrack) ProtoReflect() protoreflect.Message {
+	mi := &file_signal_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishDataTrack.ProtoReflect.Descriptor instead.
+func (*PublishDataTrack) Descriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PublishDataTrack) GetPubHandle() uint32 {
+	if x != nil {
+		return x.PubHandle
+	}
+	return 0
+}
+
 type Response struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -3867,7 +3928,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_signal_proto_msgTypes[34]
+	mi := &file_signal_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3879,7 +3940,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[34]
+	mi := &file_signal_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3892,7 +3953,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{34}
+	return file_signal_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Response) GetMessage() isResponse_Message {
@@ -4261,7 +4322,7 @@ type ClientConfiguration struct {
 
 func (x *ClientConfiguration) Reset() {
 	*x = ClientConfiguration{}
-	mi := &file_signal_proto_msgTypes[35]
+	mi := &file_signal_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4273,7 +4334,7 @@ func (x *ClientConfiguration) String() string {
 func (*ClientConfiguration) ProtoMessage() {}
 
 func (x *ClientConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[35]
+	mi := &file_signal_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4286,7 +4347,7 @@ func (x *ClientConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientConfiguration.ProtoReflect.Descriptor instead.
 func (*ClientConfiguration) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{35}
+	return file_signal_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ClientConfiguration) GetForceRelay() ClientConfiguration_Setting {
@@ -4318,7 +4379,7 @@ type Joined struct {
 
 func (x *Joined) Reset() {
 	*x = Joined{}
-	mi := &file_signal_proto_msgTypes[36]
+	mi := &file_signal_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4330,7 +4391,7 @@ func (x *Joined) String() string {
 func (*Joined) ProtoMessage() {}
 
 func (x *Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[36]
+	mi := &file_signal_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4343,7 +4404,7 @@ func (x *Joined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Joined.ProtoReflect.Descriptor instead.
 func (*Joined) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{36}
+	return file_signal_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Joined) GetRoom() *Room {
@@ -4456,7 +4517,7 @@ type Reconnected struct {
 
 func (x *Reconnected) Reset() {
 	*x = Reconnected{}
-	mi := &file_signal_proto_msgTypes[37]
+	mi := &file_signal_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4468,7 +4529,7 @@ func (x *Reconnected) String() string {
 func (*Reconnected) ProtoMessage() {}
 
 func (x *Reconnected) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[37]
+	mi := &file_signal_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4481,7 +4542,7 @@ func (x *Reconnected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnected.ProtoReflect.Descriptor instead.
 func (*Reconnected) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{37}
+	return file_signal_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Reconnected) GetIceServers() []*ICEServer {
@@ -4521,7 +4582,7 @@ type ParticipantUpdate struct {
 
 func (x *ParticipantUpdate) Reset() {
 	*x = ParticipantUpdate{}
-	mi := &file_signal_proto_msgTypes[38]
+	mi := &file_signal_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4594,7 @@ func (x *ParticipantUpdate) String() string {
 func (*ParticipantUpdate) ProtoMessage() {}
 
 func (x *ParticipantUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[38]
+	mi := &file_signal_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4607,7 @@ func (x *ParticipantUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantUpdate.ProtoReflect.Descriptor instead.
 func (*ParticipantUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{38}
+	return file_signal_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ParticipantUpdate) GetParticipants() []*Participant {
@@ -4566,7 +4627,7 @@ type TrackPublished struct {
 
 func (x *TrackPublished) Reset() {
 	*x = TrackPublished{}
-	mi := &file_signal_proto_msgTypes[39]
+	mi := &file_signal_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4578,7 +4639,7 @@ func (x *TrackPublished) String() string {
 func (*TrackPublished) ProtoMessage() {}
 
 func (x *TrackPublished) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[39]
+	mi := &file_signal_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4591,7 +4652,7 @@ func (x *TrackPublished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackPublished.ProtoReflect.Descriptor instead.
 func (*TrackPublished) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{39}
+	return file_signal_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TrackPublished) GetCid() string {
@@ -4617,7 +4678,7 @@ type TrackUnpublished struct {
 
 func (x *TrackUnpublished) Reset() {
 	*x = TrackUnpublished{}
-	mi := &file_signal_proto_msgTypes[40]
+	mi := &file_signal_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4629,7 +4690,7 @@ func (x *TrackUnpublished) String() string {
 func (*TrackUnpublished) ProtoMessage() {}
 
 func (x *TrackUnpublished) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[40]
+	mi := &file_signal_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4642,7 +4703,7 @@ func (x *TrackUnpublished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackUnpublished.ProtoReflect.Descriptor instead.
 func (*TrackUnpublished) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{40}
+	return file_signal_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TrackUnpublished) GetTrackSid() string {
@@ -4663,7 +4724,7 @@ type Speaker struct {
 
 func (x *Speaker) Reset() {
 	*x = Speaker{}
-	mi := &file_signal_proto_msgTypes[41]
+	mi := &file_signal_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4675,7 +4736,7 @@ func (x *Speaker) String() string {
 func (*Speaker) ProtoMessage() {}
 
 func (x *Speaker) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[41]
+	mi := &file_signal_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4688,7 +4749,7 @@ func (x *Speaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Speaker.ProtoReflect.Descriptor instead.
 func (*Speaker) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{41}
+	return file_signal_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Speaker) GetSid() string {
@@ -4721,7 +4782,7 @@ type SpeakersChanged struct {
 
 func (x *SpeakersChanged) Reset() {
 	*x = SpeakersChanged{}
-	mi := &file_signal_proto_msgTypes[42]
+	mi := &file_signal_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4733,7 +4794,7 @@ func (x *SpeakersChanged) String() string {
 func (*SpeakersChanged) ProtoMessage() {}
 
 func (x *SpeakersChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[42]
+	mi := &file_signal_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4746,7 +4807,7 @@ func (x *SpeakersChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpeakersChanged.ProtoReflect.Descriptor instead.
 func (*SpeakersChanged) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{42}
+	return file_signal_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SpeakersChanged) GetSpeakers() []*Speaker {
@@ -4765,7 +4826,7 @@ type RoomUpdate struct {
 
 func (x *RoomUpdate) Reset() {
 	*x = RoomUpdate{}
-	mi := &file_signal_proto_msgTypes[43]
+	mi := &file_signal_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4777,7 +4838,7 @@ func (x *RoomUpdate) String() string {
 func (*RoomUpdate) ProtoMessage() {}
 
 func (x *RoomUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[43]
+	mi := &file_signal_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4790,7 +4851,7 @@ func (x *RoomUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomUpdate.ProtoReflect.Descriptor instead.
 func (*RoomUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{43}
+	return file_signal_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RoomUpdate) GetRoom() *Room {
@@ -4811,7 +4872,7 @@ type LinkQualityInfo struct {
 
 func (x *LinkQualityInfo) Reset() {
 	*x = LinkQualityInfo{}
-	mi := &file_signal_proto_msgTypes[44]
+	mi := &file_signal_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4823,7 +4884,7 @@ func (x *LinkQualityInfo) String() string {
 func (*LinkQualityInfo) ProtoMessage() {}
 
 func (x *LinkQualityInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[44]
+	mi := &file_signal_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4836,7 +4897,7 @@ func (x *LinkQualityInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkQualityInfo.ProtoReflect.Descriptor instead.
 func (*LinkQualityInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{44}
+	return file_signal_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LinkQualityInfo) GetParticipantSid() string {
@@ -4869,7 +4930,7 @@ type LinkQualityUpdate struct {
 
 func (x *LinkQualityUpdate) Reset() {
 	*x = LinkQualityUpdate{}
-	mi := &file_signal_proto_msgTypes[45]
+	mi := &file_signal_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4881,7 +4942,7 @@ func (x *LinkQualityUpdate) String() string {
 func (*LinkQualityUpdate) ProtoMessage() {}
 
 func (x *LinkQualityUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[45]
+	mi := &file_signal_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4894,7 +4955,7 @@ func (x *LinkQualityUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkQualityUpdate.ProtoReflect.Descriptor instead.
 func (*LinkQualityUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{45}
+	return file_signal_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LinkQualityUpdate) GetUpdates() []*LinkQualityInfo {
@@ -4915,7 +4976,7 @@ type StreamStateInfo struct {
 
 func (x *StreamStateInfo) Reset() {
 	*x = StreamStateInfo{}
-	mi := &file_signal_proto_msgTypes[46]
+	mi := &file_signal_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4927,7 +4988,7 @@ func (x *StreamStateInfo) String() string {
 func (*StreamStateInfo) ProtoMessage() {}
 
 func (x *StreamStateInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[46]
+	mi := &file_signal_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4940,7 +5001,7 @@ func (x *StreamStateInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStateInfo.ProtoReflect.Descriptor instead.
 func (*StreamStateInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{46}
+	return file_signal_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StreamStateInfo) GetParticipantSid() string {
@@ -4973,7 +5034,7 @@ type StreamStateUpdate struct {
 
 func (x *StreamStateUpdate) Reset() {
 	*x = StreamStateUpdate{}
-	mi := &file_signal_proto_msgTypes[47]
+	mi := &file_signal_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4985,7 +5046,7 @@ func (x *StreamStateUpdate) String() string {
 func (*StreamStateUpdate) ProtoMessage() {}
 
 func (x *StreamStateUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[47]
+	mi := &file_signal_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4998,7 +5059,7 @@ func (x *StreamStateUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStateUpdate.ProtoReflect.Descriptor instead.
 func (*StreamStateUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{47}
+	return file_signal_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StreamStateUpdate) GetStreamStates() []*StreamStateInfo {
@@ -5018,7 +5079,7 @@ type SubscribedQuality struct {
 
 func (x *SubscribedQuality) Reset() {
 	*x = SubscribedQuality{}
-	mi := &file_signal_proto_msgTypes[48]
+	mi := &file_signal_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5030,7 +5091,7 @@ func (x *SubscribedQuality) String() string {
 func (*SubscribedQuality) ProtoMessage() {}
 
 func (x *SubscribedQuality) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[48]
+	mi := &file_signal_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5043,7 +5104,7 @@ func (x *SubscribedQuality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedQuality.ProtoReflect.Descriptor instead.
 func (*SubscribedQuality) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{48}
+	return file_signal_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SubscribedQuality) GetQuality() VideoQuality {
@@ -5070,7 +5131,7 @@ type SubscribedCodec struct {
 
 func (x *SubscribedCodec) Reset() {
 	*x = SubscribedCodec{}
-	mi := &file_signal_proto_msgTypes[49]
+	mi := &file_signal_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5082,7 +5143,7 @@ func (x *SubscribedCodec) String() string {
 func (*SubscribedCodec) ProtoMessage() {}
 
 func (x *SubscribedCodec) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[49]
+	mi := &file_signal_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5095,7 +5156,7 @@ func (x *SubscribedCodec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedCodec.ProtoReflect.Descriptor instead.
 func (*SubscribedCodec) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{49}
+	return file_signal_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SubscribedCodec) GetCodec() string {
@@ -5123,7 +5184,7 @@ type SubscribedQualityUpdate struct {
 
 func (x *SubscribedQualityUpdate) Reset() {
 	*x = SubscribedQualityUpdate{}
-	mi := &file_signal_proto_msgTypes[50]
+	mi := &file_signal_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5135,7 +5196,7 @@ func (x *SubscribedQualityUpdate) String() string {
 func (*SubscribedQualityUpdate) ProtoMessage() {}
 
 func (x *SubscribedQualityUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[50]
+	mi := &file_signal_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5148,7 +5209,7 @@ func (x *SubscribedQualityUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedQualityUpdate.ProtoReflect.Descriptor instead.
 func (*SubscribedQualityUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{50}
+	return file_signal_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SubscribedQualityUpdate) GetTrackSid() string {
@@ -5183,7 +5244,7 @@ type SubscriptionPermissionUpdate struct {
 
 func (x *SubscriptionPermissionUpdate) Reset() {
 	*x = SubscriptionPermissionUpdate{}
-	mi := &file_signal_proto_msgTypes[51]
+	mi := &file_signal_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5195,7 +5256,7 @@ func (x *SubscriptionPermissionUpdate) String() string {
 func (*SubscriptionPermissionUpdate) ProtoMessage() {}
 
 func (x *SubscriptionPermissionUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[51]
+	mi := &file_signal_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5208,7 +5269,7 @@ func (x *SubscriptionPermissionUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionPermissionUpdate.ProtoReflect.Descriptor instead.
 func (*SubscriptionPermissionUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{51}
+	return file_signal_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SubscriptionPermissionUpdate) GetParticipantSid() string {
@@ -5242,7 +5303,7 @@ type SubscriptionResponse struct {
 
 func (x *SubscriptionResponse) Reset() {
 	*x = SubscriptionResponse{}
-	mi := &file_signal_proto_msgTypes[52]
+	mi := &file_signal_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5254,7 +5315,7 @@ func (x *SubscriptionResponse) String() string {
 func (*SubscriptionResponse) ProtoMessage() {}
 
 func (x *SubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[52]
+	mi := &file_signal_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5267,7 +5328,7 @@ func (x *SubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*SubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{52}
+	return file_signal_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SubscriptionResponse) GetTrackSid() string {
@@ -5293,6 +5354,7 @@ type RequestResponse struct {
 	//
 	//	*RequestResponse_AddTrack
 	//	*RequestResponse_UpdateMetadata
+	//	*RequestResponse_PublishDataTrack
 	Request       isRequestResponse_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5300,7 +5362,7 @@ type RequestResponse struct {
 
 func (x *RequestResponse) Reset() {
 	*x = RequestResponse{}
-	mi := &file_signal_proto_msgTypes[53]
+	mi := &file_signal_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5312,7 +5374,7 @@ func (x *RequestResponse) String() string {
 func (*RequestResponse) ProtoMessage() {}
 
 func (x *RequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[53]
+	mi := &file_signal_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5325,7 +5387,7 @@ func (x *RequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestResponse.ProtoReflect.Descriptor instead.
 func (*RequestResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{53}
+	return file_signal_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RequestResponse) GetRequestId() uint32 {
@@ -5374,6 +5436,15 @@ func (x *RequestResponse) GetUpdateMetadata() *UpdateMetadata {
 	return nil
 }
 
+func (x *RequestResponse) GetPublishDataTrack() *PublishDataTrack {
+	if x != nil {
+		if x, ok := x.Request.(*RequestResponse_PublishDataTrack); ok {
+			return x.PublishDataTrack
+		}
+	}
+	return nil
+}
+
 type isRequestResponse_Request interface {
 	isRequestResponse_Request()
 }
@@ -5386,9 +5457,15 @@ type RequestResponse_UpdateMetadata struct {
 	UpdateMetadata *UpdateMetadata `protobuf:"bytes,7,opt,name=update_metadata,json=updateMetadata,proto3,oneof"`
 }
 
+type RequestResponse_PublishDataTrack struct {
+	PublishDataTrack *PublishDataTrack `protobuf:"bytes,10,opt,name=publish_data_track,json=publishDataTrack,proto3,oneof"`
+}
+
 func (*RequestResponse_AddTrack) isRequestResponse_Request() {}
 
 func (*RequestResponse_UpdateMetadata) isRequestResponse_Request() {}
+
+func (*RequestResponse_PublishDataTrack) isRequestResponse_Request() {}
 
 type TrackSubscribed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5399,7 +5476,7 @@ type TrackSubscribed struct {
 
 func (x *TrackSubscribed) Reset() {
 	*x = TrackSubscribed{}
-	mi := &file_signal_proto_msgTypes[54]
+	mi := &file_signal_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5411,7 +5488,7 @@ func (x *TrackSubscribed) String() string {
 func (*TrackSubscribed) ProtoMessage() {}
 
 func (x *TrackSubscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[54]
+	mi := &file_signal_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5424,7 +5501,7 @@ func (x *TrackSubscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackSubscribed.ProtoReflect.Descriptor instead.
 func (*TrackSubscribed) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{54}
+	return file_signal_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *TrackSubscribed) GetTrackSid() string {
@@ -5444,7 +5521,7 @@ type MediaSections struct {
 
 func (x *MediaSections) Reset() {
 	*x = MediaSections{}
-	mi := &file_signal_proto_msgTypes[55]
+	mi := &file_signal_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5456,7 +5533,7 @@ func (x *MediaSections) String() string {
 func (*MediaSections) ProtoMessage() {}
 
 func (x *MediaSections) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[55]
+	mi := &file_signal_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5469,7 +5546,7 @@ func (x *MediaSections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MediaSections.ProtoReflect.Descriptor instead.
 func (*MediaSections) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{55}
+	return file_signal_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *MediaSections) GetNumAudios() uint32 {
@@ -5496,7 +5573,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_signal_proto_msgTypes[56]
+	mi := &file_signal_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5508,7 +5585,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[56]
+	mi := &file_signal_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5521,7 +5598,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{56}
+	return file_signal_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Pong) GetLastPingTimestamp() int64 {
@@ -5554,7 +5631,7 @@ type DataPacket struct {
 
 func (x *DataPacket) Reset() {
 	*x = DataPacket{}
-	mi := &file_signal_proto_msgTypes[57]
+	mi := &file_signal_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5566,7 +5643,7 @@ func (x *DataPacket) String() string {
 func (*DataPacket) ProtoMessage() {}
 
 func (x *DataPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[57]
+	mi := &file_signal_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5579,7 +5656,7 @@ func (x *DataPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataPacket.ProtoReflect.Descriptor instead.
 func (*DataPacket) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{57}
+	return file_signal_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DataPacket) GetKind() DataPacket_Kind {
@@ -5637,7 +5714,7 @@ type UserPacket struct {
 
 func (x *UserPacket) Reset() {
 	*x = UserPacket{}
-	mi := &file_signal_proto_msgTypes[58]
+	mi := &file_signal_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5649,7 +5726,7 @@ func (x *UserPacket) String() string {
 func (*UserPacket) ProtoMessage() {}
 
 func (x *UserPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[58]
+	mi := &file_signal_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5662,7 +5739,7 @@ func (x *UserPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserPacket.ProtoReflect.Descriptor instead.
 func (*UserPacket) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{58}
+	return file_signal_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *UserPacket) GetParticipantSid() string {
@@ -5709,7 +5786,7 @@ type ListRoomsRequest struct {
 
 func (x *ListRoomsRequest) Reset() {
 	*x = ListRoomsRequest{}
-	mi := &file_signal_proto_msgTypes[59]
+	mi := &file_signal_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5721,7 +5798,7 @@ func (x *ListRoomsRequest) String() string {
 func (*ListRoomsRequest) ProtoMessage() {}
 
 func (x *ListRoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[59]
+	mi := &file_signal_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5734,7 +5811,7 @@ func (x *ListRoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoomsRequest.ProtoReflect.Descriptor instead.
 func (*ListRoomsRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{59}
+	return file_signal_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListRoomsRequest) GetNames() []string {
@@ -5753,7 +5830,7 @@ type ListRoomsResponse struct {
 
 func (x *ListRoomsResponse) Reset() {
 	*x = ListRoomsResponse{}
-	mi := &file_signal_proto_msgTypes[60]
+	mi := &file_signal_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5765,7 +5842,7 @@ func (x *ListRoomsResponse) String() string {
 func (*ListRoomsResponse) ProtoMessage() {}
 
 func (x *ListRoomsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[60]
+	mi := &file_signal_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5778,7 +5855,7 @@ func (x *ListRoomsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoomsResponse.ProtoReflect.Descriptor instead.
 func (*ListRoomsResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{60}
+	return file_signal_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListRoomsResponse) GetRooms() []*Room {
@@ -5797,7 +5874,7 @@ type RoomRequest struct {
 
 func (x *RoomRequest) Reset() {
 	*x = RoomRequest{}
-	mi := &file_signal_proto_msgTypes[61]
+	mi := &file_signal_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5809,7 +5886,7 @@ func (x *RoomRequest) String() string {
 func (*RoomRequest) ProtoMessage() {}
 
 func (x *RoomRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[61]
+	mi := &file_signal_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5822,7 +5899,7 @@ func (x *RoomRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRequest.ProtoReflect.Descriptor instead.
 func (*RoomRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{61}
+	return file_signal_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RoomRequest) GetRoom() string {
@@ -5840,7 +5917,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_signal_proto_msgTypes[62]
+	mi := &file_signal_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5852,7 +5929,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[62]
+	mi := &file_signal_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5865,7 +5942,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{62}
+	return file_signal_proto_rawDescGZIP(), []int{63}
 }
 
 type ListParticipantsResponse struct {
@@ -5877,7 +5954,7 @@ type ListParticipantsResponse struct {
 
 func (x *ListParticipantsResponse) Reset() {
 	*x = ListParticipantsResponse{}
-	mi := &file_signal_proto_msgTypes[63]
+	mi := &file_signal_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5889,7 +5966,7 @@ func (x *ListParticipantsResponse) String() string {
 func (*ListParticipantsResponse) ProtoMessage() {}
 
 func (x *ListParticipantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[63]
+	mi := &file_signal_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5902,7 +5979,7 @@ func (x *ListParticipantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParticipantsResponse.ProtoReflect.Descriptor instead.
 func (*ListParticipantsResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{63}
+	return file_signal_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListParticipantsResponse) GetParticipants() []*Participant {
@@ -5922,7 +5999,7 @@ type ParticipantRequest struct {
 
 func (x *ParticipantRequest) Reset() {
 	*x = ParticipantRequest{}
-	mi := &file_signal_proto_msgTypes[64]
+	mi := &file_signal_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5934,7 +6011,7 @@ func (x *ParticipantRequest) String() string {
 func (*ParticipantRequest) ProtoMessage() {}
 
 func (x *ParticipantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[64]
+	mi := &file_signal_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5947,7 +6024,7 @@ func (x *ParticipantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantRequest.ProtoReflect.Descriptor instead.
 func (*ParticipantRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{64}
+	return file_signal_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ParticipantRequest) GetRoom() string {
@@ -5976,7 +6053,7 @@ type MuteTrackRequest struct {
 
 func (x *MuteTrackRequest) Reset() {
 	*x = MuteTrackRequest{}
-	mi := &file_signal_proto_msgTypes[65]
+	mi := &file_signal_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5988,7 +6065,7 @@ func (x *MuteTrackRequest) String() string {
 func (*MuteTrackRequest) ProtoMessage() {}
 
 func (x *MuteTrackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[65]
+	mi := &file_signal_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6001,7 +6078,7 @@ func (x *MuteTrackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteTrackRequest.ProtoReflect.Descriptor instead.
 func (*MuteTrackRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{65}
+	return file_signal_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *MuteTrackRequest) GetRoom() string {
@@ -6041,7 +6118,7 @@ type MuteTrackResponse struct {
 
 func (x *MuteTrackResponse) Reset() {
 	*x = MuteTrackResponse{}
-	mi := &file_signal_proto_msgTypes[66]
+	mi := &file_signal_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6053,7 +6130,7 @@ func (x *MuteTrackResponse) String() string {
 func (*MuteTrackResponse) ProtoMessage() {}
 
 func (x *MuteTrackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[66]
+	mi := &file_signal_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6066,7 +6143,7 @@ func (x *MuteTrackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteTrackResponse.ProtoReflect.Descriptor instead.
 func (*MuteTrackResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{66}
+	return file_signal_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *MuteTrackResponse) GetTrack() *Track {
@@ -6251,7 +6328,7 @@ const file_signal_proto_rawDesc = "" +
 	"\x10disable_ice_lite\x18\x04 \x01(\bR\x0edisableIceLite\x12>\n" +
 	"\x19auto_subscribe_data_track\x18\x05 \x01(\bH\x01R\x16autoSubscribeDataTrack\x88\x01\x01B\x19\n" +
 	"\x17_subscriber_allow_pauseB\x1c\n" +
-	"\x1a_auto_subscribe_data_track\"\x84\b\n" +
+	"\x1a_auto_subscribe_data_track\"\xd7\b\n" +
 	"\aRequest\x12;\n" +
 	"\x05offer\x18\x01 \x01(\v2#.chancery.signal.SessionDescriptionH\x00R\x05offer\x12=\n" +
 	"\x06answer\x18\x02 \x01(\v2#.chancery.signal.SessionDescriptionH\x00R\x06answer\x124\n" +
@@ -6269,7 +6346,8 @@ const file_signal_proto_rawDesc = "" +
 	"\x0fupdate_metadata\x18\x0f \x01(\v2\x1f.chancery.signal.UpdateMetadataH\x00R\x0eupdateMetadata\x122\n" +
 	"\bping_req\x18\x10 \x01(\v2\x15.chancery.signal.PingH\x00R\apingReq\x12Q\n" +
 	"\x12update_audio_track\x18\x11 \x01(\v2!.chancery.signal.UpdateAudioTrackH\x00R\x10updateAudioTrack\x12Q\n" +
-	"\x12update_video_track\x18\x12 \x01(\v2!.chancery.signal.UpdateVideoTrackH\x00R\x10updateVideoTrackB\t\n" +
+	"\x12update_video_track\x18\x12 \x01(\v2!.chancery.signal.UpdateVideoTrackH\x00R\x10updateVideoTrack\x12Q\n" +
+	"\x12publish_data_track\x18\x13 \x01(\v2!.chancery.signal.PublishDataTrackH\x00R\x10publishDataTrackB\t\n" +
 	"\amessage\"\xe9\x01\n" +
 	"\x12SessionDescription\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x10\n" +
@@ -6399,7 +6477,10 @@ const file_signal_proto_rawDesc = "" +
 	"\x10UpdateVideoTrack\x12\x1b\n" +
 	"\ttrack_sid\x18\x01 \x01(\tR\btrackSid\x12\x14\n" +
 	"\x05width\x18\x02 \x01(\rR\x05width\x12\x16\n" +
-	"\x06height\x18\x03 \x01(\rR\x06height\"\xd5\f\n" +
+	"\x06height\x18\x03 \x01(\rR\x06height\"1\n" +
+	"\x10PublishDataTrack\x12\x1d\n" +
+	"\n" +
+	"pub_handle\x18\x01 \x01(\rR\tpubHandle\"\xd5\f\n" +
 	"\bResponse\x12-\n" +
 	"\x04join\x18\x01 \x01(\v2\x17.chancery.signal.JoinedH\x00R\x04join\x12=\n" +
 	"\x06answer\x18\x02 \x01(\v2#.chancery.signal.SessionDescriptionH\x00R\x06answer\x12;\n" +
@@ -6504,14 +6585,16 @@ const file_signal_proto_rawDesc = "" +
 	"\aallowed\x18\x03 \x01(\bR\aallowed\"E\n" +
 	"\x14SubscriptionResponse\x12\x1b\n" +
 	"\ttrack_sid\x18\x01 \x01(\tR\btrackSid\x12\x10\n" +
-	"\x03err\x18\x02 \x01(\rR\x03err\"\xf8\x02\n" +
+	"\x03err\x18\x02 \x01(\rR\x03err\"\xcb\x03\n" +
 	"\x0fRequestResponse\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\rR\trequestId\x12?\n" +
 	"\x06reason\x18\x02 \x01(\x0e2'.chancery.signal.RequestResponse.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x128\n" +
 	"\tadd_track\x18\x05 \x01(\v2\x19.chancery.signal.AddTrackH\x00R\baddTrack\x12J\n" +
-	"\x0fupdate_metadata\x18\a \x01(\v2\x1f.chancery.signal.UpdateMetadataH\x00R\x0eupdateMetadata\"Z\n" +
+	"\x0fupdate_metadata\x18\a \x01(\v2\x1f.chancery.signal.UpdateMetadataH\x00R\x0eupdateMetadata\x12Q\n" +
+	"\x12publish_data_track\x18\n" +
+	" \x01(\v2!.chancery.signal.PublishDataTrackH\x00R\x10publishDataTrack\"Z\n" +
 	"\x06Reason\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\x0f\n" +
@@ -6625,7 +6708,7 @@ func file_signal_proto_rawDescGZIP() []byte {
 }
 
 var file_signal_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
-var file_signal_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_signal_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_signal_proto_goTypes = []any{
 	(TrackType)(0),                       // 0: chancery.signal.TrackType
 	(TrackSource)(0),                     // 1: chancery.signal.TrackSource
@@ -6674,43 +6757,44 @@ var file_signal_proto_goTypes = []any{
 	(*Ping)(nil),                         // 44: chancery.signal.Ping
 	(*UpdateAudioTrack)(nil),             // 45: chancery.signal.UpdateAudioTrack
 	(*UpdateVideoTrack)(nil),             // 46: chancery.signal.UpdateVideoTrack
-	(*Response)(nil),                     // 47: chancery.signal.Response
-	(*ClientConfiguration)(nil),          // 48: chancery.signal.ClientConfiguration
-	(*Joined)(nil),                       // 49: chancery.signal.Joined
-	(*Reconnected)(nil),                  // 50: chancery.signal.Reconnected
-	(*ParticipantUpdate)(nil),            // 51: chancery.signal.ParticipantUpdate
-	(*TrackPublished)(nil),               // 52: chancery.signal.TrackPublished
-	(*TrackUnpublished)(nil),             // 53: chancery.signal.TrackUnpublished
-	(*Speaker)(nil),                      // 54: chancery.signal.Speaker
-	(*SpeakersChanged)(nil),              // 55: chancery.signal.SpeakersChanged
-	(*RoomUpdate)(nil),                   // 56: chancery.signal.RoomUpdate
-	(*LinkQualityInfo)(nil),              // 57: chancery.signal.LinkQualityInfo
-	(*LinkQualityUpdate)(nil),            // 58: chancery.signal.LinkQualityUpdate
-	(*StreamStateInfo)(nil),              // 59: chancery.signal.StreamStateInfo
-	(*StreamStateUpdate)(nil),            // 60: chancery.signal.StreamStateUpdate
-	(*SubscribedQuality)(nil),            // 61: chancery.signal.SubscribedQuality
-	(*SubscribedCodec)(nil),              // 62: chancery.signal.SubscribedCodec
-	(*SubscribedQualityUpdate)(nil),      // 63: chancery.signal.SubscribedQualityUpdate
-	(*SubscriptionPermissionUpdate)(nil), // 64: chancery.signal.SubscriptionPermissionUpdate
-	(*SubscriptionResponse)(nil),         // 65: chancery.signal.SubscriptionResponse
-	(*RequestResponse)(nil),              // 66: chancery.signal.RequestResponse
-	(*TrackSubscribed)(nil),              // 67: chancery.signal.TrackSubscribed
-	(*MediaSections)(nil),                // 68: chancery.signal.MediaSections
-	(*Pong)(nil),                         // 69: chancery.signal.Pong
-	(*DataPacket)(nil),                   // 70: chancery.signal.DataPacket
-	(*UserPacket)(nil),                   // 71: chancery.signal.UserPacket
-	(*ListRoomsRequest)(nil),             // 72: chancery.signal.ListRoomsRequest
-	(*ListRoomsResponse)(nil),            // 73: chancery.signal.ListRoomsResponse
-	(*RoomRequest)(nil),                  // 74: chancery.signal.RoomRequest
-	(*Empty)(nil),                        // 75: chancery.signal.Empty
-	(*ListParticipantsResponse)(nil),     // 76: chancery.signal.ListParticipantsResponse
-	(*ParticipantRequest)(nil),           // 77: chancery.signal.ParticipantRequest
-	(*MuteTrackRequest)(nil),             // 78: chancery.signal.MuteTrackRequest
-	(*MuteTrackResponse)(nil),            // 79: chancery.signal.MuteTrackResponse
-	nil,                                  // 80: chancery.signal.Participant.AttributesEntry
-	nil,                                  // 81: chancery.signal.Join.ParticipantAttributesEntry
-	nil,                                  // 82: chancery.signal.SessionDescription.MidToTrackIdEntry
-	nil,                                  // 83: chancery.signal.UpdateMetadata.AttributesEntry
+	(*PublishDataTrack)(nil),             // 47: chancery.signal.PublishDataTrack
+	(*Response)(nil),                     // 48: chancery.signal.Response
+	(*ClientConfiguration)(nil),          // 49: chancery.signal.ClientConfiguration
+	(*Joined)(nil),                       // 50: chancery.signal.Joined
+	(*Reconnected)(nil),                  // 51: chancery.signal.Reconnected
+	(*ParticipantUpdate)(nil),            // 52: chancery.signal.ParticipantUpdate
+	(*TrackPublished)(nil),               // 53: chancery.signal.TrackPublished
+	(*TrackUnpublished)(nil),             // 54: chancery.signal.TrackUnpublished
+	(*Speaker)(nil),                      // 55: chancery.signal.Speaker
+	(*SpeakersChanged)(nil),              // 56: chancery.signal.SpeakersChanged
+	(*RoomUpdate)(nil),                   // 57: chancery.signal.RoomUpdate
+	(*LinkQualityInfo)(nil),              // 58: chancery.signal.LinkQualityInfo
+	(*LinkQualityUpdate)(nil),            // 59: chancery.signal.LinkQualityUpdate
+	(*StreamStateInfo)(nil),              // 60: chancery.signal.StreamStateInfo
+	(*StreamStateUpdate)(nil),            // 61: chancery.signal.StreamStateUpdate
+	(*SubscribedQuality)(nil),            // 62: chancery.signal.SubscribedQuality
+	(*SubscribedCodec)(nil),              // 63: chancery.signal.SubscribedCodec
+	(*SubscribedQualityUpdate)(nil),      // 64: chancery.signal.SubscribedQualityUpdate
+	(*SubscriptionPermissionUpdate)(nil), // 65: chancery.signal.SubscriptionPermissionUpdate
+	(*SubscriptionResponse)(nil),         // 66: chancery.signal.SubscriptionResponse
+	(*RequestResponse)(nil),              // 67: chancery.signal.RequestResponse
+	(*TrackSubscribed)(nil),              // 68: chancery.signal.TrackSubscribed
+	(*MediaSections)(nil),                // 69: chancery.signal.MediaSections
+	(*Pong)(nil),                         // 70: chancery.signal.Pong
+	(*DataPacket)(nil),                   // 71: chancery.signal.DataPacket
+	(*UserPacket)(nil),                   // 72: chancery.signal.UserPacket
+	(*ListRoomsRequest)(nil),             // 73: chancery.signal.ListRoomsRequest
+	(*ListRoomsResponse)(nil),            // 74: chancery.signal.ListRoomsResponse
+	(*RoomRequest)(nil),                  // 75: chancery.signal.RoomRequest
+	(*Empty)(nil),                        // 76: chancery.signal.Empty
+	(*ListParticipantsResponse)(nil),     // 77: chancery.signal.ListParticipantsResponse
+	(*ParticipantRequest)(nil),           // 78: chancery.signal.ParticipantRequest
+	(*MuteTrackRequest)(nil),             // 79: chancery.signal.MuteTrackRequest
+	(*MuteTrackResponse)(nil),            // 80: chancery.signal.MuteTrackResponse
+	nil,                                  // 81: chancery.signal.Participant.AttributesEntry
+	nil,                                  // 82: chancery.signal.Join.ParticipantAttributesEntry
+	nil,                                  // 83: chancery.signal.SessionDescription.MidToTrackIdEntry
+	nil,                                  // 84: chancery.signal.UpdateMetadata.AttributesEntry
 }
 var file_signal_proto_depIdxs = []int32{
 	13,  // 0: chancery.signal.Room.enabled_codecs:type_name -> chancery.signal.Codec
@@ -6718,7 +6802,7 @@ var file_signal_proto_depIdxs = []int32{
 	7,   // 2: chancery.signal.Participant.state:type_name -> chancery.signal.Participant.State
 	20,  // 3: chancery.signal.Participant.tracks:type_name -> chancery.signal.Track
 	15,  // 4: chancery.signal.Participant.permission:type_name -> chancery.signal.Permission
-	80,  // 5: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
+	81,  // 5: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
 	6,   // 6: chancery.signal.Participant.disconnect_reason:type_name -> chancery.signal.DisconnectReason
 	2,   // 7: chancery.signal.VideoLayer.quality:type_name -> chancery.signal.VideoQuality
 	17,  // 8: chancery.signal.TrackCodec.layers:type_name -> chancery.signal.VideoLayer
@@ -6730,7 +6814,7 @@ var file_signal_proto_depIdxs = []int32{
 	8,   // 14: chancery.signal.WrappedJoin.compression:type_name -> chancery.signal.WrappedJoin.Compression
 	25,  // 15: chancery.signal.Join.client_info:type_name -> chancery.signal.ClientInfo
 	26,  // 16: chancery.signal.Join.connection_settings:type_name -> chancery.signal.ConnectionSettings
-	81,  // 17: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
+	82,  // 17: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
 	31,  // 18: chancery.signal.Join.add_track_requests:type_name -> chancery.signal.AddTrack
 	28,  // 19: chancery.signal.Join.publisher_offer:type_name -> chancery.signal.SessionDescription
 	41,  // 20: chancery.signal.Join.sync_state:type_name -> chancery.signal.SyncState
@@ -6749,83 +6833,85 @@ var file_signal_proto_depIdxs = []int32{
 	44,  // 33: chancery.signal.Request.ping_req:type_name -> chancery.signal.Ping
 	45,  // 34: chancery.signal.Request.update_audio_track:type_name -> chancery.signal.UpdateAudioTrack
 	46,  // 35: chancery.signal.Request.update_video_track:type_name -> chancery.signal.UpdateVideoTrack
-	82,  // 36: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
-	3,   // 37: chancery.signal.Trickle.target:type_name -> chancery.signal.Target
-	17,  // 38: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
-	0,   // 39: chancery.signal.AddTrack.type:type_name -> chancery.signal.TrackType
-	1,   // 40: chancery.signal.AddTrack.source:type_name -> chancery.signal.TrackSource
-	17,  // 41: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
-	30,  // 42: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
-	33,  // 43: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
-	2,   // 44: chancery.signal.TrackSetting.quality:type_name -> chancery.signal.VideoQuality
-	6,   // 45: chancery.signal.Leave.reason:type_name -> chancery.signal.DisconnectReason
-	9,   // 46: chancery.signal.Leave.action:type_name -> chancery.signal.Leave.Action
-	37,  // 47: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
-	3,   // 48: chancery.signal.DataChannelInfo.target:type_name -> chancery.signal.Target
-	28,  // 49: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
-	34,  // 50: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
-	52,  // 51: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
-	39,  // 52: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
-	28,  // 53: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
-	40,  // 54: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
-	83,  // 55: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
-	49,  // 56: chancery.signal.Response.join:type_name -> chancery.signal.Joined
-	28,  // 57: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
-	28,  // 58: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
-	29,  // 59: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
-	51,  // 60: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
-	52,  // 61: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
-	36,  // 62: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
-	32,  // 63: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
-	55,  // 64: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
-	56,  // 65: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
-	58,  // 66: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
-	60,  // 67: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
-	63,  // 68: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
-	64,  // 69: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
-	53,  // 70: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
-	50,  // 71: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
-	69,  // 72: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
-	65,  // 73: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
-	66,  // 74: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
-	67,  // 75: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
-	68,  // 76: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
-	10,  // 77: chancery.signal.ClientConfiguration.force_relay:type_name -> chancery.signal.ClientConfiguration.Setting
-	14,  // 78: chancery.signal.Joined.room:type_name -> chancery.signal.Room
-	16,  // 79: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
-	16,  // 80: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
-	22,  // 81: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
-	48,  // 82: chancery.signal.Joined.client_configuration:type_name -> chancery.signal.ClientConfiguration
-	21,  // 83: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
-	13,  // 84: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
-	22,  // 85: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
-	48,  // 86: chancery.signal.Reconnected.client_configuration:type_name -> chancery.signal.ClientConfiguration
-	21,  // 87: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
-	16,  // 88: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
-	20,  // 89: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
-	54,  // 90: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
-	14,  // 91: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
-	4,   // 92: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
-	57,  // 93: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
-	5,   // 94: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
-	59,  // 95: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
-	2,   // 96: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
-	61,  // 97: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
-	61,  // 98: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
-	62,  // 99: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
-	11,  // 100: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
-	31,  // 101: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
-	43,  // 102: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	12,  // 103: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
-	71,  // 104: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
-	14,  // 105: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
-	16,  // 106: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
-	20,  // 107: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
-	108, // [108:108] is the sub-list for method output_type
-	108, // [108:108] is the sub-list for method input_type
-	108, // [108:108] is the sub-list for extension type_name
-	108, // [108:108] is the sub-list for extension extendee
-	0,   // [0:108] is the sub-list for field type_name
+	47,  // 36: chancery.signal.Request.publish_data_track:type_name -> chancery.signal.PublishDataTrack
+	83,  // 37: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
+	3,   // 38: chancery.signal.Trickle.target:type_name -> chancery.signal.Target
+	17,  // 39: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
+	0,   // 40: chancery.signal.AddTrack.type:type_name -> chancery.signal.TrackType
+	1,   // 41: chancery.signal.AddTrack.source:type_name -> chancery.signal.TrackSource
+	17,  // 42: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
+	30,  // 43: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
+	33,  // 44: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
+	2,   // 45: chancery.signal.TrackSetting.quality:type_name -> chancery.signal.VideoQuality
+	6,   // 46: chancery.signal.Leave.reason:type_name -> chancery.signal.DisconnectReason
+	9,   // 47: chancery.signal.Leave.action:type_name -> chancery.signal.Leave.Action
+	37,  // 48: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
+	3,   // 49: chancery.signal.DataChannelInfo.target:type_name -> chancery.signal.Target
+	28,  // 50: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
+	34,  // 51: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
+	53,  // 52: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
+	39,  // 53: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
+	28,  // 54: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
+	40,  // 55: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
+	84,  // 56: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
+	50,  // 57: chancery.signal.Response.join:type_name -> chancery.signal.Joined
+	28,  // 58: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
+	28,  // 59: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
+	29,  // 60: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
+	52,  // 61: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
+	53,  // 62: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
+	36,  // 63: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
+	32,  // 64: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
+	56,  // 65: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
+	57,  // 66: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
+	59,  // 67: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
+	61,  // 68: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
+	64,  // 69: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
+	65,  // 70: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
+	54,  // 71: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
+	51,  // 72: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
+	70,  // 73: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
+	66,  // 74: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
+	67,  // 75: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
+	68,  // 76: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
+	69,  // 77: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
+	10,  // 78: chancery.signal.ClientConfiguration.force_relay:type_name -> chancery.signal.ClientConfiguration.Setting
+	14,  // 79: chancery.signal.Joined.room:type_name -> chancery.signal.Room
+	16,  // 80: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
+	16,  // 81: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
+	22,  // 82: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
+	49,  // 83: chancery.signal.Joined.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	21,  // 84: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
+	13,  // 85: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
+	22,  // 86: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
+	49,  // 87: chancery.signal.Reconnected.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	21,  // 88: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
+	16,  // 89: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
+	20,  // 90: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
+	55,  // 91: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
+	14,  // 92: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
+	4,   // 93: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
+	58,  // 94: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
+	5,   // 95: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
+	60,  // 96: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
+	2,   // 97: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
+	62,  // 98: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
+	62,  // 99: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
+	63,  // 100: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
+	11,  // 101: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
+	31,  // 102: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
+	43,  // 103: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	47,  // 104: chancery.signal.RequestResponse.publish_data_track:type_name -> chancery.signal.PublishDataTrack
+	12,  // 105: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
+	72,  // 106: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
+	14,  // 107: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
+	16,  // 108: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
+	20,  // 109: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
+	110, // [110:110] is the sub-list for method output_type
+	110, // [110:110] is the sub-list for method input_type
+	110, // [110:110] is the sub-list for extension type_name
+	110, // [110:110] is the sub-list for extension extendee
+	0,   // [0:110] is the sub-list for field type_name
 }
 
 func init() { file_signal_proto_init() }
@@ -6851,6 +6937,7 @@ func file_signal_proto_init() {
 		(*Request_PingReq)(nil),
 		(*Request_UpdateAudioTrack)(nil),
 		(*Request_UpdateVideoTrack)(nil),
+		(*Request_PublishDataTrack)(nil),
 	}
 	file_signal_proto_msgTypes[29].OneofWrappers = []any{
 		(*Simulate_SpeakerUpdate)(nil),
@@ -6863,7 +6950,7 @@ func file_signal_proto_init() {
 		(*Simulate_DisconnectSignalOnResumeNoMessages)(nil),
 		(*Simulate_LeaveRequestFullReconnect)(nil),
 	}
-	file_signal_proto_msgTypes[34].OneofWrappers = []any{
+	file_signal_proto_msgTypes[35].OneofWrappers = []any{
 		(*Response_Join)(nil),
 		(*Response_Answer)(nil),
 		(*Response_Offer)(nil),
@@ -6888,9 +6975,10 @@ func file_signal_proto_init() {
 		(*Response_TrackSubscribed)(nil),
 		(*Response_MediaSectionsRequirement)(nil),
 	}
-	file_signal_proto_msgTypes[53].OneofWrappers = []any{
+	file_signal_proto_msgTypes[54].OneofWrappers = []any{
 		(*RequestResponse_AddTrack)(nil),
 		(*RequestResponse_UpdateMetadata)(nil),
+		(*RequestResponse_PublishDataTrack)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -6898,7 +6986,7 @@ func file_signal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_signal_proto_rawDesc), len(file_signal_proto_rawDesc)),
 			NumEnums:      13,
-			NumMessages:   71,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
