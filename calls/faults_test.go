@@ -15,15 +15,15 @@ import (
 	"chancery/calls/signal"
 )
 
-// faultyAdmission fails at every question about one identity but the first, which the door asks.
+// faultyAdmission fails, once it is told to, at every question about ann but the first, which the door asks.
 type faultyAdmission struct {
 	admission
-	identity string
-	asked    atomic.Int32
+	fails atomic.Bool
+	asked atomic.Int32
 }
 
 func (a *faultyAdmission) admit(ctx context.Context, c *Claims) (ruling, error) {
-	if c.Subject == a.identity && a.asked.Add(1) > 1 {
+	if a.fails.Load() && c.Subject == "ann" && a.asked.Add(1) > 1 {
 		panic("a fault of the test")
 	}
 	return a.admission.admit(ctx, c)
@@ -44,7 +44,7 @@ func TestAFaultEndsItsParticipantOnly(t *testing.T) {
 			p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
 		}},
 		{"a question whether it may be here", func(t *testing.T, f *Focus, base string) {
-			f.admit = &faultyAdmission{admission: f.admit, identity: "ann"}
+			f.admit.(*faultyAdmission).fails.Store(true)
 			join(t, base, "room", "ann")
 		}},
 		{"its data", func(t *testing.T, f *Focus, base string) {
@@ -56,6 +56,7 @@ func TestAFaultEndsItsParticipantOnly(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, base := newTestFocus(t)
+			f.admit = &faultyAdmission{admission: f.admit}
 			bob := join(t, base, "room", "bob")
 			c.fault(t, f, base)
 			bob.wait("ann's going", func(res *signal.Response) bool { return mentions(res, "ann", signal.Participant_DISCONNECTED) })
