@@ -373,22 +373,21 @@ func (p *Participant) hearken(c *signal.Conn) {
 // read hands over what the client says, until its socket ends or another has taken its place. Each message waits until the one before has been
 // handled, so that one client holds one in memory, and longer where those before were much work, on whichever socket they came.
 func (p *Participant) read(c *signal.Conn) {
-	var err error
 	for alive := p.rest(0); alive; {
-		var req *signal.Request
-		if req, err = c.Read(); err != nil {
-			break
+		req, err := c.Read()
+		if err != nil {
+			p.do(func() { p.socketLost(c, signal.EndingOf(err)) })
+			return
 		}
 		if !p.allotted.messages.Allow() {
 			p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
-			break
+			return
 		}
 		var took time.Duration
 		if took, alive = p.serve(c, req); alive {
 			alive = p.rest(took)
 		}
 	}
-	p.do(func() { p.socketLost(c, signal.EndingOf(err)) })
 }
 
 // serve has a request that came on c handled, and says how long that took; false: p has ended meanwhile, or has another socket.
