@@ -119,3 +119,23 @@ func TestRank(t *testing.T) {
 		}
 	}
 }
+
+// TestMayPause: what the client says holds; one that says nothing is asked by whether it adapts its streams, as Element Call does.
+func TestMayPause(t *testing.T) {
+	yes, no := true, false
+	for _, c := range []struct {
+		name string
+		said *signal.ConnectionSettings
+		want bool
+	}{
+		{"no settings", nil, false},
+		{"nothing said", &signal.ConnectionSettings{}, false},
+		{"nothing said, by one that adapts", &signal.ConnectionSettings{AdaptiveStream: true}, true},
+		{"it may", &signal.ConnectionSettings{SubscriberAllowPause: &yes}, true},
+		{"it may not, of one that adapts", &signal.ConnectionSettings{AdaptiveStream: true, SubscriberAllowPause: &no}, false},
+	} {
+		if got := mayPause(c.said); got != c.want {
+			t.Errorf("%s: may pause %v, want %v", c.name, got, c.want)
+		}
+	}
+}

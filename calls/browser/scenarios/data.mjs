@@ -66,6 +66,13 @@ export default {
     const sum = await a.ask(() => window.room.localParticipant.performRpc({ destinationIdentity: 'bob', method: 'add', payload: '[1,2,3]' }));
     if (sum !== '6') throw new Error(`got ${sum}, want 6`);
   },
+  async 'a data track, of which there are none, is refused at once'(stage) {
+    const a = await stage.participant('ann', { publish: false });
+    const began = Date.now();
+    const refused = await a.ask(() => window.room.localParticipant.publishDataTrack({ name: 'track' }).then(() => '', (e) => `${e.reasonName}: ${e.message}`));
+    if (!refused.startsWith('Unknown')) throw new Error(`got "${refused}", want it refused by the focus`);
+    if (Date.now() - began > 5000) throw new Error(`refused after ${Date.now() - began} ms`);
+  },
   async 'metadata, name and attributes'(stage) {
     const [a, b] = await stage.participants(['ann', 'bob'], { publish: false });
     await b.others(1);

@@ -9,6 +9,26 @@ async function concealed(p, who, ms) {
   return 100 * (after.concealedSamples - before.concealedSamples) / (after.totalSamplesReceived - before.totalSamplesReceived);
 }
 
+// stops narrows bob's line to 100 kbit/s: the picture stops and the sound goes on, until the line is wide again.
+async function stops(stage, wish, line) {
+  const way = await stage.relay();
+  await stage.participant('ann', { publish: ['camera', 'tone'] });
+  const b = await stage.participant('bob', { relay: way, publish: false, ...wish });
+  await b.moving('ann');
+  let since = Date.now();
+  await way.change({ down: { kbps: 100 } });
+  const told = (await b.saw('stream paused', 'ann', 10000, since).catch((e) => { if (!other) throw e; })) ?? 0; // others may not pause
+  const stopped = told ? stage.figure(`${line}: the picture is paused`, 'ms', told - since) : 'never';
+  await pause(4000);
+  const lost = stage.figure(`${line}: sound concealed`, '%', await concealed(b, 'ann', 5000), { most: 3 });
+  since = Date.now();
+  await way.change({ down: {} });
+  if (told) await b.saw('stream active', 'ann', 30000, since);
+  await b.moving('ann');
+  const back = stage.figure(`${line}: the picture moves once the limit is lifted`, 'ms', Date.now() - since, { most: 8000 });
+  return `stopped after ${stopped} ms, ${lost.toFixed(1)} % of the sound concealed meanwhile, back after ${back} ms`;
+}
+
 export default {
   async 'a bad line is called so, and a good one again'(stage) {
     const way = await stage.relay();
@@ -27,24 +47,8 @@ export default {
 };
 
 export const alone = {
-  'a picture that the line cannot carry stops, and the client is told': yardstick(async (stage) => {
-    const way = await stage.relay();
-    await stage.participant('ann', { publish: ['camera', 'tone'] });
-    const b = await stage.participant('bob', { relay: way, publish: false, pause: true });
-    await b.moving('ann');
-    let since = Date.now();
-    await way.change({ down: { kbps: 100 } });
-    const told = (await b.saw('stream paused', 'ann', 10000, since).catch((e) => { if (!other) throw e; })) ?? 0; // others may not pause
-    const stopped = told ? stage.figure('100 kbit/s: the picture is paused', 'ms', told - since) : 'never';
-    await pause(4000);
-    const lost = stage.figure('100 kbit/s: sound concealed', '%', await concealed(b, 'ann', 5000), { most: 3 });
-    since = Date.now();
-    await way.change({ down: {} });
-    if (told) await b.saw('stream active', 'ann', 30000, since);
-    await b.moving('ann');
-    const back = stage.figure('100 kbit/s: the picture moves once the limit is lifted', 'ms', Date.now() - since, { most: 8000 });
-    return `stopped after ${stopped} ms, ${lost.toFixed(1)} % of the sound concealed meanwhile, back after ${back} ms`;
-  }),
+  'a picture that the line cannot carry stops, and the client is told': yardstick((stage) => stops(stage, { pause: true }, '100 kbit/s')),
+  'a picture stops too for a client that has not said that it may, and adapts its streams': yardstick((stage) => stops(stage, {}, '100 kbit/s, nothing said')),
   'five percent of the packets lost each way': yardstick(async (stage) => {
     const ways = [await stage.relay(), await stage.relay()];
     const [a, b] = await Promise.all(['ann', 'bob'].map((n, i) => stage.participant(n, { relay: ways[i], publish: ['camera', 'tone'] })));
