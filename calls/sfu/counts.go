@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// UpNumbers is how an up track is doing, for whoever operates the focus. Counters only rise.
+// UpNumbers is how an up track is doing, for whoever operates the focus. Counters only rise, and those of a layer begin anew with another
+// stream in its place.
 type UpNumbers struct {
 	Video  bool
 	Codec  string // MIME type, empty before the first packet
