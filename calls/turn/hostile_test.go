@@ -330,16 +330,21 @@ func (c cameFrom) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.addr, 5000))
 }
 
-// TestConnectionsAreCountedBySource: who has a network of addresses has no more connections for that.
+// TestConnectionsAreCountedBySource: who has a network of addresses has no more connections for that, nor has who gives allocations back.
 func TestConnectionsAreCountedBySource(t *testing.T) {
 	s := &Server{settings: Settings{}.withDefaults(), now: time.Now}
 	s.inlet = newInlet(s)
 	defer s.inlet.closeAll()
 	addr := netip.MustParseAddr("2001:db8::1")
-	comes := func(from netip.Addr) bool {
+	admit := func(from netip.Addr) *client {
 		near, far := net.Pipe()
 		t.Cleanup(func() { near.Close(); far.Close() })
-		return s.inlet.admit(cameFrom{near, from}) != nil
+		return s.inlet.admit(cameFrom{near, from})
+	}
+	comes := func(from netip.Addr) bool { return admit(from) != nil }
+	had := admit(addr)
+	if err := had.holds(time.Minute); err != nil {
+		t.Fatal(err)
 	}
 	for n := range maxEarly {
 		if !comes(addr) {
@@ -351,5 +356,11 @@ func TestConnectionsAreCountedBySource(t *testing.T) {
 		if got := comes(netip.MustParseAddr(from)); got != want {
 			t.Errorf("one more from %s: got taken %v, want %v", from, got, want)
 		}
+	}
+	if err := had.holds(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := had.Read(make([]byte, maxFrame)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one that gave its allocation back where there are enough without: got %v, want no more time", err)
 	}
 }
