@@ -1,11 +1,9 @@
 package signal
 
 import (
-	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -18,7 +16,7 @@ func Clone[M Message](m M) M { return proto.CloneOf(m) }
 // ParseData reads of a client's data packet what forwarding looks at; all else is kept as it came. What names the speakers is the focus's to
 // say, and refused.
 func ParseData(raw []byte) (*DataPacket, error) {
-	if err := inShape(raw, packetShape); err != nil {
+	if err := packetShape.check(raw); err != nil {
 		return nil, fmt.Errorf("signal: data packet: %w", err)
 	}
 	var p DataPacket
@@ -26,53 +24,6 @@ func ParseData(raw []byte) (*DataPacket, error) {
 		return nil, fmt.Errorf("signal: parse data packet: %w", err)
 	}
 	return &p, nil
-}
-
-const speakerField = 3 // of a data packet
-
-// How the fields are written that clients know: those that have another form than length and bytes, and the highest number.
-var (
-	packetShape = shape{last: 18, varints: 1<<1 | 1<<16, refused: 1 << speakerField, within: map[protowire.Number]shape{2: userShape}}
-	userShape   = shape{last: 11, varints: 1<<9 | 1<<10}
-)
-
-type shape struct {
-	last             protowire.Number
-	varints, refused uint32 // bits, by number
-	within           map[protowire.Number]shape
-}
-
-var errShape = errors.New("a field has not its form")
-
-// inShape says whether each field has the form that it is known by. The readers of clients do not look at the form that a field says it has:
-// under another one, which is unknown to us and kept, they would read what we have not seen, such as another sender.
-func inShape(raw []byte, s shape) error {
-	for len(raw) > 0 {
-		number, form, n := protowire.ConsumeField(raw)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		field := raw[:n]
-		raw = raw[n:]
-		if number > s.last {
-			continue
-		}
-		want := protowire.BytesType
-		if s.varints>>number&1 == 1 {
-			want = protowire.VarintType
-		}
-		if form != want || s.refused>>number&1 == 1 {
-			return fmt.Errorf("%w: %d", errShape, number)
-		}
-		if inner, ok := s.within[number]; ok {
-			_, _, tag := protowire.ConsumeTag(field)
-			body, _ := protowire.ConsumeBytes(field[tag:])
-			if err := inShape(body, inner); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // EncodeData is the packet's form on the wire.

@@ -253,7 +253,7 @@ func FuzzParseRequest(f *testing.F) {
 }
 
 func TestDataPacketKeepsWhatItDoesNotKnow(t *testing.T) {
-	unknown := []byte{0x92, 0x01, 0x03, 'e', 'n', 'c'} // field 18, as an encrypted packet has it
+	unknown := []byte{0x92, 0x01, 0x03, 0x22, 0x01, 'x'} // field 18, an encrypted packet
 	known, err := proto.Marshal(&DataPacket{Sequence: 7, DestinationIdentities: []string{"bob"}})
 	if err != nil {
 		t.Fatal(err)
@@ -314,6 +314,13 @@ func TestDataPacketsHaveTheirShape(t *testing.T) {
 		{"a stream's end as a group", []byte{0x7b, 0x7c}, false},
 		{"a user's sender as a number", user(0x28, 0x00), false},
 		{"a user's time as bytes", user(0x4a, 0x02, 0x2a, 0x00), false},
+		{"a stream's end with an attribute", []byte{0x7a, 0x06, 0x1a, 0x04, 0x0a, 0x00, 0x12, 0x00}, true},
+		{"a measurement", []byte{0x42, 0x09, 0x22, 0x07, 0x22, 0x05, 0x1d, 0x00, 0x00, 0x00, 0x00}, true},
+		{"a stream's end that is longer than it says", []byte{0x7a, 0x02, 0x0a, 0x04}, false},
+		{"a stream's end with its name as a number", []byte{0x7a, 0x02, 0x08, 0x04}, false},
+		{"an attribute with a third part", []byte{0x7a, 0x04, 0x1a, 0x02, 0x18, 0x00}, false},
+		{"a number that reads as another", []byte{0x7a, 0x06, 0x8a, 0x80, 0x80, 0x80, 0x10, 0x00}, false}, // 2^29+1
+		{"a group of what nobody knows yet", []byte{0x9b, 0x01, 0x9c, 0x01}, false},
 		{"cut off", []byte{0x12, 0x05, 0x12}, false},
 	} {
 		if _, err := ParseData(c.raw); (err == nil) != c.ok {
