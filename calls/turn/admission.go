@@ -121,26 +121,42 @@ func (g *gate) ReadFrom(p []byte) (int, net.Addr, error) {
 		if err != nil {
 			return n, nil, err
 		}
-		if g.server.admits(p[:n], from.Addr()) {
+		if g.server.admits(p[:n], from) {
 			return n, net.UDPAddrFromAddrPort(from), nil
 		}
 	}
 }
 
 // admits says whether a datagram is worth an answer. Over UDP the sender's address may be false: what proves nothing is
-// answered a few times a second only, and nobody else is flooded through us.
-func (s *Server) admits(b []byte, from netip.Addr) bool {
+// answered a few times a second only, and nobody else is flooded through us. So is what says who it is from, until somebody at its
+// address has an allocation: that it does not lie is known later.
+func (s *Server) admits(b []byte, from netip.AddrPort) bool {
+	var strangers *sources
 	switch classify(b) {
 	case nonsense:
 		refused.WithLabelValues("nonsense").Inc()
 		return false
 	case unproven:
-		if !s.sources.allow(from, s.now()) {
-			refused.WithLabelValues("flood").Inc()
-			return false
+		strangers = &s.unproven
+	case signed:
+		if !s.knows(from) {
+			strangers = &s.signed
 		}
 	}
+	if strangers != nil && !strangers.allow(from.Addr(), s.now()) {
+		refused.WithLabelValues("flood").Inc()
+		return false
+	}
 	return true
+}
+
+// knows says whether somebody at an address has an allocation over UDP.
+func (s *Server) knows(from netip.AddrPort) bool {
+	key := addressKey(net.UDPAddrFromAddrPort(from))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.sessions[key]
+	return ok
 }
 
 // sources bounds what addresses may ask that have proven nothing.

@@ -1,6 +1,7 @@
 package turn
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -83,6 +84,18 @@ func TestConnectionsAreBounded(t *testing.T) {
 
 // TestFloodsAreNotAnswered: requests that prove nothing, from one address which may be false.
 func TestFloodsAreNotAnswered(t *testing.T) {
+	allocate := stun.NewType(stun.MethodAllocate, stun.ClassRequest)
+	falsely := []stun.Setter{stun.TransactionID, allocate, stun.NewUsername("x"), stun.NewRealm(Realm), stun.NewNonce("x"), stun.NewShortTermIntegrity("x")}
+	for name, request := range map[string][]stun.Setter{
+		"bindings":            {stun.TransactionID, stun.BindingRequest},
+		"first allocations":   {stun.TransactionID, allocate},
+		"what is signed by x": falsely,
+	} {
+		t.Run(name, func(t *testing.T) { flood(t, stun.MustBuild(request...).Raw) })
+	}
+}
+
+func flood(t *testing.T, request []byte) {
 	s := openServer(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -91,7 +104,6 @@ func TestFloodsAreNotAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	request := stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw
 	answers := make(chan int)
 	go func() {
 		n, b := 0, make([]byte, 200)
@@ -207,24 +219,39 @@ func FuzzUsername(f *testing.F) {
 	})
 }
 
-// rawClient speaks TURN over TCP by hand, to ask what no library asks.
+// TestAllocationsAreNotFloods: whoever has an allocation is answered, as much as it asks.
+func TestAllocationsAreNotFloods(t *testing.T) {
+	s := openServer(t)
+	client := newRawClient(t, s, "udp4", "ann")
+	client.wants(stun.MethodAllocate, -1)
+	for range sourceBurst + sourceRate*3 {
+		client.wants(stun.MethodRefresh, -1)
+	}
+}
+
+// rawClient speaks TURN by hand, to ask what no library asks.
 type rawClient struct {
 	t        *testing.T
 	conn     net.Conn
+	reader   *bufio.Reader // of UDP one packet at a time
 	username string
 	key      stun.MessageIntegrity
 	nonce    stun.Nonce
 }
 
-func newRawClient(t *testing.T, s *Server, who string) *rawClient {
+func newRawClient(t *testing.T, s *Server, network, who string) *rawClient {
 	t.Helper()
-	conn, err := net.Dial("tcp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(s.TCP())).String())
+	port := s.TCP()
+	if network == "udp4" {
+		port = s.UDP()
+	}
+	conn, err := net.Dial(network, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)).String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
 	username, password := Credential(testSecret, ToFoci, who, time.Now())
-	c := &rawClient{t: t, conn: conn, username: username, key: stun.NewLongTermIntegrity(username, Realm, password)}
+	c := &rawClient{t: t, conn: conn, reader: bufio.NewReader(conn), username: username, key: stun.NewLongTermIntegrity(username, Realm, password)}
 	answer, err := c.ask(stun.MethodAllocate)
 	if err != nil {
 		t.Fatal(err)
@@ -248,11 +275,11 @@ func (c *rawClient) ask(method stun.Method, attributes ...stun.Setter) (*stun.Me
 		return nil, err
 	}
 	head := make([]byte, stunHeader)
-	if _, err := io.ReadFull(c.conn, head); err != nil {
+	if _, err := io.ReadFull(c.reader, head); err != nil {
 		return nil, err
 	}
 	answer := &stun.Message{Raw: append(head, make([]byte, binary.BigEndian.Uint16(head[2:]))...)}
-	if _, err := io.ReadFull(c.conn, answer.Raw[stunHeader:]); err != nil {
+	if _, err := io.ReadFull(c.reader, answer.Raw[stunHeader:]); err != nil {
 		return nil, err
 	}
 	return answer, answer.Decode()
@@ -282,7 +309,7 @@ func TestConnectionsEndWithTheirAllocation(t *testing.T) {
 		}
 		return n
 	}
-	stays := newRawClient(t, s, "cat")
+	stays := newRawClient(t, s, "tcp4", "cat")
 	stays.wants(stun.MethodAllocate, -1)
 	for _, c := range []struct {
 		name string
@@ -300,7 +327,7 @@ func TestConnectionsEndWithTheirAllocation(t *testing.T) {
 		{"refreshed for a second", func(c *rawClient) { c.wants(stun.MethodAllocate, -1); c.wants(stun.MethodRefresh, 1) }, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			client := newRawClient(t, s, "ann")
+			client := newRawClient(t, s, "tcp4", "ann")
 			c.does(client)
 			if got := early(); got != c.left {
 				t.Errorf("%d connections are counted as without an allocation, want %d", got, c.left)

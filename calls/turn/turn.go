@@ -100,7 +100,8 @@ type Server struct {
 	now      func() time.Time
 	began    time.Time // by the settings' clock
 	total    *rate.Limiter
-	sources  sources
+	unproven sources             // of what anybody could have sent
+	signed   sources             // of what says who it is from, without an allocation
 	own      map[netip.Addr]bool // where we listen and relay from, real and told
 	host     atomic.Pointer[host]
 

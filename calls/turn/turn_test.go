@@ -371,7 +371,7 @@ func TestTheClockIsSet(t *testing.T) {
 			focus := echo(t)
 			s := openServer(t, withFocus(focus.LocalAddr()), func(s *Settings) { s.Now = clock })
 			username, password := Credential(testSecret, ToFoci, "ann", clock())
-			before := newRawClient(t, s, "ann")
+			before := newRawClient(t, s, "tcp4", "ann")
 			before.wants(stun.MethodAllocate, -1)
 			older := allocate(t, s, "tcp", ToFoci, "ann")
 			set.Store(int64(step))
