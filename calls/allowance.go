@@ -21,7 +21,8 @@ var everybody = &allowance{all: true}
 // nobody may have anything.
 var nobody = &allowance{}
 
-// newAllowance reads what a client says. Of one that says too much nobody may have anything: it meant to keep its tracks from some. The one who says it does the work, once, and not all who ask.
+// newAllowance reads what a client says. The one who says it does the work, once, and not all who ask. Of one that says too much nobody may have
+// anything: it meant to keep its tracks from somebody.
 func newAllowance(m *signal.SubscriptionPermission) *allowance {
 	said := len(m.GetTrackPermissions())
 	for _, perm := range m.GetTrackPermissions() {
