@@ -29,6 +29,9 @@ func prefixes(list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, s := range list {
 		if p, err := netip.ParsePrefix(s); err == nil {
+			if addr, bits := p.Addr(), p.Bits()-96; addr.Is4In6() && bits >= 0 { // as addresses are compared
+				p = netip.PrefixFrom(addr.Unmap(), bits)
+			}
 			out = append(out, p.Masked())
 			continue
 		}

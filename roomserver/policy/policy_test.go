@@ -54,6 +54,15 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("loopback allowed: %s: got %v, want %v", c.addr, got, c.loopback)
 		}
 	}
+	mapped, err := policy.NewAddresses([]string{"::ffff:127.0.0.0/104", "::ffff:10.1.2.3"}, []string{"::ffff:8.8.8.0/120"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]bool{"127.0.0.1": true, "10.1.2.3": true, "10.1.2.4": false, "8.8.8.8": false, "8.8.9.9": true} {
+		if got := mapped.Allows(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("networks written as IPv6: %s: got %v, want %v", addr, got, want)
+		}
+	}
 	if _, err := policy.NewAddresses([]string{"no network"}, nil); err == nil {
 		t.Error("a malformed network was taken without an error")
 	}
