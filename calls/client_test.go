@@ -93,6 +93,7 @@ type joining struct {
 	anew      bool                // as livekit-client comes back by itself
 	mute      bool                // subscribes to nothing
 	single    bool                // one connection for both directions
+	steady    bool                // its pictures are not to stop for its line: where a test leaves tracks unread, that looks like a bad one
 }
 
 func joinAs(t *testing.T, base, room, identity string, how joining) *testClient {
@@ -108,6 +109,9 @@ func joinAs(t *testing.T, base, room, identity string, how joining) *testClient 
 	}
 	if how.mute {
 		query.Set("auto_subscribe", "0")
+	}
+	if how.steady {
+		query.Set("subscriber_allow_pause", "0")
 	}
 	path := "/rtc"
 	if how.single {

@@ -132,7 +132,7 @@ func TestCallKeepsItsBudget(t *testing.T) {
 // TestParticipantKeepsItsBudget lets one send more than a participant may: its pictures stop, its voice does not, and nobody else loses anything.
 func TestParticipantKeepsItsBudget(t *testing.T) {
 	focus, base := newTestFocus(t, func(c *Config) { c.MaxParticipantBitrate = 8 * 800 }) // see above
-	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann, bob := joinAs(t, base, "room", "ann", joining{steady: true}), joinAs(t, base, "room", "bob", joining{steady: true})
 	room := theRoom(t, focus)
 	a, b := room.find("ann"), room.find("bob")
 	b.do(func() { b.budgets[0].SetLimit(0) })
