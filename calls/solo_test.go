@@ -380,7 +380,7 @@ func TestMoreThanOneClientCanGet(t *testing.T) {
 func TestVoicesKeepTheirPlace(t *testing.T) {
 	f, base := newTestFocus(t, func(c *Config) { c.MaxTracks, c.Grace = 80, time.Minute })
 	f.mostSent = 32 // four of them are for voices alone
-	bob, cat := joinSolo(t, base, "bob", false), join(t, base, "room", "cat")
+	bob, cat := joinSolo(t, base, "bob", false), joinAs(t, base, "room", "cat", joining{steady: true})
 	bob.negotiate()
 	ann, dan := joinAs(t, base, "room", "ann", joining{mute: true}), joinAs(t, base, "room", "dan", joining{mute: true})
 	ann.publishMany(0, 40)
@@ -398,7 +398,7 @@ func TestVoicesKeepTheirPlace(t *testing.T) {
 	}
 	dan.publishMany(32, 0)
 	dan.sees("dan", 36)
-	eve := join(t, base, "room", "eve")
+	eve := joinAs(t, base, "room", "eve", joining{steady: true})
 	for range 32 {
 		if remote := eve.track(); remote.Kind() != webrtc.RTPCodecTypeAudio {
 			t.Errorf("got a %v, want voices first", remote.Kind())
