@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -194,9 +195,22 @@ func demoConfig(house *ministry, n int, folder string, ca *authority) Config {
 	return config
 }
 
-// loopback gives the address with the wished-for port, or with another if that one is taken.
+// Ports from here on are none that systems usually give to outgoing connections: one that is free now is free when it is opened in earnest.
+const (
+	calmPorts = 16_000
+	calmMany  = 16_000
+)
+
+// loopback gives the address with the wished-for port, or with another if that one is taken or 0.
 func loopback(network string, port int) string {
-	for _, try := range []int{port, 0} {
+	var tries []int
+	if port != 0 {
+		tries = append(tries, port)
+	}
+	for range 16 {
+		tries = append(tries, calmPorts+mathrand.IntN(calmMany))
+	}
+	for _, try := range append(tries, 0) {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(try))
 		if network == "udp" {
 			if conn, err := net.ListenPacket(network, address); err == nil {
