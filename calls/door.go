@@ -232,8 +232,14 @@ func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool)
 		joins.WithLabelValues(kind, "refused").Inc()
 		return // answered already
 	}
-	if e.join.Reconnect {
+	switch {
+	case e.join.Reconnect:
 		f.serveResume(conn, room, e)
+		return
+	case e.comesDeaf(time.Now()):
+		joins.WithLabelValues(kind, "again").Inc()
+		f.refused.note(e.claims)
+		sendAway(conn, signal.DisconnectReason_STATE_MISMATCH, signal.Leave_RECONNECT)
 		return
 	}
 	f.serveJoin(r.Context(), conn, room, e, single)

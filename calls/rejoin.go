@@ -15,7 +15,8 @@ import (
 // comes then is never shown. So where two come back at once, as after the end of a focus, each would miss the other. Whoever joins
 // anew is therefore told who was there when it came, and of what has changed since only when these seconds are over.
 // Only one whose first attempt was this one is so deaf: where it tried to resume before and was sent away, or came to a door that was
-// shut, its timer has been forgotten on the way, and it hears everything.
+// shut, its timer has been forgotten on the way, and it hears everything. So when a focus has stopped, and all its clients come back at
+// once, each of them is sent away from its first attempt: it tries again after 150 to 450 ms, and hears everything.
 //
 // It is connected again as soon as its own tracks are out, provided that its connections stand by then; if they do not, it waits until
 // those two seconds are over. So it hears that its tracks are taken when the connections stand, and not before.
@@ -30,6 +31,8 @@ const (
 	// after firstWait where the line takes no time.
 	firstTry  = 2 * time.Second
 	firstWait = 650 * time.Millisecond
+	// allAtOnce is how long after the end of a focus its clients come back, and meet others who do.
+	allAtOnce = 10 * time.Second
 	// tracksWait is how long it waits for its connections, to hear that its tracks are taken.
 	tracksWait = 1500 * time.Millisecond
 	// noticeOne and noticeTwo are how long after us its own page may notice that its one or two connections stand.
@@ -112,7 +115,7 @@ func (p *Participant) stopWaiting() {
 	}
 }
 
-// sentAway remembers who was told, instead of a resume, to join anew.
+// sentAway remembers who was told to come again, and join anew.
 type sentAway struct {
 	mu    sync.Mutex
 	known map[string]time.Time // by call and identity: until when it counts
@@ -163,6 +166,13 @@ func (f *Focus) triedBefore(claims *Claims, now time.Time) bool {
 	}
 	away := time.UnixMilli(claims.SentAway)
 	return claims.SentAway != 0 && f.began.After(away) && now.Sub(away) > tries
+}
+
+// comesDeaf says whether a client would be deaf if it was let in now, and meets others that it should hear of: it was sent away by a focus
+// that stopped, a moment ago, and this may be its first attempt since.
+func (e *entry) comesDeaf(now time.Time) bool {
+	since := now.Sub(time.UnixMilli(e.claims.SentAway))
+	return joinsAnew(e.claims, e.join) && !e.hears && since.Abs() < allAtOnce
 }
 
 // firstTryOf is how long after it was sent away such a client tries first, at the latest. Its packets take the way there and back three times:

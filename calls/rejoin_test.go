@@ -119,6 +119,49 @@ func TestTheHomeLearnsOfAResume(t *testing.T) {
 	}
 }
 
+// TestWhoComesBackAfterAStopIsSentAwayOnce: all who were there come back at once. In its first attempt a client would be deaf for the others;
+// in its second it hears them.
+func TestWhoComesBackAfterAStopIsSentAwayOnce(t *testing.T) {
+	_, base := newTestFocus(t)
+	for _, c := range []struct {
+		name, sdk string
+		away      time.Duration // ago; 0: it was not
+		sentAway  bool
+	}{
+		{"just now", "js", time.Millisecond, true},
+		{"by another's clock, which is ahead", "js", -time.Second, true},
+		{"long ago: it comes for another reason", "js", allAtOnce + time.Second, false},
+		{"it was not sent away", "js", 0, false},
+		{"another client, which is never deaf", "go", time.Millisecond, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			token := testToken(t, "room "+c.name, "ann", func(claims *Claims) {
+				if claims.Again = true; c.away != 0 {
+					claims.SentAway = time.Now().Add(-c.away).UnixMilli()
+				}
+			})
+			query := url.Values{"access_token": {token}, "sdk": {c.sdk}, "auto_subscribe": {"1"}}
+			ann := dialSocket(t, base, "/rtc", query)
+			first, err := readResponse(ann)
+			if away := first.GetLeave().GetAction() == signal.Leave_RECONNECT; err != nil || away != c.sentAway {
+				t.Fatalf("got %v, %v, want it sent away: %v", first, err, c.sentAway)
+			}
+			if !c.sentAway {
+				return
+			}
+			ann = dialSocket(t, base, "/rtc", query)
+			if first, err = readResponse(ann); err != nil || first.GetJoin() == nil {
+				t.Fatalf("at the second attempt got %v, %v, want join", first, err)
+			}
+			begun := time.Now()
+			join(t, base, "room "+c.name, "bob")
+			if took := toldOf(t, ann, "bob", signal.Participant_JOINED).Sub(begun); took >= deafFor {
+				t.Errorf("told of a newcomer after %v, want at once", took)
+			}
+		})
+	}
+}
+
 // sentAwayAtResume tries to resume a session that the focus does not know.
 func sentAwayAtResume(t *testing.T, base, identity string) {
 	t.Helper()
