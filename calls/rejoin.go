@@ -37,7 +37,7 @@ const (
 	tracksWait = 1500 * time.Millisecond
 	// noticeOne and noticeTwo are how long after us its own page may notice that its one or two connections stand.
 	noticeOne = 20 * time.Millisecond
-	noticeTwo = 100 * time.Millisecond
+	noticeTwo = 50 * time.Millisecond
 )
 
 // The kinds of livekit-client, as clients name themselves.

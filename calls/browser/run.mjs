@@ -1,4 +1,4 @@
-// Drives the pages: node run.mjs [PART-OF-A-NAME...] ; the focus is named by FOCUS_URL, FOCUS_KEY and FOCUS_SECRET, what
+// Drives the pages: node run.mjs [PART-OF-A-NAME...], with _ for a space; the focus is named by FOCUS_URL, FOCUS_KEY and FOCUS_SECRET, what
 // stands beside it by STAGE_URL. Scenarios are in scenarios/, a file for a subject. They run side by side in LANES (3);
 // those that measure a picture's quality need the processor, and run alone after the others.
 // What fails is played once more in the end, alone, since browsers that share a processor keep no time; the verdict is then the second one,
@@ -17,7 +17,7 @@ for (const file of readdirSync(join(here, 'scenarios')).sort()) {
   const module = await import(join(here, 'scenarios', file));
   for (const [list, found] of [[together, module.default], [alone, module.alone]]) {
     for (const [name, act] of Object.entries(found ?? {})) {
-      if (wanted.length && !wanted.some((w) => name.includes(w))) continue;
+      if (wanted.length && !wanted.some((w) => name.includes(w.replaceAll('_', ' ')))) continue;
       if ((other || process.env.YARDSTICKS) && !act.yardstick) continue;
       for (let i = 0; i < Number(process.env.REPEAT ?? 1); i++) list.push({ name, act });
     }
