@@ -97,6 +97,7 @@ func newFocus(ctx context.Context, config Config, admit admission) (*Focus, erro
 		UDP: config.UDPPort, TCP: config.TCPPort, Loopback: config.Loopback,
 		Listen: parseIPs(config.Listen), Public: parseIPs(config.PublicIPs),
 	}
+	signal.Prepare()
 	engine, err := sfu.NewEngine(ports)
 	if err != nil {
 		return nil, fmt.Errorf("calls: %w", err)

@@ -5,6 +5,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
 // Message is any message of this package.
@@ -53,3 +55,20 @@ func Size(m Message) int { return proto.Size(m) }
 
 // EncodeEvent is the JSON of a webhook: names in the camel's case, and only what is set.
 func EncodeEvent(e *WebhookEvent) ([]byte, error) { return protojson.Marshal(e) }
+
+// Prepare sets all messages up. The library does that with each when it is first used, and whoever joins a focus first would wait for it.
+func Prepare() {
+	for _, file := range []protoreflect.FileDescriptor{File_signal_proto, File_service_proto} {
+		prepare(file.Messages())
+	}
+}
+
+func prepare(messages protoreflect.MessageDescriptors) {
+	for i := range messages.Len() {
+		m := messages.Get(i)
+		if kind, err := protoregistry.GlobalTypes.FindMessageByName(m.FullName()); err == nil { // the entries of maps are no messages of their own
+			proto.Size(proto.Clone(kind.New().Interface()))
+		}
+		prepare(m.Messages())
+	}
+}
