@@ -268,6 +268,21 @@ func TestSuspension(t *testing.T) {
 	}
 	bob.do("GET", v3+"/sync", nil).ok()
 	bob.do("GET", in+"/messages?dir=b", nil).ok()
+	for _, c := range []struct{ typ, body string }{
+		{"message", `"content":{"msgtype":"m.text","body":"x"}`},
+		{"redaction", `"content":{"redacts":"` + hers + `"}`},
+		{"redaction", `"content":{"redacts":"` + mine + `"},"Content":{"redacts":"` + hers + `"}`},
+		{"redaction", `"state_key":"","content":{"redacts":"` + mine + `"}`},
+		{"member", `"state_key":"@bob:interior","content":{"membership":"join"}`},
+		{"member", `"state_key":"@alice:interior","content":{"membership":"leave"}`},
+	} {
+		if a := bob.do("PUT", later(room)+"m.room."+c.typ+"/1", `{"delay":60000,`+c.body+`}`); a.code != 403 || a.str("errcode") != "M_USER_SUSPENDED" {
+			t.Errorf("%s, later, with %s: got %d %s, want 403 M_USER_SUSPENDED", c.typ, c.body, a.code, a.body.Raw)
+		}
+	}
+	bob.do("PUT", later(room)+"m.room.redaction/2", `{"delay":60000,"content":{"redacts":"`+mine+`"}}`).ok()
+	bob.do("PUT", later(room)+"m.room.member/2", `{"delay":60000,"state_key":"@bob:interior","content":{"membership":"leave"}}`).ok()
+	bob.do("PUT", in+"/state/m.room.redaction", `{"redacts":"`+mine+`"}`).fails(403, "M_USER_SUSPENDED")
 	bob.do("PUT", in+"/redact/"+mine+"/1", `{}`).ok()
 	bob.do("PUT", v3+"/user/@bob:interior/account_data/org.example", `{}`).ok()
 	bob.do("POST", v3+"/keys/upload", `{}`).ok()
@@ -300,6 +315,11 @@ func TestSuspension(t *testing.T) {
 	}
 }
 
+// later is where events of the room are put that are to be sent later, before their type.
+func later(room string) string {
+	return "/_matrix/client/unstable/org.matrix.msc4140/rooms/" + room + "/delayed_event/"
+}
+
 func TestLockedOut(t *testing.T) {
 	s := start(t, testConfig())
 	root, alice := s.administrator("root"), s.register("alice")
@@ -323,6 +343,16 @@ func TestShadowBan(t *testing.T) {
 		t.Errorf("eve is told %q", told)
 	}
 	alice.do("GET", in+"/event/"+told, nil).fails(404, "M_NOT_FOUND")
+	for _, path := range []string{in + "/send/m.room.message/2?org.matrix.msc4140.delay=60000", later(room) + "m.room.message/3"} {
+		delayed := eve.do("PUT", path, `{"delay":60000,"content":{"msgtype":"m.text","body":"spam"}}`).ok().str("delay_id")
+		if len(delayed) != 27 || delayed[0] != 'd' {
+			t.Errorf("%s: eve is told %q", path, delayed)
+		}
+		s.do("", "POST", "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/"+delayed+"/send", nil).fails(404, "M_NOT_FOUND")
+	}
+	if heard := alice.do("GET", v3+"/sync", nil).ok().body.Raw; strings.Contains(heard, "spam") {
+		t.Errorf("alice hears of it: %s", heard)
+	}
 	eve.do("POST", in+"/invite", `{"user_id":"@root:interior"}`).ok()
 	alice.do("GET", in+"/state/m.room.member/@root:interior", nil).fails(404, "M_NOT_FOUND")
 	own := eve.do("POST", v3+"/createRoom", `{"invite":["@alice:interior"]}`).ok().str("room_id")

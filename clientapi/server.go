@@ -415,7 +415,7 @@ func (s *Server) routes() []rest.Route {
 		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/typing/{userId}", Handler: r.Typing, Auth: rest.User, Limit: rest.LimitGeneral, Act: silent},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", Handler: r.Receipt, Auth: rest.User, Limit: rest.LimitGeneral},
 		{Method: "POST", Path: "/_matrix/client/v3/rooms/{roomId}/read_markers", Handler: r.ReadMarkers, Auth: rest.User, Limit: rest.LimitGeneral},
-		{Method: "PUT", Path: "/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}", Handler: r.Delay, Auth: rest.User, Limit: rest.LimitMessage},
+		{Method: "PUT", Path: "/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}", Handler: r.Delay, Auth: rest.User, Limit: rest.LimitMessage, Act: acts.Later},
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events", Handler: r.DelayedEvents, Auth: rest.User},
 		{Method: "GET", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}", Handler: r.DelayedEvent, Auth: rest.User},
 		{Method: "POST", Path: "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}", Handler: r.UpdateDelayedByBody, Auth: rest.Optional},

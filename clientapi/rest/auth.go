@@ -102,7 +102,7 @@ func act(r *Request, what *Act) (instead any, err error) {
 		}
 	}
 	if r.By.Shadowed && what.Pretend != nil {
-		return what.Pretend(), nil
+		return what.Pretend(r), nil
 	}
 	return nil, nil
 }

@@ -60,7 +60,7 @@ type Act struct {
 	// Despite says what a suspended account may do nevertheless: leave a room, redact what it said. Nil: nothing.
 	Despite func(r *Request) (bool, error)
 	// Pretend is the answer to a shadow-banned account, instead of doing it. Nil: it is done.
-	Pretend func() any
+	Pretend func(r *Request) any
 }
 
 const (

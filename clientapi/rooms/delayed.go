@@ -17,10 +17,13 @@ import (
 	"chancery/storage/bus"
 )
 
+// delayParam is the parameter of send and state that makes an event a delayed one.
+const delayParam = "org.matrix.msc4140.delay"
+
 // delayOf is the delay that a request to send asks for; false if it asks for none.
 // Spec: MSC4140
 func (h *Handlers) delayOf(r *rest.Request) (time.Duration, bool, error) {
-	text := r.Query("org.matrix.msc4140.delay")
+	text := r.Query(delayParam)
 	if text == "" {
 		return 0, false, nil
 	}
@@ -49,11 +52,7 @@ func (h *Handlers) Delay(r *rest.Request) (any, error) {
 	if p.Sticky, err = stickyOf(r); err != nil {
 		return nil, err
 	}
-	var body struct {
-		Delay    int64           `json:"delay"`
-		StateKey *string         `json:"state_key"`
-		Content  json.RawMessage `json:"content"`
-	}
+	var body later
 	if err := r.JSON(&body); err != nil {
 		return nil, err
 	}
@@ -76,10 +75,19 @@ func (h *Handlers) Delay(r *rest.Request) (any, error) {
 	return h.schedule(r, roomID, p, time.Duration(body.Delay)*time.Millisecond)
 }
 
+// later is the body of Delay.
+type later struct {
+	Delay    int64           `json:"delay"`
+	StateKey *string         `json:"state_key"`
+	Content  json.RawMessage `json:"content"`
+}
+
 // delayAnswer names a delayed event.
 type delayAnswer struct {
 	DelayID string `json:"delay_id"`
 }
+
+func newDelayID() string { return "d" + strings.ToLower(rand.Text()) }
 
 // schedule keeps an event for later. Whether its sender may send it is asked now, and again when its time comes.
 // Spec: MSC4140
@@ -121,7 +129,7 @@ func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, d
 	}
 	now := h.now().UnixMilli()
 	d := &storage.DelayedEvent{
-		ID: "d" + strings.ToLower(rand.Text()), UserID: p.Sender, DeviceID: p.Device, RoomID: roomID, Type: p.Type, StateKey: p.StateKey, Content: p.Content,
+		ID: newDelayID(), UserID: p.Sender, DeviceID: p.Device, RoomID: roomID, Type: p.Type, StateKey: p.StateKey, Content: p.Content,
 		Path: p.Path, TransactionID: p.TransactionID, Sticky: p.Sticky, Delay: delay.Milliseconds(), Since: now, Due: now + delay.Milliseconds(),
 	}
 	if err := h.store.DelayedEvents.Add(ctx, d); err != nil {
