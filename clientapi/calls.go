@@ -85,7 +85,8 @@ func (s *Server) callToken(r *rest.Request) (any, error) {
 	return map[string]string{"jwt": answer.JWT, "url": answer.URL}, nil
 }
 
-// remoteCallToken asks the server whose focus is meant, for a user who is in the room.
+// remoteCallToken asks the server whose focus is meant, for a user who is in the room and whose account stands: that server cannot
+// know the latter.
 func (s *Server) remoteCallToken(ctx context.Context, req *callRequest, member *bus.CallMember) (any, error) {
 	if !pdu.ValidServerName(req.Server) {
 		return nil, mautrix.MInvalidParam.WithMessage("server_name is no server's name")
@@ -96,6 +97,13 @@ func (s *Server) remoteCallToken(ctx context.Context, req *callRequest, member *
 	}
 	if !joined {
 		return nil, mautrix.MForbidden.WithMessage("You are not a member of the room").WithStatus(http.StatusForbidden)
+	}
+	barred, err := s.store.Accounts.Barred(ctx, []id.UserID{member.UserID})
+	if err != nil {
+		return nil, err
+	}
+	if len(barred) > 0 {
+		return nil, mautrix.MForbidden.WithMessage("Your account may not be in calls now").WithStatus(http.StatusForbidden)
 	}
 	body := map[string]any{
 		"user_id": member.UserID, "url": req.URL, "room_id": member.RoomID, "slot_id": member.Slot, "member_id": member.MemberID,

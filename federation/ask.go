@@ -97,14 +97,15 @@ func cutServer(s string) (local, server string, ok bool) {
 	return local, server, ok && pdu.ValidServerName(server)
 }
 
-// openID gives the user whom one of our own OpenID tokens names, empty for none. Who has expired meanwhile proves nothing with one.
+// openID gives the user whom one of our own OpenID tokens names, empty for none. Whose account was locked or suspended, or has
+// expired, meanwhile proves nothing with one.
 func (f *Federation) openID(ctx context.Context, token string) (id.UserID, error) {
 	user, err := f.store.Tokens.PassUser(ctx, storage.OpenIDPass, token)
 	if err != nil || user == "" {
 		return "", err
 	}
-	expired, err := f.store.Validity.Expired(ctx, []id.UserID{user})
-	if err != nil || expired[user] {
+	barred, err := f.store.Accounts.Barred(ctx, []id.UserID{user})
+	if err != nil || len(barred) > 0 {
 		return "", err
 	}
 	return user, nil

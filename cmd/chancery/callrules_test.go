@@ -173,6 +173,45 @@ func TestExpiredGetNoCallToken(t *testing.T) {
 	}
 }
 
+// TestBarredGetNoCallToken tries to enter a call, here and at the other server, with what was good before the account was locked or suspended.
+func TestBarredGetNoCallToken(t *testing.T) {
+	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	interior, finance := houses[0], houses[1]
+	anna, root, felix := interior.person("anna"), interior.administrator("root"), finance.person("felix")
+	room := must(felix.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(anna.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"finance.test"}}))(t, "join room")
+	var openID map[string]any
+	do(t, anna, "POST", fmt.Sprintf("/_matrix/client/v3/user/%s/openid/request_token", anna.UserID), struct{}{}, &openID)
+	asks := map[string]func() int{"vouched for, at the other server": func() int {
+		return raw(t, "POST", interior.url+"/_matrix/client/v1/rtc/livekit/get_token", anna.AccessToken, jsonBody(t, map[string]any{
+			"server_name": "finance.test", "room_id": room, "slot_id": "m.call#ROOM", "member_id": "m",
+		})).status
+	}}
+	for _, at := range houses { // the other's focus asks us who she is
+		asks["with OpenID, at "+at.config.ServerName] = func() int {
+			return raw(t, "POST", at.focus()+"/sfu/get", "", jsonBody(t, map[string]any{"room": room, "openid_token": openID, "device_id": anna.DeviceID})).status
+		}
+	}
+	for _, standing := range []string{"locked", "suspended"} {
+		set := func(to bool) {
+			path := map[string]string{"locked": "lock", "suspended": "suspend"}[standing]
+			do(t, root, "PUT", "/_matrix/client/v1/admin/"+path+"/"+string(anna.UserID), map[string]any{standing: to}, nil)
+		}
+		for what, ask := range asks {
+			if got := ask(); got != http.StatusOK {
+				t.Errorf("before she was %s, %s: got %d, want 200", standing, what, got)
+			}
+		}
+		set(true)
+		for what, ask := range asks {
+			if got := ask(); got != http.StatusForbidden && got != http.StatusUnauthorized {
+				t.Errorf("%s, %s: got %d, want a refusal", standing, what, got)
+			}
+		}
+		set(false)
+	}
+}
+
 // permission waits until the focus has told the client whether it may publish.
 func permission(t *testing.T, next func() *signal.Response, identity string, want bool) {
 	t.Helper()
