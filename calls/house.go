@@ -114,7 +114,8 @@ func (h *house) admit(ctx context.Context, c *Claims) (ruling, error) {
 	return v, nil
 }
 
-// stands says whether the account of a user of ours is in order, and the device still there.
+// stands says whether the account of a user of ours is in order, and the device still there: the one that it says it is, and the one
+// that asked.
 func (h *house) stands(ctx context.Context, m *Matrix) (bool, error) {
 	if m.User.Homeserver() != h.name {
 		return true, nil
@@ -123,9 +124,15 @@ func (h *house) stands(ctx context.Context, m *Matrix) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read account: %w", err)
 	}
-	switch {
-	case len(barred) > 0:
+	if len(barred) > 0 {
 		return false, nil
+	}
+	if m.By != "" {
+		if there, err := h.hasDevice(ctx, m.User, m.By); err != nil || !there {
+			return false, err
+		}
+	}
+	switch {
 	case m.Known:
 		return h.hasDevice(ctx, m.User, m.Device)
 	case m.Others:
@@ -219,10 +226,10 @@ func (f *Focus) heard(ctx context.Context, c *storage.Change) error {
 	return nil
 }
 
-// deviceEnded ends the sessions of a device. One of which we know only that it is not the user's lasts as long as the user has another.
+// deviceEnded ends the sessions of a device, and those for which it asked in another's name. One of which we know only that it is not the user's lasts as long as the user has another.
 func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.DeviceID) error {
 	for _, p := range f.present(func(p *Participant) bool { return p.user == user }) {
-		ended := p.device == device
+		ended := p.device == device || p.binding.By == device
 		if !ended && !p.binding.Known {
 			left, err := f.house.hasDevices(ctx, user)
 			if err != nil {

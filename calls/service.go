@@ -161,11 +161,11 @@ func (s *tokenService) sfuGet(r *http.Request) (any, error) {
 	if err := req.check(); err != nil {
 		return nil, err
 	}
-	user, err := s.user(r, req.OpenID)
+	user, by, err := s.user(r, req.OpenID)
 	if err != nil {
 		return nil, err
 	}
-	b := bearer{user: user, device: req.DeviceID, room: req.Room, slot: roomSlot, identity: legacyIdentity(user, req.DeviceID), legacy: true}
+	b := bearer{user: user, device: req.DeviceID, by: by, room: req.Room, slot: roomSlot, identity: legacyIdentity(user, req.DeviceID), legacy: true}
 	return s.answer(r, b, req.delay)
 }
 
@@ -204,14 +204,14 @@ func (s *tokenService) member(r *http.Request) (*memberRequest, bearer, error) {
 	if err := req.check(); err != nil {
 		return nil, bearer{}, err
 	}
-	user, err := s.user(r, req.OpenID)
+	user, by, err := s.user(r, req.OpenID)
 	if err != nil {
 		return nil, bearer{}, err
 	}
 	if user != req.Member.User {
 		return nil, bearer{}, errUnauthorized.WithMessage("The OpenID token is another user's")
 	}
-	return &req, bearer{user: user, device: req.Member.Device, room: req.Room, slot: req.Slot,
+	return &req, bearer{user: user, device: req.Member.Device, by: by, room: req.Room, slot: req.Slot,
 		identity: memberIdentity(user, req.Member.Device, req.Member.ID)}, nil
 }
 
@@ -275,35 +275,36 @@ func (s *tokenService) hand(ctx context.Context, b bearer, d delay, strict bool)
 	return s.focus.leaves.hand(ctx, row)
 }
 
-// user says whose OpenID token this is. Many people may share one address: a good token is not refused for what others have shown from
+// user says whose OpenID token this is, and for a user of ours of which device. Many people may share one address: a good token is not refused for what others have shown from
 // there. Only other servers are not asked in vain without end.
-func (s *tokenService) user(r *http.Request, token openID) (id.UserID, error) {
+func (s *tokenService) user(r *http.Request, token openID) (id.UserID, id.DeviceID, error) {
 	address, other := s.clientAddress(r), token.ServerName != s.house.name
 	if other {
 		if err := s.limits.mayAskOther(address, token.ServerName); err != nil {
-			return "", err
+			return "", "", err
 		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), openIDPatience)
 	defer cancel()
-	user, err := s.house.openIDUser(ctx, token)
+	user, device, err := s.house.openIDUser(ctx, token)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	_, server, err := user.Parse()
 	if err != nil || server != token.ServerName || len(user) > maxNameLength {
 		if err := s.limits.failed(address, token.ServerName, other); err != nil {
-			return "", err
+			return "", "", err
 		}
-		return "", errUnauthorized.WithMessage("The OpenID token could not be verified")
+		return "", "", errUnauthorized.WithMessage("The OpenID token could not be verified")
 	}
-	return user, s.limits.mayAsk(user)
+	return user, device, s.limits.mayAsk(user)
 }
 
 // bearer is for whom a token is.
 type bearer struct {
 	user     id.UserID
-	device   id.DeviceID
+	device   id.DeviceID // as the client says
+	by       id.DeviceID // of ours, that asked; empty: not known, or vouched for
 	room     id.RoomID
 	slot     string
 	identity string
@@ -322,10 +323,14 @@ const startedFor = 5 * time.Minute
 // claims are what a token for b says.
 func (b bearer) claims() *Claims {
 	yes := true
+	by := b.by
+	if by == b.device {
+		by = ""
+	}
 	return &Claims{
 		RegisteredClaims: jwt.RegisteredClaims{Subject: b.identity},
 		Video:            Grant{Room: roomName(b.room, b.slot), RoomJoin: true, CanSubscribe: &yes, CanUpdateOwnMetadata: &yes},
-		Matrix:           &Matrix{User: b.user, Device: b.device, Room: b.room, Legacy: b.legacy, Watch: b.watch},
+		Matrix:           &Matrix{User: b.user, Device: b.device, By: by, Room: b.room, Legacy: b.legacy, Watch: b.watch},
 	}
 }
 
@@ -434,8 +439,8 @@ func (s *tokenService) clientAddress(r *http.Request) string {
 	return host
 }
 
-// openIDUser asks the token's server whose it is. For our own that is a row; empty means nobody's.
-func (h *house) openIDUser(ctx context.Context, token openID) (id.UserID, error) {
+// openIDUser asks the token's server whose it is. For our own that is a row, and tells the device too; empty means nobody's.
+func (h *house) openIDUser(ctx context.Context, token openID) (id.UserID, id.DeviceID, error) {
 	if token.ServerName == h.name {
 		return h.store.Tokens.PassUser(ctx, storage.OpenIDPass, token.AccessToken)
 	}
@@ -443,13 +448,13 @@ func (h *house) openIDUser(ctx context.Context, token openID) (id.UserID, error)
 		bus.FederationQuestion{UserInfo: &bus.UserInfo{Server: token.ServerName, Token: token.AccessToken}})
 	if err != nil {
 		zerolog.Ctx(ctx).Debug().Err(err).Msg("OpenID token not verified")
-		return "", nil // a server that says no, or nothing, has not vouched
+		return "", "", nil // a server that says no, or nothing, has not vouched
 	}
 	var info struct {
 		Sub id.UserID `json:"sub"`
 	}
 	if json.Unmarshal(reply.Body, &info) != nil {
-		return "", nil
+		return "", "", nil
 	}
-	return info.Sub, nil
+	return info.Sub, "", nil
 }

@@ -77,6 +77,8 @@ type Matrix struct {
 	Room   id.RoomID   `json:"room"`
 	Known  bool        `json:"known,omitempty"`  // the device was one of ours: the token ends with it
 	Others bool        `json:"others,omitempty"` // it was none, and the user of ours had others: the token ends with the last of them
+	// By is the device of ours that asked for the token, if it called itself another: the token ends with this one too.
+	By id.DeviceID `json:"by,omitempty"`
 	// Legacy: the client says by a state event that it is in the call, and not by a sticky one.
 	Legacy bool `json:"legacy,omitempty"`
 	// Watch: the bearer publishes elsewhere, at the focus of its own server.

@@ -471,8 +471,8 @@ func TestOpenID(t *testing.T) {
 	if a.str("matrix_server_name") != "interior" || a.str("token_type") != "Bearer" || a.body.Get("expires_in").Int() <= 0 {
 		t.Errorf("got %s", a.body.Raw)
 	}
-	if user, err := s.store.Tokens.PassUser(t.Context(), storage.OpenIDPass, a.str("access_token")); user != alice.ID || err != nil {
-		t.Errorf("the token is %q's, %v", user, err)
+	if user, device, err := s.store.Tokens.PassUser(t.Context(), storage.OpenIDPass, a.str("access_token")); user != alice.ID || string(device) != alice.Device || err != nil {
+		t.Errorf("the token is %q's, of device %q, %v", user, device, err)
 	}
 	s.do(a.str("access_token"), "GET", v3+"/account/whoami", nil).fails(401, "M_UNKNOWN_TOKEN")
 	bob.do("POST", path, `{}`).fails(403, "M_FORBIDDEN")

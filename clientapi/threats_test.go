@@ -412,7 +412,7 @@ func TestA19LoginTokensGrowOld(t *testing.T) {
 		t.Errorf("expires_in_ms: got %d, want two minutes at most", in)
 	}
 	if err := s.store.Do(t.Context(), func(ctx context.Context) error {
-		return s.store.Tokens.PutPass(ctx, storage.LoginPass, "stale", alice.ID, time.Now().Add(-time.Second))
+		return s.store.Tokens.PutPass(ctx, storage.LoginPass, "stale", alice.ID, "", time.Now().Add(-time.Second))
 	}); err != nil {
 		t.Fatal(err)
 	}

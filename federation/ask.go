@@ -100,7 +100,7 @@ func cutServer(s string) (local, server string, ok bool) {
 // openID gives the user whom one of our own OpenID tokens names, empty for none. Whose account was locked or suspended, or has
 // expired, meanwhile proves nothing with one.
 func (f *Federation) openID(ctx context.Context, token string) (id.UserID, error) {
-	user, err := f.store.Tokens.PassUser(ctx, storage.OpenIDPass, token)
+	user, _, err := f.store.Tokens.PassUser(ctx, storage.OpenIDPass, token)
 	if err != nil || user == "" {
 		return "", err
 	}

@@ -124,13 +124,13 @@ func TestPassesAreForOnePurpose(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, cfg Config) {
 		s := openStore(t, cfg)
 		do(t, s, func(ctx context.Context) error {
-			if err := s.Tokens.PutPass(ctx, OpenIDPass, "o", alice, time.Now().Add(time.Hour)); err != nil {
+			if err := s.Tokens.PutPass(ctx, OpenIDPass, "o", alice, "A", time.Now().Add(time.Hour)); err != nil {
 				return err
 			}
-			if err := s.Tokens.PutPass(ctx, LoginPass, "old", alice, time.Now().Add(-time.Hour)); err != nil {
+			if err := s.Tokens.PutPass(ctx, LoginPass, "old", alice, "", time.Now().Add(-time.Hour)); err != nil {
 				return err
 			}
-			return s.Tokens.PutPass(ctx, LoginPass, "l", bob, time.Now().Add(time.Hour))
+			return s.Tokens.PutPass(ctx, LoginPass, "l", bob, "", time.Now().Add(time.Hour))
 		})
 		if holder(t, s, "o") != "" {
 			t.Error("an OpenID token passed as an access token")
@@ -140,7 +140,7 @@ func TestPassesAreForOnePurpose(t *testing.T) {
 			token   string
 			want    id.UserID
 		}{{OpenIDPass, "o", alice}, {LoginPass, "o", ""}, {LoginPass, "l", bob}, {LoginPass, "old", ""}} {
-			if got, err := s.Tokens.PassUser(t.Context(), c.purpose, c.token); got != c.want || err != nil {
+			if got, _, err := s.Tokens.PassUser(t.Context(), c.purpose, c.token); got != c.want || err != nil {
 				t.Errorf("%s as %s: got %q, %v, want %q", c.token, c.purpose, got, err, c.want)
 			}
 		}
@@ -167,6 +167,11 @@ func TestAnEndedDeviceLeavesNothing(t *testing.T) {
 			if err := s.Keys.PutOneTime(ctx, alice, "A", []OneTimeKey{{"signed_curve25519", "1", json.RawMessage(`{}`)}}); err != nil {
 				return err
 			}
+			for pass, device := range map[string]id.DeviceID{"its": "A", "another's": "B", "nobody's": ""} {
+				if err := s.Tokens.PutPass(ctx, OpenIDPass, pass, alice, device, time.Now().Add(time.Hour)); err != nil {
+					return err
+				}
+			}
 			if err := s.Keys.PutFallback(ctx, alice, "A", OneTimeKey{"signed_curve25519", "f", json.RawMessage(`{}`)}); err != nil {
 				return err
 			}
@@ -176,6 +181,11 @@ func TestAnEndedDeviceLeavesNothing(t *testing.T) {
 		do(t, s, func(ctx context.Context) error { return s.Devices.End(ctx, alice, "A") })
 		if holder(t, s, "a1") != "" {
 			t.Error("its token still lives")
+		}
+		for pass, want := range map[string]id.UserID{"its": "", "another's": alice, "nobody's": alice} {
+			if user, _, err := s.Tokens.PassUser(t.Context(), OpenIDPass, pass); user != want || err != nil {
+				t.Errorf("%s OpenID token: got %q, %v, want %q", pass, user, err, want)
+			}
 		}
 		if keys, err := s.Keys.Devices(t.Context(), alice); len(keys) != 0 || err != nil {
 			t.Errorf("its keys: got %d, %v, want none", len(keys), err)
@@ -315,7 +325,7 @@ func TestA8TokensAreStoredAsHashes(t *testing.T) {
 		s := openStore(t, cfg)
 		enrol(t, s, alice, "A", Pair{Access: "the access token", Refresh: "the refresh token"})
 		do(t, s, func(ctx context.Context) error {
-			return s.Tokens.PutPass(ctx, LoginPass, "the login token", alice, time.Now().Add(time.Minute))
+			return s.Tokens.PutPass(ctx, LoginPass, "the login token", alice, "", time.Now().Add(time.Minute))
 		})
 		for _, table := range []string{"tokens", "passes"} {
 			rows, err := s.reader.Query(t.Context(), "SELECT * FROM "+table)

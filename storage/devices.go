@@ -43,6 +43,7 @@ const (
 // deviceRows are the tables that hold something for a device, and lose it with the device.
 var deviceRows = []string{
 	"DELETE FROM tokens WHERE user_id = $1 AND device_id = $2",
+	"DELETE FROM passes WHERE user_id = $1 AND device_id = $2 AND device_id <> ''",
 	"DELETE FROM confirmations WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM device_keys WHERE user_id = $1 AND device_id = $2",
 	"DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2",

@@ -54,8 +54,8 @@ const (
 	tokenEndOfDevice = "DELETE FROM tokens WHERE user_id = $1 AND device_id = $2"
 	tokenSweep       = "DELETE FROM tokens WHERE spent AND created < $1"
 
-	passInsert = "INSERT INTO passes (hash, purpose, user_id, expires) VALUES ($1, $2, $3, $4)"
-	passUser   = "SELECT user_id FROM passes WHERE hash = $1 AND purpose = $2 AND expires > $3"
+	passInsert = "INSERT INTO passes (hash, purpose, user_id, device_id, expires) VALUES ($1, $2, $3, $4, $5)"
+	passUser   = "SELECT user_id, device_id FROM passes WHERE hash = $1 AND purpose = $2 AND expires > $3"
 	passTake   = "DELETE FROM passes WHERE hash = $1 AND purpose = $2 RETURNING user_id, expires"
 	passSweep  = "DELETE FROM passes WHERE expires < $1"
 )
@@ -259,15 +259,19 @@ const (
 	OpenIDPass Purpose = "openid" // proving to others who one is
 )
 
-// PutPass stores a token for one purpose, inside Do.
-func (t *Tokens) PutPass(ctx context.Context, purpose Purpose, token string, user id.UserID, expires time.Time) error {
-	_, err := t.s.exec(ctx, passInsert, hashToken(token), purpose, user, expires.UnixMilli())
+// PutPass stores a token for one purpose, inside Do. It ends with this device, if one is named.
+func (t *Tokens) PutPass(ctx context.Context, purpose Purpose, token string, user id.UserID, device id.DeviceID, expires time.Time) error {
+	_, err := t.s.exec(ctx, passInsert, hashToken(token), purpose, user, device, expires.UnixMilli())
 	return err
 }
 
-// PassUser is whose token this is; empty for one that is unknown, expired, or for something else.
-func (t *Tokens) PassUser(ctx context.Context, purpose Purpose, token string) (id.UserID, error) {
-	return one(ctx, t.s, column[id.UserID], passUser, hashToken(token), purpose, t.s.now().UnixMilli())
+// PassUser is whose token this is, and with which device it ends; empty for one that is unknown, expired, or for something else.
+func (t *Tokens) PassUser(ctx context.Context, purpose Purpose, token string) (user id.UserID, device id.DeviceID, err error) {
+	user, err = one(ctx, t.s, func(row dbutil.Scannable) (user id.UserID, err error) {
+		err = row.Scan(&user, &device)
+		return user, err
+	}, passUser, hashToken(token), purpose, t.s.now().UnixMilli())
+	return user, device, err
 }
 
 // TakePass is PassUser for tokens that are good once, inside Do.

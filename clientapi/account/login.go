@@ -351,7 +351,7 @@ func (h *Handlers) LoginToken(r *rest.Request) (any, error) {
 	}
 	token := newToken("chl_")
 	err := h.store.Do(r.Context(), func(ctx context.Context) error {
-		return h.store.Tokens.PutPass(ctx, storage.LoginPass, token, r.By.User, h.now().Add(loginPassAge))
+		return h.store.Tokens.PutPass(ctx, storage.LoginPass, token, r.By.User, "", h.now().Add(loginPassAge))
 	})
 	return map[string]any{"login_token": token, "expires_in_ms": loginPassAge.Milliseconds()}, err
 }

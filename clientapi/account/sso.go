@@ -161,7 +161,7 @@ func (h *Handlers) handOver(r *rest.Request, pass string) (any, error) {
 	}
 	token, until := newToken("chl_"), h.now().Add(loginPassAge)
 	err = h.store.Do(r.Context(), func(ctx context.Context) error {
-		if err := h.store.Tokens.PutPass(ctx, storage.LoginPass, token, who.User, until); err != nil {
+		if err := h.store.Tokens.PutPass(ctx, storage.LoginPass, token, who.User, "", until); err != nil {
 			return err
 		}
 		_, err := h.store.Upstream.PutPass(ctx, storage.UpstreamPass{Kind: storage.UpstreamLogin, Secret: token, Content: []byte(who.Session), Expires: until})

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -592,6 +593,48 @@ func TestUnknownDevicesEndWithTheLast(t *testing.T) {
 	must(anna.LogoutAll(t.Context()))(t, "log out everywhere")
 	if got := interior.atTheDoor(t, answer.JWT); got != http.StatusUnauthorized {
 		t.Errorf("when she has none: got %d, want 401", got)
+	}
+}
+
+// TestOpenIDEndsWithItsDevice logs a device out: what it had got to prove who it is opens no call any more, whatever it calls itself there.
+func TestOpenIDEndsWithItsDevice(t *testing.T) {
+	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	interior, finance := houses[0], houses[1]
+	anna, felix := interior.person("anna"), finance.person("felix")
+	other := must(mautrix.NewClient(interior.url, "", ""))(t, "client")
+	must(other.Login(t.Context(), &mautrix.ReqLogin{
+		Type: mautrix.AuthTypePassword, Password: testPassword("anna"), StoreCredentials: true,
+		Identifier: mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: "anna"},
+	}))(t, "sign in again")
+	room := must(felix.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	must(anna.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"finance.test"}}))(t, "join room")
+	first, second := openIDOf(t, anna), openIDOf(t, other)
+	ask := func(at *testHouse, openID map[string]any, device id.DeviceID) answered {
+		return raw(t, "POST", at.focus()+"/sfu/get", "", jsonBody(t, map[string]any{"room": room, "openid_token": openID, "device_id": device}))
+	}
+	devices := []id.DeviceID{anna.DeviceID, other.DeviceID, "MADEUP"}
+	var inside []*websocket.Conn
+	var tokens []string
+	for _, device := range devices {
+		tokens = append(tokens, jwtOf(t, ask(interior, first, device)))
+		inside = append(inside, enterCall(t, "ws"+strings.TrimPrefix(interior.focus(), "http"), tokens[len(tokens)-1]))
+	}
+	must(anna.Logout(t.Context()))(t, "log out")
+	for i, device := range devices {
+		sentAway(t, inside[i])
+		if got := interior.atTheDoor(t, tokens[i]); got != http.StatusUnauthorized {
+			t.Errorf("with the token that %s had: got %d, want 401", device, got)
+		}
+	}
+	for _, at := range houses {
+		for _, device := range devices {
+			if got := ask(at, first, device); got.status != http.StatusUnauthorized {
+				t.Errorf("at %s, as %s: got %d %s, want 401", at.config.ServerName, device, got.status, got.body)
+			}
+		}
+		if got := ask(at, second, other.DeviceID); got.status != http.StatusOK {
+			t.Errorf("at %s, of the other device: got %d %s, want 200", at.config.ServerName, got.status, got.body)
+		}
 	}
 }
 

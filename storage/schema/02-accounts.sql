@@ -63,12 +63,15 @@ CREATE INDEX tokens_client ON tokens (client_id) WHERE client_id <> '';
 
 -- Tokens for one purpose: login (m.login.token), openid.
 CREATE TABLE passes (
-    hash    bytea  PRIMARY KEY,
-    purpose TEXT   NOT NULL,
-    user_id TEXT   NOT NULL,
-    expires BIGINT NOT NULL
+    hash      bytea  PRIMARY KEY,
+    purpose   TEXT   NOT NULL,
+    user_id   TEXT   NOT NULL,
+    -- the device with which it ends; empty: with none
+    device_id TEXT   NOT NULL DEFAULT '',
+    expires   BIGINT NOT NULL
 );
 CREATE INDEX passes_expires ON passes (expires);
+CREATE INDEX passes_device ON passes (user_id, device_id) WHERE device_id <> '';
 
 CREATE TABLE registration_tokens (
     token     TEXT   PRIMARY KEY,
