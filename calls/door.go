@@ -159,6 +159,9 @@ func undecided(ctx context.Context, err error) error {
 func (f *Focus) place(e *entry) (*Room, error) {
 	room, err := f.room(e.claims.Video.Room, e.ruling.start)
 	switch {
+	case errors.Is(err, errNoRoom) && e.claims.inside(time.Now()):
+		// The call was lost with its focus, and who may begin it is not back yet. Clients take 404 for the last word. (livekit-client 2.23.0)
+		return nil, &refusal{http.StatusServiceUnavailable, "try again"}
 	case errors.Is(err, errNoRoom):
 		return nil, &refusal{http.StatusNotFound, errNoRoom.Error()}
 	case err != nil:

@@ -575,6 +575,39 @@ func TestWhoMayNotBeginKeepsNoRight(t *testing.T) {
 	}
 }
 
+// TestGuestsComeBackBeforeOurUsers: after a new start of the focus a guest who may not begin the call may be the first to ask for it
+// again. Clients take 404 for the last word, so he is told to try again, and comes in once one of our users is back.
+func TestGuestsComeBackBeforeOurUsers(t *testing.T) {
+	configs := testConfigs(t, func() string { return filepath.Join(t.TempDir(), "interior.db") }, "interior.test", "finance.test")
+	configs[1].Storage.Database = DefaultConfig().Storage.Database
+	configs[0].Calls.RestrictedServers = []string{"finance.test"}
+	houses := openConfigured(t, configs)
+	interior := houses[0]
+	anna, felix := interior.person("anna"), houses[1].person("felix")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	interior.takesIn(t, felix, room)
+	socket, host := callToken(t, anna, interior, room)
+	enterCall(t, socket, host)
+	_, first := callToken(t, felix, interior, room)
+	inside := refreshed(t, enterCall(t, socket, first))
+	interior.close()
+	rows := must(sql.Open("sqlite3", configs[0].Storage.Database))(t, "open the database")
+	must(rows.Exec("UPDATE call_starts SET until = 0"))(t, "let nobody have begun it lately")
+	if err := rows.Close(); err != nil {
+		t.Fatal(err)
+	}
+	interior.open()
+	for _, path := range []string{"/rtc/validate", "/rtc/v1/validate", "/rtc", "/rtc/v1"} {
+		for token, want := range map[string]int{first: http.StatusNotFound, inside: http.StatusServiceUnavailable} {
+			if got := statusOf(t, "GET", interior.focus()+path+"?"+url.Values{"access_token": {token}}.Encode()); got != want {
+				t.Errorf("%s, inside before %v: got %d, want %d", path, token == inside, got, want)
+			}
+		}
+	}
+	enterCall(t, socket, host)
+	enterCall(t, socket, inside)
+}
+
 // TestUnknownDevicesEndWithTheLast: what a client calls its device when it asks for a token is its own choice. If that is none of the user's, the token
 // ends with the last one that is.
 func TestUnknownDevicesEndWithTheLast(t *testing.T) {
