@@ -1,10 +1,16 @@
 package rooms_test
 
 import (
+	"context"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"chancery/storage"
 )
 
 const delayedPath = "/unstable/org.matrix.msc4140/delayed_events"
@@ -168,4 +174,71 @@ func TestDelayedEventsAreListedAndChecked(t *testing.T) {
 		}
 		alice.set(room, "state/org.test/many?org.matrix.msc4140.delay=1000000", m{}).fails(429, "M_LIMIT_EXCEEDED")
 	})
+}
+
+// TestDelayedEventsOfBarredAccounts: what an account has scheduled is not said any more once the account may not speak. That it has left a
+// call is said nevertheless, or it would stay there for the others.
+func TestDelayedEventsOfBarredAccounts(t *testing.T) {
+	s := start(t)
+	alice := s.register("alice")
+	room := alice.create(m{"preset": "public_chat"})
+	alice.set(room, "state/m.room.power_levels", m{"users": m{alice.id: 100}, "state_default": 0}).ok()
+	stand := func(set func(*storage.Account)) func(context.Context, id.UserID) error {
+		return func(ctx context.Context, user id.UserID) error {
+			account := &storage.Account{UserID: user}
+			set(account)
+			return s.store.Accounts.SetStanding(ctx, account)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		bar  func(context.Context, id.UserID) error
+		// what becomes of a message, and of a redaction of one's own
+		message, redaction string
+	}{
+		{"locked", stand(func(a *storage.Account) { a.Locked = true }), "error", "error"},
+		{"suspended", stand(func(a *storage.Account) { a.Suspended = true }), "error", "send"},
+		{"shadowed", stand(func(a *storage.Account) { a.Shadowed = true }), "send", "send"},
+		{"expired", func(ctx context.Context, user id.UserID) error {
+			return s.store.Validity.Put(ctx, storage.Validity{UserID: user, Until: time.Now().Add(-time.Second)})
+		}, "error", "error"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eve := s.register(c.name)
+			eve.join(room).ok()
+			said := eve.set(room, "send/org.test/1", m{"body": "said by " + c.name}).ok().str("event_id")
+			legacy, sticky := "org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member"
+			eve.set(room, "state/"+legacy+"/"+c.name, m{"application": "m.call"}).ok()
+			delayed := func(path string, content m) string {
+				t.Helper()
+				return eve.set(room, path+"?org.matrix.msc4140.delay=3600000&org.matrix.msc4354.sticky_duration_ms=1000", content).ok().str("delay_id")
+			}
+			wants := map[string]string{
+				delayed("send/org.test/2", m{"body": "spoken by " + c.name}):                              c.message,
+				delayed("send/"+sticky+"/3", m{"msc4354_sticky_key": "k", "body": "spoken by " + c.name}): c.message,
+				delayed("state/"+legacy+"/other"+c.name, m{"application": "spoken by " + c.name}):         c.message,
+				delayed("send/m.room.redaction/4", m{"redacts": said}):                                    c.redaction,
+				delayed("state/"+legacy+"/"+c.name, m{}):                                                  "send",
+				delayed("send/"+sticky+"/5", m{"msc4354_sticky_key": "left by " + c.name}):                "send",
+			}
+			if err := s.store.Do(t.Context(), func(ctx context.Context) error { return c.bar(ctx, id.UserID(eve.id)) }); err != nil {
+				t.Fatal(err)
+			}
+			for delay, want := range wants {
+				alice.post(delayedPath+"/"+delay+"/send", nil).ok()
+				d, err := s.store.DelayedEvents.ByID(t.Context(), delay)
+				if err != nil || d.Outcome != want {
+					t.Errorf("%s %s: got %q, %v, want %q", d.Type, d.Content, d.Outcome, err, want)
+				}
+			}
+			alice.in(room, "state/"+legacy+"/"+c.name).ok().has("application", "")
+			timeline := alice.in(room, "messages?dir=b&limit=100").ok().body.Raw
+			if strings.Contains(timeline, "spoken by "+c.name) || !strings.Contains(timeline, "left by "+c.name) {
+				t.Errorf("what the others see: %s", timeline)
+			}
+			if got, want := strings.Contains(timeline, "said by "+c.name), c.name != "suspended"; got != want {
+				t.Errorf("what was said before is there: %v, want %v", got, want)
+			}
+		})
+	}
 }

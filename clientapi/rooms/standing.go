@@ -1,11 +1,14 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"slices"
 
 	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
@@ -41,9 +44,13 @@ func pretendedEvent(r *rest.Request) any {
 	if r.Query(delayParam) != "" {
 		return pretendedDelay(r)
 	}
+	return eventAnswer{pretendedID()}
+}
+
+func pretendedID() id.EventID {
 	hash := make([]byte, 32)
 	_, _ = rand.Read(hash) // never fails
-	return eventAnswer{id.EventID("$" + base64.RawURLEncoding.EncodeToString(hash))}
+	return id.EventID("$" + base64.RawURLEncoding.EncodeToString(hash))
 }
 
 // pretendedDelay looks like the answer to an event that waits to be sent.
@@ -90,4 +97,48 @@ func (h *Handlers) mayNevertheless(ctx context.Context, p bus.Proposal) (bool, e
 func (h *Handlers) own(ctx context.Context, user id.UserID, target id.EventID) (bool, error) {
 	e, err := h.store.Events.ByID(ctx, target)
 	return e != nil && e.Sender == user, err
+}
+
+// maySpeak refuses an event, scheduled when its sender's account stood otherwise, that the account may not send now. Shadowed: nobody is
+// to hear it. That somebody has left a call may always be said: the others would see them there for ever.
+func (h *Handlers) maySpeak(ctx context.Context, p bus.Proposal) (shadowed bool, err error) {
+	if leavesCall(p) {
+		return false, nil
+	}
+	account, err := h.store.Accounts.ByID(ctx, p.Sender)
+	if err != nil {
+		return false, err
+	}
+	expired, err := h.store.Validity.Expired(ctx, []id.UserID{p.Sender})
+	switch {
+	case err != nil:
+		return false, err
+	case expired[p.Sender]:
+		return false, rest.ErrExpired
+	case account == nil: // an application service's own user
+		return false, nil
+	case account.Locked || account.Deactivated:
+		return false, mautrix.MForbidden.WithMessage("The account was locked or closed meanwhile")
+	case account.Suspended:
+		if may, err := h.mayNevertheless(ctx, p); err != nil || !may {
+			return false, cmp.Or(err, error(mautrix.MForbidden.WithMessage("The account was suspended meanwhile")))
+		}
+	}
+	return account.Shadowed, nil
+}
+
+// stickyKeys name what is sticky, of today and of tomorrow. Spec: MSC4354
+var stickyKeys = []string{"msc4354_sticky_key", "sticky_key"}
+
+// leavesCall says whether the event only says that a device is in a call no more: a membership with nothing in it but its key.
+func leavesCall(p bus.Proposal) bool {
+	if !slices.Contains(callMembers, p.Type) {
+		return false
+	}
+	empty := true
+	gjson.ParseBytes(p.Content).ForEach(func(name, _ gjson.Result) bool {
+		empty = p.StateKey == nil && slices.Contains(stickyKeys, name.Str)
+		return empty
+	})
+	return empty
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/id"
 
 	"chancery/roomserver/view"
 	"chancery/storage"
@@ -179,11 +180,7 @@ func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent) error {
 	p := bus.Proposal{
 		Sender: d.UserID, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Device: d.DeviceID, Path: view.DelayedPath, TransactionID: d.ID, Sticky: d.Sticky,
 	}
-	do := h.sendMessage
-	if p.StateKey != nil {
-		do = h.sendState
-	}
-	eventID, err := do(ctx, d.RoomID, p)
+	eventID, err := h.sendScheduled(ctx, d.RoomID, p)
 	done := *d
 	done.Finished = h.now().UnixMilli()
 	var refusal *bus.Refusal
@@ -199,6 +196,19 @@ func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent) error {
 		return err
 	}
 	return h.store.DelayedEvents.Finish(ctx, &done)
+}
+
+// sendScheduled has the room make the event, if its sender may still speak. Who is shadow-banned is told that it was made.
+func (h *Handlers) sendScheduled(ctx context.Context, roomID id.RoomID, p bus.Proposal) (id.EventID, error) {
+	if shadowed, err := h.maySpeak(ctx, p); err != nil {
+		return "", err
+	} else if shadowed {
+		return pretendedID(), nil
+	}
+	if p.StateKey != nil {
+		return h.sendState(ctx, roomID, p)
+	}
+	return h.sendMessage(ctx, roomID, p)
 }
 
 // retryAfter is how soon an event is tried again that could neither be sent nor refused.
