@@ -51,6 +51,7 @@ const (
 		outcome, finished, event_id, error, sticky`
 	delayedInsert        = "INSERT INTO delayed_events (" + delayedColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
 	delayedByID          = "SELECT " + delayedColumns + " FROM delayed_events WHERE delay_id = $1"
+	delayedOutcome       = "SELECT COALESCE(outcome, ''), true FROM delayed_events WHERE delay_id = $1"
 	delayedByTransaction = "SELECT " + delayedColumns + ` FROM delayed_events
 		WHERE user_id = $1 AND device_id = $2 AND room_id = $3 AND path = $4 AND transaction_id = $5`
 	delayedByUser = "SELECT " + delayedColumns + " FROM delayed_events WHERE user_id = $1 AND (outcome IS NOT NULL) = $2 ORDER BY since DESC, delay_id LIMIT $3"
@@ -100,6 +101,15 @@ func (t *DelayedEvents) Add(ctx context.Context, d *DelayedEvent) error {
 // ByID gives one, or nil.
 func (t *DelayedEvents) ByID(ctx context.Context, delay string) (*DelayedEvent, error) {
 	return one(ctx, t.s, scanDelayed, delayedByID, delay)
+}
+
+// Outcome tells how one ended, empty while it waits; found is false where there is none.
+func (t *DelayedEvents) Outcome(ctx context.Context, delay string) (outcome string, found bool, err error) {
+	outcome, err = one(ctx, t.s, func(row dbutil.Scannable) (outcome string, err error) {
+		err = row.Scan(&outcome, &found)
+		return outcome, err
+	}, delayedOutcome, delay)
+	return outcome, found, err
 }
 
 // ByTransaction gives the one that was made by this request, or nil.

@@ -1,14 +1,15 @@
 package rooms
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 
@@ -89,6 +90,9 @@ type delayAnswer struct {
 
 func newDelayID() string { return "d" + strings.ToLower(rand.Text()) }
 
+// addedPatience is how long the client waits until the timers have heard of an event.
+const addedPatience = 5 * time.Second
+
 // schedule keeps an event for later. Whether its sender may send it is asked now, and again when its time comes.
 // Spec: MSC4140
 func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, delay time.Duration) (any, error) {
@@ -135,9 +139,11 @@ func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, d
 	if err := h.store.DelayedEvents.Add(ctx, d); err != nil {
 		return nil, err
 	}
-	// A holder of the timers that does not hear of it reads the row when it looks the next time.
+	// It is written, whatever becomes of this: a holder of the timers that does not hear of it reads the row when it looks the next time.
+	ctx, cancel := context.WithTimeout(ctx, addedPatience)
+	defer cancel()
 	if _, err := bus.Ask[bus.DelayedQuestion, bus.DelayedAnswer](ctx, h.bus, bus.DelayedDo, bus.DelayedQuestion{ID: d.ID, Added: true}); err != nil {
-		return nil, err
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("Timers not told of a delayed event, will read of it")
 	}
 	return delayAnswer{d.ID}, nil
 }
@@ -234,18 +240,25 @@ func known(action bus.DelayedAction) bool {
 }
 
 // update has a limit for each event, and one of the caller for those that are not there: a focus, or a ministry behind one address, restarts
-// the events of hundreds, each every few seconds.
+// the events of hundreds, each every few seconds. Only events that wait are the timers' business: one goroutine holds those of all.
 func (h *Handlers) update(r *rest.Request, action bus.DelayedAction) (any, error) {
 	q := bus.DelayedQuestion{ID: r.Path("delayId"), Action: action}
-	if err := r.Limits.Take(rest.LimitCall, "delayed "+q.ID); err != nil {
+	outcome, found, err := h.store.DelayedEvents.Outcome(r.Context(), q.ID)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	_, err := bus.Ask[bus.DelayedQuestion, bus.DelayedAnswer](r.Context(), h.bus, bus.DelayedDo, q)
-	var refusal *bus.Refusal
-	if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
+	case !found, outcome != "" && outcome != string(action):
 		if err := r.Limits.Take(rest.LimitGeneral, r.Address()); err != nil {
 			return nil, err
 		}
+		return nil, noSuchDelay
 	}
+	if err := r.Limits.Take(rest.LimitCall, "delayed "+q.ID); err != nil {
+		return nil, err
+	}
+	if outcome != "" { // it has ended so already
+		return rest.Empty, nil
+	}
+	_, err = bus.Ask[bus.DelayedQuestion, bus.DelayedAnswer](r.Context(), h.bus, bus.DelayedDo, q)
 	return rest.Empty, err
 }
