@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"time"
 
@@ -61,6 +62,14 @@ type timer struct {
 	written time.Time
 	sending bool
 	askers  []*delayedQuestion
+	// failing is since when it could be neither sent nor refused for good, zero if it was not tried; pause is how long it waited last.
+	failing time.Time
+	pause   time.Duration
+}
+
+// vain says whether it has been tried for long enough: the next refusal is the last, of whatever kind.
+func (w *timer) vain(now time.Time) bool {
+	return !w.failing.IsZero() && now.Sub(w.failing) >= tryFor
 }
 
 type sent struct {
@@ -169,14 +178,14 @@ func (t *timers) fire(ctx context.Context, due []*timer) {
 	ctx = context.WithoutCancel(ctx)
 	go func() {
 		for _, w := range due {
-			t.sent <- sent{w, t.send(ctx, w.DelayedEvent)}
+			t.sent <- sent{w, t.send(ctx, w.DelayedEvent, w.vain(t.now()))}
 		}
 	}()
 }
 
 // send has the room make the event, and notes what came of it. The event's delay ID is its transaction ID: sent
-// twice, it is one event.
-func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent) error {
+// twice, it is one event. A refusal that may pass is an error, and the event goes on waiting, unless this is the last try.
+func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent, last bool) error {
 	p := bus.Proposal{
 		Sender: d.UserID, Type: d.Type, StateKey: d.StateKey, Content: d.Content, Device: d.DeviceID, Path: view.DelayedPath, TransactionID: d.ID, Sticky: d.Sticky,
 	}
@@ -188,9 +197,9 @@ func (h *Handlers) send(ctx context.Context, d *storage.DelayedEvent) error {
 	switch {
 	case err == nil:
 		done.Outcome, done.EventID = storage.DelayedSent, eventID
-	case errors.As(err, &refusal) && refusal.Status != 429:
+	case errors.As(err, &refusal) && (last || !passing(refusal.Status)):
 		done.Outcome, done.Error = storage.DelayedFailed, object(map[string]any{"errcode": refusal.Code, "error": refusal.Message})
-	case errors.As(err, &denied):
+	case errors.As(err, &denied) && (last || !passing(denied.StatusCode)):
 		done.Outcome, done.Error = storage.DelayedFailed, object(map[string]any{"errcode": denied.ErrCode, "error": denied.Err})
 	default:
 		return err
@@ -211,8 +220,17 @@ func (h *Handlers) sendScheduled(ctx context.Context, roomID id.RoomID, p bus.Pr
 	return h.sendMessage(ctx, roomID, p)
 }
 
-// retryAfter is how soon an event is tried again that could neither be sent nor refused.
-const retryAfter = 2 * time.Second
+// passing says whether a refusal is one of the moment: another server that is asked about the event is away, or there is too much to do.
+func passing(status int) bool {
+	return status == http.StatusTooManyRequests || status >= http.StatusInternalServerError
+}
+
+const (
+	// retryAfter is how soon an event is tried again that could neither be sent nor refused; then after twice as long, up to retryMost.
+	retryAfter, retryMost = 2 * time.Second, time.Minute
+	// tryFor is how long it is tried.
+	tryFor = time.Hour
+)
 
 // settle takes note of an event that was sent, or could not be.
 func (t *timers) settle(ctx context.Context, s sent) {
@@ -222,7 +240,12 @@ func (t *timers) settle(ctx context.Context, s sent) {
 		delete(t.waiting, s.ID)
 	} else {
 		zerolog.Ctx(ctx).Warn().Err(s.err).Stringer("room_id", s.RoomID).Msg("Delayed event not sent, will try again")
-		s.due = t.now().Add(retryAfter)
+		now := t.now()
+		if s.failing.IsZero() {
+			s.failing = now
+		}
+		s.pause = min(max(2*s.pause, retryAfter), retryMost)
+		s.due = now.Add(s.pause)
 	}
 	for _, q := range s.askers {
 		q.Respond(bus.DelayedAnswer{}, s.err)
@@ -258,7 +281,7 @@ func (t *timers) answer(ctx context.Context, q *delayedQuestion) {
 		q.Respond(bus.DelayedAnswer{}, err)
 	case q.Body.Action == bus.DelayedRestart:
 		delay := time.Duration(w.Delay) * time.Millisecond
-		w.Since, w.due = now.UnixMilli(), now.Add(delay)
+		w.Since, w.due, w.failing, w.pause = now.UnixMilli(), now.Add(delay), time.Time{}, 0
 		var err error
 		if w.written.IsZero() || now.Sub(w.written) >= delay/5 {
 			if err = t.store.DelayedEvents.Run(ctx, w.ID, w.Since, w.Since+w.Delay+w.Delay/5); err == nil {

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"chancery/storage"
+	"chancery/storage/bus"
 )
 
 // TestTimersWhenTheClockIsSet: threat D8. What waits is sent when its time has gone by, whatever the host's clock says meanwhile.
@@ -27,6 +28,36 @@ func TestTimersWhenTheClockIsSet(t *testing.T) {
 			if next := w.next(); (next == 0) != (want == 1) || next > time.Second {
 				t.Errorf("set by %v, after %v: looks again after %v", by, after, next)
 			}
+		}
+	}
+}
+
+// TestTimersTryAgainForAnHour: what could be neither sent nor refused for good is tried again, ever more seldom, and not without end.
+func TestTimersTryAgainForAnHour(t *testing.T) {
+	begun := time.Now()
+	now := begun
+	w := &timers{Handlers: &Handlers{now: func() time.Time { return now }}, waiting: map[string]*timer{}}
+	d := newTimer(&storage.DelayedEvent{ID: "d", Due: begun.UnixMilli()}, begun)
+	w.waiting["d"] = d
+	tries, last := 0, time.Duration(0)
+	for !d.vain(now) {
+		tries++
+		w.settle(t.Context(), sent{d, bus.Refuse(502, "M_UNKNOWN", "away")})
+		pause := w.next()
+		if pause < last && pause < lookEvery || d.due.Sub(now) > retryMost {
+			t.Fatalf("try %d: waits %v after %v", tries, d.due.Sub(now), last)
+		}
+		last, now = pause, d.due
+		if len(w.ripe()) != 1 {
+			t.Fatalf("after try %d it is not due", tries)
+		}
+	}
+	if tries < 60 || tries > 70 || now.Sub(begun) < tryFor || now.Sub(begun) > tryFor+retryMost {
+		t.Errorf("%d tries in %v, want some sixty in an hour", tries, now.Sub(begun))
+	}
+	for status, want := range map[int]bool{400: false, 403: false, 404: false, 413: false, 429: true, 500: true, 502: true, 504: true} {
+		if got := passing(status); got != want {
+			t.Errorf("%d may pass: got %v, want %v", status, got, want)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
 	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/signal"
@@ -192,6 +193,34 @@ func jwtOf(t *testing.T, got answered) string {
 		t.Fatal(err)
 	}
 	return given.JWT
+}
+
+// TestLeaveOutlivesThePolicyServer sends a leave while the room's policy server, which has to sign it, is away: it is sent later, and
+// nobody is told before that it was.
+func TestLeaveOutlivesThePolicyServer(t *testing.T) {
+	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	interior, finance := houses[0], houses[1]
+	anna, felix := interior.person("anna"), finance.person("felix")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	interior.takesIn(t, felix, room)
+	delay := enterAsElement(t, anna, interior, room)
+	choose := func(content map[string]any) {
+		kind := event.Type{Type: "m.room.policy", Class: event.StateEventType}
+		must(anna.SendStateEvent(t.Context(), room, kind, "", content))(t, "policy server")
+	}
+	choose(map[string]any{"via": "finance.test", "public_keys": map[string]any{"ed25519": strings.Repeat("A", 43)}})
+	finance.close()
+	path := "/_matrix/client/unstable/org.matrix.msc4140/delayed_events/" + delay
+	if got := raw(t, "POST", interior.url+path+"/send", "", nil); got.status != http.StatusBadGateway {
+		t.Errorf("while the policy server is away: got %d %s, want 502", got.status, got.body)
+	}
+	var waits struct{ Outcome string }
+	do(t, anna, "GET", path, nil, &waits)
+	if waits.Outcome != "" {
+		t.Fatalf("the leave has ended with %q", waits.Outcome)
+	}
+	choose(map[string]any{})
+	untilGone(t, anna, room)
 }
 
 // TestLeaveOutlivesTheFocus starts the server again while somebody is in a call who does not come back.
