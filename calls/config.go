@@ -34,6 +34,8 @@ type Config struct {
 	TrustForwardedFor bool `yaml:"-"`
 	// Told is the address of the focus that the homeserver tells its clients: URL, or what stands for it where that is empty.
 	Told string `yaml:"-"`
+	// AllowedServers are the federation's: users of other servers are in no call here. Empty: of any server.
+	AllowedServers []string `yaml:"-"`
 
 	// RelayAddress is where the other focus processes of this server reach this one's signalling, plain HTTP within the
 	// server's own network, such as http://10.0.0.5:8009. Empty: http:// and listen.client, which does for one host.

@@ -22,6 +22,7 @@ type house struct {
 	name        string
 	store       *storage.Store
 	bus         *bus.Bus
+	allowed     policy.Servers // with which we federate
 	guestsStart bool
 	restricted  []string // servers whose users may join a call here, and not begin one
 	viewOnly    []string // and those whose users only watch
@@ -46,7 +47,7 @@ func New(ctx context.Context, config Config, serverName string, store *storage.S
 		config.Secret = secret
 	}
 	h := &house{
-		name: serverName, store: store, bus: messages,
+		name: serverName, store: store, bus: messages, allowed: policy.NewServers(config.AllowedServers),
 		guestsStart: config.GuestsStart, restricted: config.RestrictedServers, viewOnly: config.ViewOnlyServers, externals: config.ExternalServers,
 	}
 	f, err := newFocus(ctx, config, h)

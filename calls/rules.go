@@ -142,10 +142,13 @@ func contentOf(e *storage.Event) []byte { return []byte(gjson.GetBytes(e.JSON, "
 // judge says what a member of the room may do in its call; false: not even be there.
 func (h *house) judge(r *roomRules, m *Matrix) (ruling, bool) {
 	server := m.User.Homeserver()
+	ours := server == h.name
+	if !ours && !h.allowed.Allows(server) {
+		return ruling{}, false
+	}
 	if r == nil || !r.acl.Allows(server) || r.settings.Removes(m.User) || !h.externals.Admit(r.access, server) {
 		return ruling{}, false
 	}
-	ours := server == h.name
 	v := ruling{
 		begins: ours || h.guestsStart && !policy.AnyServer(h.restricted, server),
 		mute:   r.settings.Mutes(m.User), noVideo: r.settings.Blinds(m.User),

@@ -711,3 +711,30 @@ func TestCallsEndWithOurLastUser(t *testing.T) {
 		t.Errorf("with the old token: got %d, want 401", got)
 	}
 }
+
+// TestPeersNoLongerAllowed closes the federation to a peer whose user is in a call, by a new start with another configuration.
+func TestPeersNoLongerAllowed(t *testing.T) {
+	configs := testConfigs(t, func() string { return filepath.Join(t.TempDir(), "interior.db") }, "interior.test", "finance.test")
+	configs[1].Storage.Database = DefaultConfig().Storage.Database
+	houses := openConfigured(t, configs)
+	interior := houses[0]
+	anna, felix := interior.person("anna"), houses[1].person("felix")
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID
+	interior.takesIn(t, felix, room)
+	socket, token := callToken(t, felix, interior, room)
+	tokens := []string{token, refreshed(t, enterCall(t, socket, token))}
+	_, own := callToken(t, anna, interior, room)
+	for allowed, want := range map[string]int{"justice.test": http.StatusUnauthorized, "*.test": http.StatusOK} {
+		interior.close()
+		interior.config.Federation.Remote.AllowedServers = []string{allowed}
+		interior.open()
+		for _, token := range tokens {
+			if got := interior.atTheDoor(t, token); got != want {
+				t.Errorf("where %s is allowed: got %d, want %d", allowed, got, want)
+			}
+		}
+		if got := interior.atTheDoor(t, own); got != http.StatusOK {
+			t.Errorf("where %s is allowed, a user of ours: got %d, want 200", allowed, got)
+		}
+	}
+}

@@ -84,6 +84,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		config.Calls.RelayAddress, config.Calls.TURN.TLSPort = config.relayAddress(), config.turnTLSPort()
 		config.Calls.TrustForwardedFor = config.Client.HTTP.TrustForwardedFor
 		config.Calls.Told = config.foci()[0]
+		config.Calls.AllowedServers = config.Federation.Remote.AllowedServers
 		if config.Calls.URL == "" && config.Client.PublicURL != "" {
 			config.Calls.URL = config.Calls.Told
 		}
