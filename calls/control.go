@@ -230,8 +230,25 @@ func (f *Focus) commanded(ctx context.Context, e *storage.Event) error {
 	if command.Do != policy.CallEnd && command.UserID != e.Sender && rules.levels.User(command.UserID) >= own {
 		return nil // as with kicks
 	}
+	if f.late(e) {
+		zerolog.Ctx(ctx).Info().Stringer("event_id", e.ID).Msg("Command came after its call")
+		return nil
+	}
 	f.command(ctx, e.RoomID, command)
 	return nil
+}
+
+// commandSkew is how far another server's clock may be behind ours in a call that has just begun.
+const commandSkew = time.Minute
+
+// late says whether an event was written before the calls of its room that go on now, and only came now: its server was cut off
+// meanwhile. What our own users write comes at once.
+func (f *Focus) late(e *storage.Event) bool {
+	if e.Sender.Homeserver() == f.house.name {
+		return false
+	}
+	written := time.UnixMilli(e.Timestamp).Add(commandSkew)
+	return !slices.ContainsFunc(f.callsOf(e.RoomID), func(r *Room) bool { return !written.Before(r.created) })
 }
 
 // command does something once to those in a Matrix room's calls whom it names, and says to how many.

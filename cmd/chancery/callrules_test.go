@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -736,5 +737,53 @@ func TestPeersNoLongerAllowed(t *testing.T) {
 		if got := interior.atTheDoor(t, own); got != http.StatusOK {
 			t.Errorf("where %s is allowed, a user of ours: got %d, want 200", allowed, got)
 		}
+	}
+}
+
+// TestLateCommandsHitNoOtherCall: a command may arrive long after it was written, when its server was cut off meanwhile. What was said of
+// another call is not done to the one that goes on now.
+func TestLateCommandsHitNoOtherCall(t *testing.T) {
+	configs := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")
+	registration := filepath.Join(t.TempDir(), "registration.yaml")
+	if err := os.WriteFile(registration, []byte("id: m\nas_token: as\nhs_token: hs\nsender_localpart: moderator\nnamespaces: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	configs[1].Client.AppService.Registrations = []string{registration}
+	houses := openConfigured(t, configs)
+	interior, finance := houses[0], houses[1]
+	anna, ben := interior.person("anna"), interior.person("ben")
+	moderator := must(mautrix.NewClient(finance.url, id.NewUserID("moderator", "finance.test"), "as"))(t, "client") // may say when it said something
+	room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat", PowerLevelOverride: &event.PowerLevelsEventContent{
+		Users: map[id.UserID]int{anna.UserID: 100, moderator.UserID: 100},
+	}}))(t, "create room").RoomID
+	must(ben.JoinRoomByID(t.Context(), room))(t, "join room")
+	must(moderator.JoinRoom(t.Context(), string(room), &mautrix.ReqJoinRoom{Via: []string{"interior.test"}}))(t, "join room")
+	command := func(at time.Time, content map[string]any) id.EventID {
+		sent := must(moderator.SendMessageEvent(t.Context(), room, event.Type{Type: "chancery.call.command", Class: event.MessageEventType},
+			content, mautrix.ReqSendEvent{Timestamp: at.UnixMilli()}))(t, "command")
+		return sent.EventID
+	}
+	socket, token := callToken(t, ben, interior, room)
+	ws := enterCall(t, socket, token)
+	command(time.Now().Add(-time.Hour), map[string]any{"command": "remove", "user_id": ben.UserID})
+	last := command(time.Now().Add(-time.Hour), map[string]any{"command": "end"})
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := anna.GetEvent(t.Context(), room, last); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	interior.settings(anna, room, map[string]any{"view_only": true}) // comes after them in the stream
+	permission(t, func() *signal.Response {
+		res := heard(t, ws)
+		if leave := res.GetLeave(); leave != nil {
+			t.Fatalf("a command of an hour ago ended the session: %v", leave)
+		}
+		return res
+	}, string(ben.UserID), false)
+	command(time.Now(), map[string]any{"command": "end"})
+	if reason := sentAway(t, ws); reason != signal.DisconnectReason_ROOM_DELETED {
+		t.Errorf("by a command of now: got %v, want ROOM_DELETED", reason)
 	}
 }
