@@ -39,6 +39,14 @@ func TestDelayedEventsAreSweptAndCounted(t *testing.T) {
 		if waits, err := s.DelayedEvents.Count(ctx, "@alice:interior"); err != nil || waits != 1 {
 			t.Errorf("%d wait (%v), want one", waits, err)
 		}
+		for delay, want := range map[string]struct {
+			outcome string
+			found   bool
+		}{"d0": {"", true}, "d5": {DelayedSent, true}, "d1": {"", false}, "none": {"", false}} {
+			if outcome, found, err := s.DelayedEvents.Outcome(ctx, delay); err != nil || outcome != want.outcome || found != want.found {
+				t.Errorf("%s: got %q, %v, %v, want %+v", delay, outcome, found, err, want)
+			}
+		}
 	})
 }
 
