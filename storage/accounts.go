@@ -48,28 +48,15 @@ const (
 	accountReopen   = "UPDATE accounts SET deactivated = false, erased = false WHERE user_id = $1"
 )
 
-// Barred gives those of these users whose accounts are closed, locked, suspended or expired, or are not there.
+// Barred gives those of these users whose accounts are closed, locked, suspended or expired. An application service's own user may have no
+// account, and is not barred.
 func (a *Accounts) Barred(ctx context.Context, users []id.UserID) ([]id.UserID, error) {
 	now := a.s.now().UnixMilli()
-	stand, err := chunked(ctx, users, func(part []id.UserID) ([]id.UserID, error) {
-		return all(ctx, a.s, column[id.UserID], `SELECT user_id FROM accounts a WHERE NOT (deactivated OR locked OR suspended)
-			AND NOT EXISTS (SELECT 1 FROM validity v WHERE v.user_id = a.user_id AND v.enforced AND v.until <= $1) AND user_id IN `+
-			list(2, len(part)), append([]any{now}, anys(part)...)...)
+	return chunked(ctx, users, func(part []id.UserID) ([]id.UserID, error) {
+		in := "IN " + list(2, len(part))
+		return all(ctx, a.s, column[id.UserID], "SELECT user_id FROM accounts WHERE (deactivated OR locked OR suspended) AND user_id "+in+
+			" UNION SELECT user_id FROM validity WHERE enforced AND until <= $1 AND user_id "+in, append([]any{now}, anys(part)...)...)
 	})
-	if err != nil {
-		return nil, err
-	}
-	good := make(map[id.UserID]bool, len(stand))
-	for _, user := range stand {
-		good[user] = true
-	}
-	var barred []id.UserID
-	for _, user := range users {
-		if !good[user] {
-			barred = append(barred, user)
-		}
-	}
-	return barred, nil
 }
 
 func scanAccount(row dbutil.Scannable) (*Account, error) {
