@@ -165,7 +165,11 @@ func (t *timers) ripe() []*timer {
 	return due
 }
 
-// fire sends the events one after another, without holding the timers up.
+// sendAtOnce is for how many rooms events are sent at once.
+const sendAtOnce = 16
+
+// fire sends the events, those of each room one after another, without holding the timers up: a room may have to wait for its policy server,
+// and the others need not.
 func (t *timers) fire(ctx context.Context, due []*timer) {
 	if len(due) == 0 {
 		return
@@ -176,10 +180,22 @@ func (t *timers) fire(ctx context.Context, due []*timer) {
 	t.out += len(due)
 	// It goes on though ctx may end: an event that was sent shall be noted as sent.
 	ctx = context.WithoutCancel(ctx)
+	byRoom := map[id.RoomID][]*timer{}
+	for _, w := range due {
+		byRoom[w.RoomID] = append(byRoom[w.RoomID], w)
+	}
 	go func() {
-		for _, w := range due {
-			t.sent <- sent{w, t.send(ctx, w.DelayedEvent, w.vain(t.now()))}
+		var group errgroup.Group
+		group.SetLimit(sendAtOnce)
+		for _, list := range byRoom {
+			group.Go(func() error {
+				for _, w := range list {
+					t.sent <- sent{w, t.send(ctx, w.DelayedEvent, w.vain(t.now()))}
+				}
+				return nil
+			})
 		}
+		_ = group.Wait() // none of them fails: what came of each event is told apart
 	}()
 }
 

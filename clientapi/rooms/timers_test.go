@@ -1,9 +1,12 @@
 package rooms
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
 	"unsafe"
+
+	"maunium.net/go/mautrix/id"
 
 	"chancery/storage"
 	"chancery/storage/bus"
@@ -59,5 +62,43 @@ func TestTimersTryAgainForAnHour(t *testing.T) {
 		if got := passing(status); got != want {
 			t.Errorf("%d may pass: got %v, want %v", status, got, want)
 		}
+	}
+}
+
+// TestARoomThatHangsHoldsUpNoOther: a room may wait ten seconds for its policy server; what is due in another is sent meanwhile.
+func TestARoomThatHangsHoldsUpNoOther(t *testing.T) {
+	messages, err := bus.Open(t.Context(), bus.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(messages.Close)
+	store, err := storage.Open(t.Context(), storage.Config{Database: filepath.Join(t.TempDir(), "test.db")}, messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	for _, room := range []id.RoomID{"!hangs:x", "!well:x"} {
+		stop, err := bus.Serve(messages, bus.RoomDo(room), func(q *bus.Question[bus.RoomQuestion, bus.RoomAnswer]) {
+			if room == "!well:x" {
+				q.Respond(bus.RoomAnswer{Outcomes: []bus.Outcome{{EventID: "$sent"}}}, nil)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(stop)
+	}
+	w := &timers{Handlers: &Handlers{now: time.Now, store: store, bus: messages}, sent: make(chan sent, 2)}
+	event := func(d string, room id.RoomID) *timer {
+		return newTimer(&storage.DelayedEvent{ID: d, UserID: "@anna:x", RoomID: room, Type: "org.test", Content: []byte("{}")}, time.Now())
+	}
+	w.fire(t.Context(), []*timer{event("d1", "!hangs:x"), event("d2", "!hangs:x"), event("d3", "!well:x")})
+	select {
+	case s := <-w.sent:
+		if s.ID != "d3" {
+			t.Errorf("%s was sent first (%v), want that of the room that does not hang", s.ID, s.err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("nothing was sent within five seconds: each waits for the room that hangs")
 	}
 }
