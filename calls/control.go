@@ -144,9 +144,12 @@ func (p *Participant) force(t *publication) (changed bool) {
 // quiet drops the packets of a track that is not muted by its client alone.
 func (t *publication) quiet() {
 	for up := range t.ups() {
-		up.Silence(t.forced || t.hushed)
+		up.Silence(t.silenced())
 	}
 }
+
+// silenced says whether others than its client have muted the track.
+func (t *publication) silenced() bool { return t.forced || t.hushed }
 
 func (p *Participant) sendMute(t *publication) {
 	p.send(&signal.Response{Message: &signal.Response_Mute{Mute: &signal.Mute{Sid: t.info.Sid, Muted: true}}})

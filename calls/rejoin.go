@@ -109,7 +109,7 @@ func (p *Participant) stopWaiting() {
 			continue
 		}
 		p.sendPublished(t)
-		if t.forced {
+		if t.silenced() {
 			p.sendMute(t)
 		}
 	}

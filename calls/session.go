@@ -193,6 +193,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 	if p.ordeal.resumed(c) {
 		return
 	}
+	p.muteAgain()
 	update := &signal.ParticipantUpdate{Participants: append(p.gone.missed(time.Now(), p.peers), p.snapshot().info)}
 	for _, o := range p.peers {
 		if !o.info.Permission.GetHidden() {
@@ -219,15 +220,22 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 	}
 }
 
+// muteAgain says which of its own tracks others have muted: a client that sees such a one muted and has not heard of it takes that for a slip, and
+// unmutes it. (livekit-client 2.23.0: LocalParticipant.updateInfo)
+func (p *Participant) muteAgain() {
+	for _, t := range p.published {
+		if t.silenced() {
+			p.sendMute(t)
+		}
+	}
+}
+
 // repeat says what holds for the client's own tracks and those that it gets, since the lost socket may have swallowed it:
 // a layer that it was told to send again and did not hear of would stay dark.
 func (p *Participant) repeat() {
 	for _, t := range p.published {
 		if t.live {
 			p.sendQualities(t)
-		}
-		if t.forced {
-			p.sendMute(t)
 		}
 	}
 	for track, s := range p.subs {
