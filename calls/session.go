@@ -206,7 +206,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 	p.hear()
 	p.stopWaiting()
 	p.repeat()
-	p.room.do(func() { p.room.tellPresent(p) })
+	p.room.do(func() { p.room.tellLevels(p) })
 	if !p.graceEnds.IsZero() {
 		p.graceEnds = time.Now().Add(p.room.focus.config.Grace) // a fresh chance for the transport
 	}
@@ -238,11 +238,13 @@ func (p *Participant) repeat() {
 			p.sendQualities(t)
 		}
 	}
-	for track, s := range p.subs {
-		if s.paused {
-			p.tellStream(track, true)
+	var states []*signal.StreamStateInfo
+	for _, s := range p.subs {
+		if s.stalled {
+			states = append(states, s.state())
 		}
 	}
+	p.tellStates(states)
 	p.tellForbidden()
 }
 

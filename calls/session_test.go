@@ -2,6 +2,7 @@ package calls
 
 import (
 	"net/url"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,4 +62,80 @@ func TestAMuteThatWasLostIsToldFirst(t *testing.T) {
 			}
 		})
 	}
+}
+
+// until reads what comes on a socket until want is true.
+func until(t *testing.T, ws *websocket.Conn, what string, want func(*signal.Response) bool) {
+	t.Helper()
+	for {
+		res, err := readResponse(ws)
+		if err != nil {
+			t.Fatalf("no %s: %v", what, err)
+		}
+		if want(res) {
+			return
+		}
+	}
+}
+
+// TestAResumeTellsWhatEnded: who fell silent while a client's socket was gone speaks no more for it, nor is a picture still stopped that went on.
+func TestAResumeTellsWhatEnded(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	bob.publish("bob")
+	ann.hears("bob")
+	room, p, sid := theRoom(t, f), ann.session(f), bob.joined.Participant.Sid
+	speaks := func(who string, active bool) func(*signal.Response) bool {
+		return func(res *signal.Response) bool {
+			return slices.ContainsFunc(res.GetSpeakersChanged().GetSpeakers(), func(s *signal.Speaker) bool { return s.Sid == who && s.Active == active })
+		}
+	}
+	pretend := func(until time.Time) {
+		t.Helper()
+		if !room.ask(func() {
+			for _, m := range room.members {
+				room.pretend(m.from, until)
+			}
+		}) {
+			t.Fatal("the room is over")
+		}
+	}
+	pauses := func(paused bool) {
+		t.Helper()
+		within(t, p, func() {
+			for track := range p.subs {
+				p.tellStream(track, paused)
+			}
+		})
+	}
+	streams := func(state signal.StreamState) func(*signal.Response) bool {
+		seen := map[string]bool{}
+		return func(res *signal.Response) bool {
+			for _, s := range res.GetStreamStateUpdate().GetStreamStates() {
+				if s.ParticipantSid == sid && s.State == state {
+					seen[s.TrackSid] = true
+				}
+			}
+			return len(seen) == 2
+		}
+	}
+	pretend(time.Now().Add(patience))
+	ann.wait("bob's voice", speaks(sid, true))
+	pauses(true)
+	ann.wait("the pause", streams(signal.StreamState_STREAM_PAUSED))
+	ann.ws.Close()
+	pretend(time.Time{})
+	bob.wait("the silence", speaks(sid, false))
+	pauses(false)
+	ws := ann.resumes(base)
+	until(t, ws, "word that both tracks go on", streams(signal.StreamState_STREAM_ACTIVE))
+	until(t, ws, "word of the silence", speaks(sid, false))
+
+	ws.Close()
+	pretend(time.Now().Add(patience))
+	bob.wait("bob's voice", speaks(sid, true))
+	pauses(true)
+	ws = ann.resumes(base)
+	until(t, ws, "word of the pause", streams(signal.StreamState_STREAM_PAUSED))
+	until(t, ws, "word that ann herself speaks", speaks(p.sid, true))
 }

@@ -64,9 +64,22 @@ func (r *Room) tellPresent(p *Participant) {
 	if len(now) > 0 {
 		p.post(func() {
 			p.prefer(now)
-			p.send(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: now}}})
+			p.tellOfSpeakers(now)
 		})
 	}
+}
+
+// tellLevels tells p, whose client resumes, of everybody whether they speak: it may have missed that one has stopped.
+func (r *Room) tellLevels(p *Participant) {
+	all := make([]*signal.Speaker, 0, len(r.speakers))
+	for sid, s := range r.speakers {
+		all = append(all, &signal.Speaker{Sid: sid, Level: s.told, Active: s.active})
+	}
+	p.post(func() { p.tellOfSpeakers(all) })
+}
+
+func (p *Participant) tellOfSpeakers(speakers []*signal.Speaker) {
+	p.send(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: speakers}}})
 }
 
 // tellSpeakers hears every microphone once and tells what has changed.

@@ -26,10 +26,11 @@ type subscription struct {
 	stereo  bool
 	refused bool // the client knows that it has no codec for it
 
-	mime   string          // of up
-	lacks  map[string]bool // codecs that the client has not, in small letters
-	awaits string          // codec that it has, and that the publisher is to send
-	paused bool            // because of p's line
+	mime    string          // of up
+	lacks   map[string]bool // codecs that the client has not, in small letters
+	awaits  string          // codec that it has, and that the publisher is to send
+	paused  bool            // because of p's line
+	stalled bool            // it was paused once: a client that has not heard the end of it takes it for paused still
 }
 
 // peerChanged takes what the room says of another: the client hears of it first, then come its media.
@@ -203,14 +204,23 @@ func (p *Participant) tellStream(track string, paused bool) {
 	if s == nil {
 		return
 	}
-	s.paused = paused
+	s.paused, s.stalled = paused, s.stalled || paused
+	p.tellStates([]*signal.StreamStateInfo{s.state()})
+}
+
+// state is how the track does on p's line, as clients are told.
+func (s *subscription) state() *signal.StreamStateInfo {
 	state := signal.StreamState_STREAM_ACTIVE
-	if paused {
+	if s.paused {
 		state = signal.StreamState_STREAM_PAUSED
 	}
-	p.send(&signal.Response{Message: &signal.Response_StreamStateUpdate{StreamStateUpdate: &signal.StreamStateUpdate{
-		StreamStates: []*signal.StreamStateInfo{{ParticipantSid: s.from.sid, TrackSid: track, State: state}},
-	}}})
+	return &signal.StreamStateInfo{ParticipantSid: s.from.sid, TrackSid: s.track, State: state}
+}
+
+func (p *Participant) tellStates(states []*signal.StreamStateInfo) {
+	if len(states) > 0 {
+		p.send(&signal.Response{Message: &signal.Response_StreamStateUpdate{StreamStateUpdate: &signal.StreamStateUpdate{StreamStates: states}}})
+	}
 }
 
 // mayPause says whether a picture may stop for a client whose line is too narrow. livekit-client leaves it open unless it
