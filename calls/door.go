@@ -26,11 +26,21 @@ func (f *Focus) routes() http.Handler {
 	if f.config.ServiceListen == "" {
 		f.routeRoomService(mux, base)
 	}
-	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, _ *http.Request) { openToAll(w); _, _ = w.Write([]byte("OK")) })
+	mux.HandleFunc("GET "+base+"/{$}", serveOK)
+	if base != "" {
+		mux.HandleFunc("GET "+base, serveOK)
+	}
 	if f.service != nil {
 		f.service.routes(mux, base)
 	}
 	return recovered(oneSlash(base, recognized(mux)))
+}
+
+// serveOK handles GET /calls and /calls/. livekit-client asks at the address that it was given, with HEAD, whether its network is back, and follows no
+// redirect that is not open to all. (livekit-client 2.23.0: RTCEngine.handleBrowserOnLine)
+func serveOK(w http.ResponseWriter, _ *http.Request) {
+	openToAll(w)
+	_, _ = w.Write([]byte("OK")) // the client is gone: nobody to tell
 }
 
 // recognized answers what no route is for: browsers must be able to read that too, and clients tell by it what we do not offer.

@@ -99,6 +99,23 @@ func sentAway(t *testing.T, ws *websocket.Conn) signal.DisconnectReason {
 	}
 }
 
+// TestTheFocusAnswersAtItsAddress: a browser that is online again asks at the very address that clients are told, and follows no redirect that
+// it may not read. What only begins like it is the client API's to answer.
+func TestTheFocusAnswersAtItsAddress(t *testing.T) {
+	house := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for address, want := range map[string]int{house.focus(): 200, house.focus() + "/": 200, house.focus() + "s": 404} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodHead, address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := answerTo(t, client, request)
+		if open := got.header.Get("Access-Control-Allow-Origin"); got.status != want || open != "*" {
+			t.Errorf("HEAD %s: got %d, open to %q, want %d, open to all", request.URL.Path, got.status, open, want)
+		}
+	}
+}
+
 // TestCallsEndWithMembership lets people of two houses into a call, and ends what lets them be there.
 func TestCallsEndWithMembership(t *testing.T) {
 	houses := openHouses(t, func() string { return DefaultConfig().Storage.Database }, "interior.test", "finance.test")

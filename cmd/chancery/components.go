@@ -134,7 +134,7 @@ func beside(path string, focus *calls.Focus, client http.Handler) http.Handler {
 	}
 	calls := focus.Handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // no mux, which would redirect what has two slashes
-		if strings.HasPrefix(r.URL.Path, path+"/") {
+		if r.URL.Path == path || strings.HasPrefix(r.URL.Path, path+"/") {
 			calls.ServeHTTP(w, r)
 			return
 		}
