@@ -19,6 +19,8 @@ type dataPort struct {
 	reliable *webrtc.DataChannel
 	lossy    *webrtc.DataChannel
 	last     uint32            // newest reliable sequence that came from the client
+	early    [][]byte          // reliable packets without a sequence that came before the channel was open, oldest first; see words for the others
+	waiting  int               // bytes of early
 	behind   map[string]uint32 // senders of whom a reliable packet found no room, by sid, and the packet before it; see catchUp
 	in, out  *rate.Limiter
 }
@@ -35,6 +37,8 @@ const (
 	dataBurst       = 4 << 20
 	fanPerSecond    = 16 << 20 // bytes that may go out for one client's packets
 	fanBurst        = 64 << 20
+	earlyMost       = 256       // packets without a sequence that wait for a channel to open
+	earlyBytes      = 256 << 10 // and how long they are together
 	lossyBuffer     = 64 << 10  // beyond it a lossy packet is dropped
 	reliableBuffer  = 2 << 20   // beyond it the receiver has fallen behind
 	reliableRest    = 512 << 10 // when so little is left of it, the receiver catches up
@@ -188,7 +192,11 @@ func (d *dataPort) send(kind signal.DataPacket_Kind, w *word) {
 // sendReliable is send for reliable packets; d.mu is held.
 func (d *dataPort) sendReliable(w *word) {
 	if w.seq == 0 { // nobody can tell what would be missing
-		queue(d.reliable, w.raw, reliableBuffer)
+		if d.reliable == nil {
+			d.keepEarly(w.raw)
+		} else {
+			queue(d.reliable, w.raw, reliableBuffer)
+		}
 		return
 	}
 	if _, waits := d.behind[w.from.sid]; waits || queue(d.reliable, w.raw, reliableBuffer) {
@@ -198,6 +206,17 @@ func (d *dataPort) sendReliable(w *word) {
 		d.behind = map[string]uint32{}
 	}
 	d.behind[w.from.sid] = w.seq - 1
+}
+
+// keepEarly lets a packet wait for the channel, in place of the oldest ones where too much waits; d.mu is held.
+func (d *dataPort) keepEarly(raw []byte) {
+	d.early = append(d.early, raw)
+	d.waiting += len(raw)
+	for len(d.early) > earlyMost || d.waiting > earlyBytes {
+		d.waiting -= len(d.early[0])
+		d.early[0] = nil
+		d.early = d.early[1:]
+	}
 }
 
 // queue is false if too much waits on the channel.

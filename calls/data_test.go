@@ -381,6 +381,53 @@ func TestNothingIsLostWhileAChannelOpens(t *testing.T) {
 	}
 }
 
+// TestServersWordsWaitForAChannel: what the room service says to somebody who has just come is told when its channel is open, in its order, and no
+// more is kept for one who never opens any than the newest.
+func TestServersWordsWaitForAChannel(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann := &dataClient{testClient: joinAs(t, base, "room", "ann", joining{single: true}), got: make(chan *signal.DataPacket, 4096)}
+	for _, topic := range []string{"first", "second", "third"} {
+		body := `{"room":"room","data":"aGk=","kind":"RELIABLE","topic":"` + topic + `"}`
+		if status, text := askService(t, base, "SendData", body, Grant{Room: "room", RoomAdmin: true}); status != 200 {
+			t.Fatalf("got %d %s", status, text)
+		}
+	}
+	raws := make(chan []byte, 16)
+	var err error
+	if ann.reliable, err = ann.pub.CreateDataChannel(reliableLabel, nil); err != nil {
+		t.Fatal(err)
+	}
+	ann.reliable.OnMessage(func(m webrtc.DataChannelMessage) { raws <- m.Data })
+	ann.offer()
+	for _, topic := range []string{"first", "second", "third"} {
+		select {
+		case raw := <-raws:
+			var got signal.SentData
+			if err := signal.DecodeBody(raw, false, &got); err != nil || got.User.GetTopic() != topic || string(got.User.GetPayload()) != "hi" {
+				t.Errorf("got %v, %v, want %s", &got, err, topic)
+			}
+		case <-time.After(patience):
+			t.Fatalf("the %s has not come within %v", topic, patience)
+		}
+	}
+	never := &join(t, base, "room", "bob").session(f).data
+	for _, size := range []int{1, maxData} {
+		for range 2 * earlyMost {
+			never.send(signal.DataPacket_RELIABLE, &word{raw: make([]byte, size)})
+		}
+		never.send(signal.DataPacket_RELIABLE, &word{raw: []byte("last")})
+		never.mu.Lock()
+		sum := 0
+		for _, raw := range never.early {
+			sum += len(raw)
+		}
+		if n := len(never.early); n == 0 || n > earlyMost || sum > earlyBytes || string(never.early[n-1]) != "last" {
+			t.Errorf("got %d packets and %d bytes kept, want at most %d and %d, the newest last", n, sum, earlyMost, earlyBytes)
+		}
+		never.mu.Unlock()
+	}
+}
+
 // TestASlowHearerCatchesUp: who could not take reliable packets for a while gets them all the same, each in its place.
 func TestASlowHearerCatchesUp(t *testing.T) {
 	const packets = 130 // of which a third fit into Pion's window, and a half wait with the focus

@@ -117,6 +117,10 @@ func (p *Participant) openReliable(c *webrtc.DataChannel) {
 	p.data.mu.Lock()
 	defer p.data.mu.Unlock()
 	p.data.reliable = c
+	for _, raw := range p.data.early {
+		queue(c, raw, reliableBuffer)
+	}
+	p.data.early = nil
 	c.SetBufferedAmountLowThreshold(reliableRest)
 	c.OnBufferedAmountLow(func() { p.room.focus.live.Go(func() { p.guarded(p.catchUp) }) }) // Pion holds its locks meanwhile
 	p.replay(nil)
