@@ -29,11 +29,10 @@ const (
 	reliableLabel   = "_reliable"
 	lossyLabel      = "_lossy"
 	maxData         = 64 << 10
-	maxLossy        = 16 << 10 // clients keep to 15 kB, and the envelope
-	maxDestinations = 1000     // named in one packet
-	packetCost      = 256      // bytes that a packet counts beside its own
-	nameCost        = 64       // and for each that it names
-	dataPerSecond   = 1 << 20  // bytes that one client may send
+	maxDestinations = 1000    // named in one packet
+	packetCost      = 256     // bytes that a packet counts beside its own
+	nameCost        = 64      // and for each that it names
+	dataPerSecond   = 1 << 20 // bytes that one client may send
 	dataBurst       = 4 << 20
 	fanPerSecond    = 16 << 20 // bytes that may go out for one client's packets
 	fanBurst        = 64 << 20
@@ -95,10 +94,7 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 	if !p.data.may.Load() {
 		return
 	}
-	if len(raw) > maxData || kind == signal.DataPacket_LOSSY && len(raw) > maxLossy {
-		return
-	}
-	if !p.mayPass(p.data.in, kind, len(raw)+packetCost) {
+	if len(raw) > maxData || !p.mayPass(p.data.in, kind, len(raw)+packetCost) {
 		return
 	}
 	packet, err := signal.ParseData(raw)

@@ -85,9 +85,15 @@ func (c *dataClient) next(what string) *signal.DataPacket {
 }
 
 func TestDataPacketsAreBounded(t *testing.T) {
-	_, base := newTestFocus(t)
+	f, base := newTestFocus(t)
 	ann, bob := joinData(t, base, "ann"), joinData(t, base, "bob")
-	ann.send(ann.lossy, 0, maxLossy+1)
+	large, err := signal.EncodeData(&signal.DataPacket{Sequence: 1, User: &signal.UserPacket{Payload: make([]byte, maxData)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []signal.DataPacket_Kind{signal.DataPacket_LOSSY, signal.DataPacket_RELIABLE} {
+		ann.session(f).forwardData(kind, large) // as if a client's channel had brought it
+	}
 	crowd, err := signal.EncodeData(&signal.DataPacket{Sequence: 1, DestinationIdentities: append(make([]string, maxDestinations), "bob")})
 	if err == nil {
 		err = ann.reliable.Send(crowd)
@@ -108,6 +114,12 @@ func TestDataPacketsAreBounded(t *testing.T) {
 	ann.send(ann.lossy, 7, 1000)
 	if p := bob.next("lossy packet"); p.Sequence != 7 || p.Kind != signal.DataPacket_LOSSY {
 		t.Errorf("got %d of kind %v, want the small lossy packet", p.Sequence, p.Kind)
+	}
+	for i, size := range []int{20 << 10, 60_000} { // livekit-client refuses what is more than 64,000 bytes
+		ann.send(ann.lossy, uint32(8+i), size)
+		if p := bob.next("large lossy packet"); p.Sequence != uint32(8+i) || p.Kind != signal.DataPacket_LOSSY || len(p.User.GetPayload()) != size {
+			t.Errorf("got %d of kind %v with %d bytes, want the lossy packet of %d", p.Sequence, p.Kind, len(p.User.GetPayload()), size)
+		}
 	}
 }
 
