@@ -26,6 +26,8 @@ const tokenLife = time.Hour
 const (
 	// tokenSkew is how long before it was signed a token is good: clocks differ.
 	tokenSkew = 10 * time.Second
+	// tokenLeeway is how far the clock of another service that gives tokens may be from ours. (LiveKit 1.13.5 has the same)
+	tokenLeeway = time.Minute
 	// insideFor is how long a token that was given to somebody inside says that its bearer is there: until the next one, and
 	// some time to come back.
 	insideFor = refreshEvery + time.Minute
@@ -133,12 +135,15 @@ func (t *tokens) sign(c Claims, life time.Duration) (string, error) {
 	return token, nil
 }
 
-// verify checks signature, algorithm, issuer and times.
+// verify checks signature, algorithm, issuer and times. A token that we gave a user ends to the second, since our own clock said when.
 func (t *tokens) verify(token string) (*Claims, error) {
 	var c Claims
 	_, err := jwt.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return t.secret, nil },
 		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithIssuer(t.key),
-		jwt.WithExpirationRequired(), jwt.WithTimeFunc(t.now))
+		jwt.WithExpirationRequired(), jwt.WithTimeFunc(t.now), jwt.WithLeeway(tokenLeeway))
+	if err == nil && c.Matrix != nil && !t.now().Before(c.ExpiresAt.Time) {
+		err = jwt.ErrTokenExpired
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrBadToken, err)
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // TestTokensWhenTheClockIsSet: threats.md D8. A token of ours opens the door when the clock was set back since. Set forward by more than its
-// life, the clock ends it, but not the next one. What other services give still begins when it says.
+// life, the clock ends it, but not the next one. What other services give still begins and ends when it says, to
+// a minute.
 func TestTokensWhenTheClockIsSet(t *testing.T) {
 	var set time.Duration
 	keys := tokens{key: testKey, secret: []byte(testSecret), now: func() time.Time { return time.Now().Add(set) }}
@@ -28,8 +29,12 @@ func TestTokensWhenTheClockIsSet(t *testing.T) {
 	}{
 		{"not at all", 0, true, true},
 		{"back a moment", -tokenSkew / 2, true, true},
+		{"back half a minute", -tokenSkew - 30*time.Second, true, true},
+		{"back five minutes", -5 * time.Minute, true, false},
 		{"back an hour", -time.Hour, true, false},
 		{"forward half an hour", tokenLife / 2, true, true},
+		{"forward its life and half a minute", tokenLife + 30*time.Second, false, true},
+		{"forward its life and five minutes", tokenLife + 5*time.Minute, false, false},
 		{"forward a day", 24 * time.Hour, false, false},
 	} {
 		set = 0
