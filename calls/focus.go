@@ -195,10 +195,10 @@ func (f *Focus) room(name string, create bool) (*Room, error) {
 	r := newRoom(f, name)
 	f.rooms[name] = r
 	roomsLive.Inc()
-	f.hooks.tell("room_started", r.described(), nil, nil)
+	f.hooks.tell("room_started", r.described(nil), nil, nil)
 	f.live.Go(func() {
 		r.run()
-		f.hooks.tell("room_finished", r.described(), nil, nil)
+		f.hooks.tell("room_finished", r.described(nil), nil, nil)
 		roomsLive.Dec()
 		f.mu.Lock()
 		if f.rooms[name] == r {

@@ -369,3 +369,58 @@ func TestWebhooks(t *testing.T) {
 		}
 	}
 }
+
+// TestTheEndOfACallIsToldLast: also of who was replaced, and is slow to notice, it is told that he has left before it is told that the call is over.
+func TestTheEndOfACallIsToldLast(t *testing.T) {
+	type told struct {
+		Event string
+		Room  struct{ NumParticipants int }
+	}
+	events := make(chan told, 64)
+	address := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var e told
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
+			t.Error(err)
+		}
+		events <- e
+	}))
+	defer address.Close()
+	f, base := newTestFocus(t, func(c *Config) { c.Webhook = address.URL })
+	heard := map[string]int{}
+	hears := func(event string, times int) (last told) {
+		t.Helper()
+		for timeout := time.After(patience); heard[event] < times; {
+			select {
+			case last = <-events:
+				heard[last.Event]++
+			case <-timeout:
+				t.Fatalf("got %v, want %d times %s", heard, times, event)
+			}
+		}
+		return last
+	}
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.publish("ann")
+	bob.publish("bob")
+	hears("track_published", 4)
+	hears("participant_joined", 2)
+	old := ann.session(f)
+	busy, gate := make(chan struct{}), make(chan struct{})
+	old.do(func() { close(busy); <-gate })
+	<-busy
+	join(t, base, "room", "ann")
+	hears("participant_joined", 3)
+	bob.say(&signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}})
+	if got := hears("participant_left", 1).Room.NumParticipants; got != 1 {
+		t.Errorf("when bob has left there are %d in the call, want 1", got)
+	}
+	if status, text := askService(t, base, "DeleteRoom", `{"room":"room"}`, Grant{RoomCreate: true}); status != 200 {
+		t.Fatalf("got %d %s", status, text)
+	}
+	hears("participant_left", 2)
+	close(gate)
+	hears("room_finished", 1)
+	if heard["participant_left"] != 3 || heard["track_unpublished"] != 4 {
+		t.Errorf("before the end of the call: got %v, want that three have left, and the end of four tracks", heard)
+	}
+}

@@ -241,8 +241,19 @@ func (p *Participant) guarded(fn func()) {
 
 // close lets go of everything, also where one step of it fails.
 func (p *Participant) close() {
-	for _, step := range []func(){p.takeLeave, p.endMedia, p.hangUp, p.forget} {
+	for _, step := range []func(){p.tellHooks, p.takeLeave, p.endMedia, p.hangUp, p.forget} {
 		p.guarded(step)
+	}
+}
+
+// tellHooks tells webhooks that p goes, before its room can be over.
+func (p *Participant) tellHooks() {
+	for _, t := range p.published {
+		p.hook("track_unpublished", t)
+	}
+	if p.info.State == signal.Participant_ACTIVE {
+		p.info.State, p.info.DisconnectReason = signal.Participant_DISCONNECTED, p.because.reason
+		p.hook("participant_left", nil)
 	}
 }
 
@@ -252,13 +263,6 @@ func (p *Participant) takeLeave() {
 	p.log.Debug().Stringer("reason", p.because.reason).Msg("Participant leaves the call")
 	p.room.leave(p, p.because.reason)
 	p.leaves()
-	for _, t := range p.published {
-		p.hook("track_unpublished", t)
-	}
-	if p.info.State == signal.Participant_ACTIVE {
-		p.info.State, p.info.DisconnectReason = signal.Participant_DISCONNECTED, p.because.reason
-		p.hook("participant_left", nil)
-	}
 	p.room.focus.departed(p)
 	if !p.because.silent {
 		if p.because.reason == signal.DisconnectReason_SERVER_SHUTDOWN {

@@ -33,7 +33,8 @@ type Room struct {
 	left     leavers
 
 	// owned by run
-	members  map[string]*peer // by identity
+	members  map[string]*peer      // by identity
+	replaced map[*Participant]bool // no members any more, who have not come to say that they leave
 	emptyAt  time.Time
 	speakers map[string]*speaker // by participant sid
 	counted  [2]int              // members and publishers, as last told
@@ -73,7 +74,7 @@ func newRoom(f *Focus, name string) *Room {
 	r := &Room{
 		focus: f, name: name, sid: newID("RM_"), created: time.Now(), budget: sfu.NewBudget(f.config.MaxCallBitrate),
 		inbox: make(chan func(), roomInbox), done: make(chan struct{}),
-		members: map[string]*peer{}, speakers: map[string]*speaker{},
+		members: map[string]*peer{}, replaced: map[*Participant]bool{}, speakers: map[string]*speaker{},
 		emptyAt: time.Now().Add(firstJoin),
 	}
 	r.everyone.Store(&[]*Participant{})
@@ -110,12 +111,12 @@ func (r *Room) guarded(fn func()) {
 }
 
 // drain lets the last participants leave. Who came in while the end looked at those who are there is ended here; who is still
-// waiting to come in hears that the room is over.
+// waiting to come in hears that the room is over. Each leaves when webhooks have been told, so that they are told of the call's end last.
 func (r *Room) drain() {
 	for _, m := range r.members {
 		m.from.stop(r.because)
 	}
-	for len(r.members) > 0 || len(r.inbox) > 0 {
+	for len(r.members) > 0 || len(r.replaced) > 0 || len(r.inbox) > 0 {
 		r.guarded(<-r.inbox)
 	}
 }
@@ -187,7 +188,7 @@ func (r *Room) join(p *Participant, self *peer) ([]*peer, error) {
 		}
 		old := r.members[p.identity]
 		if old != nil && old.from.ended() { // it has not come to say so itself
-			r.remove(old.from, old.from.because.reason)
+			r.replace(old.from, old.from.because.reason)
 			old = nil
 		}
 		if old != nil {
@@ -196,7 +197,7 @@ func (r *Room) join(p *Participant, self *peer) ([]*peer, error) {
 				return
 			}
 			old.from.end(signal.DisconnectReason_DUPLICATE_IDENTITY, signal.Leave_DISCONNECT)
-			r.remove(old.from, signal.DisconnectReason_DUPLICATE_IDENTITY) // and p has its place
+			r.replace(old.from, signal.DisconnectReason_DUPLICATE_IDENTITY) // and p has its place
 		} else if err = r.seat(p.claims, &p.ruling); err != nil {
 			return
 		}
@@ -227,7 +228,16 @@ func (r *Room) update(now *peer) {
 
 // leave takes p out. It is called by p's own goroutine at its end.
 func (r *Room) leave(p *Participant, reason signal.DisconnectReason) {
-	r.do(func() { r.remove(p, reason) })
+	r.do(func() {
+		delete(r.replaced, p)
+		r.remove(p, reason)
+	})
+}
+
+// replace takes p out before it has come to say that it leaves.
+func (r *Room) replace(p *Participant, reason signal.DisconnectReason) {
+	r.replaced[p] = true
+	r.remove(p, reason)
 }
 
 func (r *Room) remove(p *Participant, reason signal.DisconnectReason) {

@@ -144,8 +144,16 @@ func (h *hooks) post(ctx context.Context, e *signal.WebhookEvent) error {
 	return nil
 }
 
-// described is the call as hooks tell of it.
-func (r *Room) described() *signal.Room { return r.describe(len(*r.everyone.Load()), 0) }
+// described is the call as hooks tell of it, without one who leaves it, or nil.
+func (r *Room) described(leaver *Participant) *signal.Room {
+	n := 0
+	for _, p := range *r.everyone.Load() {
+		if p != leaver {
+			n++
+		}
+	}
+	return r.describe(n, 0)
+}
 
 // hook tells of p, or of a track of its own that others know.
 func (p *Participant) hook(event string, t *publication) {
@@ -157,5 +165,9 @@ func (p *Participant) hook(event string, t *publication) {
 	if t != nil {
 		track = signal.Clone(t.info)
 	}
-	h.tell(event, p.room.described(), p.snapshot().info, track)
+	var leaver *Participant
+	if p.ended() {
+		leaver = p
+	}
+	h.tell(event, p.room.described(leaver), p.snapshot().info, track)
 }
