@@ -19,13 +19,11 @@ type audioForm struct {
 	stereo bool
 }
 
-const featureStereo, featureNoDTX = 0, 1 // of the wire's audio features
-
 // form is how a published sound shall come. What is encrypted is never taken apart, and so comes without copies.
 func (t *publication) form() audioForm {
 	return audioForm{
 		red:    redAllowed(t.info),
-		dtx:    !t.info.DisableDtx && !slices.Contains(t.info.AudioFeatures, featureNoDTX),
+		dtx:    !t.info.DisableDtx && !slices.Contains(t.info.AudioFeatures, signal.AudioTrackFeature_TF_NO_DTX),
 		stereo: isStereo(t.info),
 	}
 }
@@ -33,10 +31,10 @@ func (t *publication) form() audioForm {
 // redAllowed says whether a sound may come with copies. Which of them somebody takes its publisher is not told
 // (subscribed_audio_codec_update): livekit-client has no ear for it, and a subscriber without RED gets the same sound.
 // (livekit-client 2.23.0)
-func redAllowed(t *signal.Track) bool { return t.Encryption == 0 && !t.DisableRed }
+func redAllowed(t *signal.Track) bool { return t.Encryption == signal.Encryption_NONE && !t.DisableRed }
 
 func isStereo(t *signal.Track) bool {
-	return t.Stereo || slices.Contains(t.AudioFeatures, featureStereo)
+	return t.Stereo || slices.Contains(t.AudioFeatures, signal.AudioTrackFeature_TF_STEREO)
 }
 
 // audioForms says for each section of a connection how Opus is to travel there.

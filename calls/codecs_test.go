@@ -117,11 +117,11 @@ func enabled(res *signal.Response, codec string) (on, told bool) {
 func TestASecondCodecForWhoLacksTheFirst(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		policy uint32
+		policy signal.BackupCodecPolicy
 		others string // what those get who have both
 	}{
 		{"as the focus likes", 0, "vp8"},
-		{"both", policySimulcast, "vp9"},
+		{"both", signal.BackupCodecPolicy_SIMULCAST, "vp9"},
 		{"the second alone", 2, "vp8"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

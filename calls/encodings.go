@@ -27,10 +27,6 @@ type encoding struct {
 	lower time.Time // since when less is wished than the client was told; zero: it is not
 }
 
-// Of the wire's policies for a second codec the one that keeps the first going beside it. Both others let everybody go over
-// to the second once it comes, so that a client encodes its picture once.
-const policySimulcast = 1
-
 // announce lays the encodings down that a client has spoken of.
 func (t *publication) announce(req *signal.AddTrack) {
 	for _, c := range req.SimulcastCodecs {
@@ -38,7 +34,7 @@ func (t *publication) announce(req *signal.AddTrack) {
 		if len(codec.Layers) == 0 {
 			codec.Layers = cloneLayers(req.Layers)
 		}
-		if codec.VideoLayerMode == 0 {
+		if codec.VideoLayerMode == signal.VideoLayer_MODE_UNUSED {
 			codec.VideoLayerMode = layerMode(req.Type, codec.MimeType)
 		}
 		t.info.Codecs = append(t.info.Codecs, codec)
@@ -144,15 +140,15 @@ func (t *publication) sources() (all []source) {
 
 // How the wire says that each layer of a picture comes in a stream of its own, or all in one.
 const (
-	layerPerStream  = 1
-	layersPerStream = 2
+	layerPerStream  = signal.VideoLayer_ONE_SPATIAL_LAYER_PER_STREAM
+	layersPerStream = signal.VideoLayer_MULTIPLE_SPATIAL_LAYERS_PER_STREAM
 )
 
 // layerMode is how the layers of a codec come, unless the client says or shows otherwise.
-func layerMode(kind signal.TrackType, mime string) uint32 {
+func layerMode(kind signal.TrackType, mime string) signal.VideoLayer_Mode {
 	switch {
 	case kind != signal.TrackType_VIDEO:
-		return 0
+		return signal.VideoLayer_MODE_UNUSED
 	case sfu.Scalable(mime):
 		return layersPerStream
 	}
@@ -216,10 +212,10 @@ type source struct {
 }
 
 // sourcesOf are the encodings of a publisher's track, the one to take first. Once the second one has come everybody takes it,
-// unless the publisher wants to send both.
+// so that a client encodes its picture once, unless the publisher wants to send both.
 func (o *peer) sourcesOf(track string) []source {
 	all := o.ups[track]
-	if len(all) < 2 || o.track(track).GetBackupCodecPolicy() == policySimulcast {
+	if len(all) < 2 || o.track(track).GetBackupCodecPolicy() == signal.BackupCodecPolicy_SIMULCAST {
 		return all
 	}
 	return append(append(make([]source, 0, len(all)), all[1:]...), all[0])

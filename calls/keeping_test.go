@@ -266,6 +266,29 @@ func TestRoomServiceOfAnOpenCall(t *testing.T) {
 	}
 }
 
+// TestTheServiceNamesThings: what LiveKit names in its JSON has the same names in ours.
+func TestTheServiceNamesThings(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann := join(t, base, "room", "ann")
+	ann.announces(&signal.AddTrack{
+		Cid: "camera", Type: signal.TrackType_VIDEO, Encryption: signal.Encryption_GCM,
+		AudioFeatures: []signal.AudioTrackFeature{signal.AudioTrackFeature_TF_AUTO_GAIN_CONTROL}, BackupCodecPolicy: signal.BackupCodecPolicy_REGRESSION,
+		SimulcastCodecs: []*signal.SimulcastCodec{{Codec: "vp8", Cid: "camera", VideoLayerMode: signal.VideoLayer_ONE_SPATIAL_LAYER_PER_STREAM}},
+	})
+	ann.sendsAs("camera")
+	ann.offer()
+	ann.wait("ann with her track", func(res *signal.Response) bool {
+		return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(p *signal.Participant) bool { return len(p.Tracks) == 1 })
+	})
+	_, text := askService(t, base, "GetParticipant", `{"room":"room","identity":"ann"}`, Grant{Room: "room", RoomAdmin: true})
+	text = strings.ReplaceAll(text, " ", "")
+	for _, want := range []string{`"kind":"STANDARD"`, `"encryption":"GCM"`, `"audio_features":["TF_AUTO_GAIN_CONTROL"]`, `"backup_codec_policy":"REGRESSION"`, `"video_layer_mode":"ONE_SPATIAL_LAYER_PER_STREAM"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("got %s, want %s", text, want)
+		}
+	}
+}
+
 func TestServiceHasItsOwnKeys(t *testing.T) {
 	const secret = "a secret of the room service's own, long enough"
 	_, base := newTestFocus(t, func(c *Config) { c.ServiceKey, c.ServiceSecret = "service", secret })

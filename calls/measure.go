@@ -77,7 +77,7 @@ func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // measured is how the publication is doing.
 func (t *publication) measured() bus.LiveTrack {
 	track := bus.LiveTrack{
-		SID: t.info.Sid, Kind: kindOf(t.info), Codec: t.info.MimeType, Muted: t.info.Muted, Encrypted: t.info.Encryption != 0,
+		SID: t.info.Sid, Kind: kindOf(t.info), Codec: t.info.MimeType, Muted: t.info.Muted, Encrypted: t.info.Encryption != signal.Encryption_NONE,
 	}
 	for _, e := range t.encodings {
 		if e.up != nil {

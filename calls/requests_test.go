@@ -42,8 +42,10 @@ func TestRequestsReachTheOthers(t *testing.T) {
 			func(p *signal.Participant) bool { return track(p, "voice").Muted && !track(p, "picture").Muted }},
 		{"unmute", &signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: tracks["voice"]}}},
 			func(p *signal.Participant) bool { return !track(p, "voice").Muted }},
-		{"update_audio_track", &signal.Request{Message: &signal.Request_UpdateAudioTrack{UpdateAudioTrack: &signal.UpdateAudioTrack{TrackSid: tracks["voice"], Features: []uint32{2, 5}}}},
-			func(p *signal.Participant) bool { return slices.Equal(track(p, "voice").AudioFeatures, []uint32{2, 5}) }},
+		{"update_audio_track", &signal.Request{Message: &signal.Request_UpdateAudioTrack{UpdateAudioTrack: &signal.UpdateAudioTrack{TrackSid: tracks["voice"], Features: []signal.AudioTrackFeature{2, 5}}}},
+			func(p *signal.Participant) bool {
+				return slices.Equal(track(p, "voice").AudioFeatures, []signal.AudioTrackFeature{2, 5})
+			}},
 		{"update_video_track", &signal.Request{Message: &signal.Request_UpdateVideoTrack{UpdateVideoTrack: &signal.UpdateVideoTrack{TrackSid: tracks["picture"], Width: 360, Height: 640}}},
 			func(p *signal.Participant) bool {
 				return track(p, "picture").Width == 360 && track(p, "picture").Height == 640

@@ -404,6 +404,166 @@ func (DisconnectReason) EnumDescriptor() ([]byte, []int) {
 	return file_signal_proto_rawDescGZIP(), []int{6}
 }
 
+type AudioTrackFeature int32
+
+const (
+	AudioTrackFeature_TF_STEREO                      AudioTrackFeature = 0
+	AudioTrackFeature_TF_NO_DTX                      AudioTrackFeature = 1
+	AudioTrackFeature_TF_AUTO_GAIN_CONTROL           AudioTrackFeature = 2
+	AudioTrackFeature_TF_ECHO_CANCELLATION           AudioTrackFeature = 3
+	AudioTrackFeature_TF_NOISE_SUPPRESSION           AudioTrackFeature = 4
+	AudioTrackFeature_TF_ENHANCED_NOISE_CANCELLATION AudioTrackFeature = 5
+	AudioTrackFeature_TF_PRECONNECT_BUFFER           AudioTrackFeature = 6
+)
+
+// Enum value maps for AudioTrackFeature.
+var (
+	AudioTrackFeature_name = map[int32]string{
+		0: "TF_STEREO",
+		1: "TF_NO_DTX",
+		2: "TF_AUTO_GAIN_CONTROL",
+		3: "TF_ECHO_CANCELLATION",
+		4: "TF_NOISE_SUPPRESSION",
+		5: "TF_ENHANCED_NOISE_CANCELLATION",
+		6: "TF_PRECONNECT_BUFFER",
+	}
+	AudioTrackFeature_value = map[string]int32{
+		"TF_STEREO":                      0,
+		"TF_NO_DTX":                      1,
+		"TF_AUTO_GAIN_CONTROL":           2,
+		"TF_ECHO_CANCELLATION":           3,
+		"TF_NOISE_SUPPRESSION":           4,
+		"TF_ENHANCED_NOISE_CANCELLATION": 5,
+		"TF_PRECONNECT_BUFFER":           6,
+	}
+)
+
+func (x AudioTrackFeature) Enum() *AudioTrackFeature {
+	p := new(AudioTrackFeature)
+	*p = x
+	return p
+}
+
+func (x AudioTrackFeature) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AudioTrackFeature) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[7].Descriptor()
+}
+
+func (AudioTrackFeature) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[7]
+}
+
+func (x AudioTrackFeature) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AudioTrackFeature.Descriptor instead.
+func (AudioTrackFeature) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{7}
+}
+
+// BackupCodecPolicy is what becomes of the first codec when the second comes.
+type BackupCodecPolicy int32
+
+const (
+	BackupCodecPolicy_PREFER_REGRESSION BackupCodecPolicy = 0
+	BackupCodecPolicy_SIMULCAST         BackupCodecPolicy = 1
+	BackupCodecPolicy_REGRESSION        BackupCodecPolicy = 2
+)
+
+// Enum value maps for BackupCodecPolicy.
+var (
+	BackupCodecPolicy_name = map[int32]string{
+		0: "PREFER_REGRESSION",
+		1: "SIMULCAST",
+		2: "REGRESSION",
+	}
+	BackupCodecPolicy_value = map[string]int32{
+		"PREFER_REGRESSION": 0,
+		"SIMULCAST":         1,
+		"REGRESSION":        2,
+	}
+)
+
+func (x BackupCodecPolicy) Enum() *BackupCodecPolicy {
+	p := new(BackupCodecPolicy)
+	*p = x
+	return p
+}
+
+func (x BackupCodecPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BackupCodecPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[8].Descriptor()
+}
+
+func (BackupCodecPolicy) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[8]
+}
+
+func (x BackupCodecPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BackupCodecPolicy.Descriptor instead.
+func (BackupCodecPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{8}
+}
+
+type Encryption_Type int32
+
+const (
+	Encryption_NONE   Encryption_Type = 0
+	Encryption_GCM    Encryption_Type = 1
+	Encryption_CUSTOM Encryption_Type = 2
+)
+
+// Enum value maps for Encryption_Type.
+var (
+	Encryption_Type_name = map[int32]string{
+		0: "NONE",
+		1: "GCM",
+		2: "CUSTOM",
+	}
+	Encryption_Type_value = map[string]int32{
+		"NONE":   0,
+		"GCM":    1,
+		"CUSTOM": 2,
+	}
+)
+
+func (x Encryption_Type) Enum() *Encryption_Type {
+	p := new(Encryption_Type)
+	*p = x
+	return p
+}
+
+func (x Encryption_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Encryption_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[9].Descriptor()
+}
+
+func (Encryption_Type) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[9]
+}
+
+func (x Encryption_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Encryption_Type.Descriptor instead.
+func (Encryption_Type) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{0, 0}
+}
+
 type Participant_State int32
 
 const (
@@ -440,11 +600,11 @@ func (x Participant_State) String() string {
 }
 
 func (Participant_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[7].Descriptor()
+	return file_signal_proto_enumTypes[10].Descriptor()
 }
 
 func (Participant_State) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[7]
+	return &file_signal_proto_enumTypes[10]
 }
 
 func (x Participant_State) Number() protoreflect.EnumNumber {
@@ -453,7 +613,120 @@ func (x Participant_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Participant_State.Descriptor instead.
 func (Participant_State) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{3, 0}
+	return file_signal_proto_rawDescGZIP(), []int{4, 0}
+}
+
+type Participant_Kind int32
+
+const (
+	Participant_STANDARD  Participant_Kind = 0
+	Participant_INGRESS   Participant_Kind = 1
+	Participant_EGRESS    Participant_Kind = 2
+	Participant_SIP       Participant_Kind = 3
+	Participant_AGENT     Participant_Kind = 4
+	Participant_CONNECTOR Participant_Kind = 7
+	Participant_BRIDGE    Participant_Kind = 8
+)
+
+// Enum value maps for Participant_Kind.
+var (
+	Participant_Kind_name = map[int32]string{
+		0: "STANDARD",
+		1: "INGRESS",
+		2: "EGRESS",
+		3: "SIP",
+		4: "AGENT",
+		7: "CONNECTOR",
+		8: "BRIDGE",
+	}
+	Participant_Kind_value = map[string]int32{
+		"STANDARD":  0,
+		"INGRESS":   1,
+		"EGRESS":    2,
+		"SIP":       3,
+		"AGENT":     4,
+		"CONNECTOR": 7,
+		"BRIDGE":    8,
+	}
+)
+
+func (x Participant_Kind) Enum() *Participant_Kind {
+	p := new(Participant_Kind)
+	*p = x
+	return p
+}
+
+func (x Participant_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Participant_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[11].Descriptor()
+}
+
+func (Participant_Kind) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[11]
+}
+
+func (x Participant_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Participant_Kind.Descriptor instead.
+func (Participant_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{4, 1}
+}
+
+type VideoLayer_Mode int32
+
+const (
+	VideoLayer_MODE_UNUSED                                     VideoLayer_Mode = 0
+	VideoLayer_ONE_SPATIAL_LAYER_PER_STREAM                    VideoLayer_Mode = 1
+	VideoLayer_MULTIPLE_SPATIAL_LAYERS_PER_STREAM              VideoLayer_Mode = 2
+	VideoLayer_ONE_SPATIAL_LAYER_PER_STREAM_INCOMPLETE_RTCP_SR VideoLayer_Mode = 3
+)
+
+// Enum value maps for VideoLayer_Mode.
+var (
+	VideoLayer_Mode_name = map[int32]string{
+		0: "MODE_UNUSED",
+		1: "ONE_SPATIAL_LAYER_PER_STREAM",
+		2: "MULTIPLE_SPATIAL_LAYERS_PER_STREAM",
+		3: "ONE_SPATIAL_LAYER_PER_STREAM_INCOMPLETE_RTCP_SR",
+	}
+	VideoLayer_Mode_value = map[string]int32{
+		"MODE_UNUSED":                                     0,
+		"ONE_SPATIAL_LAYER_PER_STREAM":                    1,
+		"MULTIPLE_SPATIAL_LAYERS_PER_STREAM":              2,
+		"ONE_SPATIAL_LAYER_PER_STREAM_INCOMPLETE_RTCP_SR": 3,
+	}
+)
+
+func (x VideoLayer_Mode) Enum() *VideoLayer_Mode {
+	p := new(VideoLayer_Mode)
+	*p = x
+	return p
+}
+
+func (x VideoLayer_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VideoLayer_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[12].Descriptor()
+}
+
+func (VideoLayer_Mode) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[12]
+}
+
+func (x VideoLayer_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VideoLayer_Mode.Descriptor instead.
+func (VideoLayer_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{5, 0}
 }
 
 type WrappedJoin_Compression int32
@@ -486,11 +759,11 @@ func (x WrappedJoin_Compression) String() string {
 }
 
 func (WrappedJoin_Compression) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[8].Descriptor()
+	return file_signal_proto_enumTypes[13].Descriptor()
 }
 
 func (WrappedJoin_Compression) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[8]
+	return &file_signal_proto_enumTypes[13]
 }
 
 func (x WrappedJoin_Compression) Number() protoreflect.EnumNumber {
@@ -499,7 +772,56 @@ func (x WrappedJoin_Compression) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WrappedJoin_Compression.Descriptor instead.
 func (WrappedJoin_Compression) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{10, 0}
+	return file_signal_proto_rawDescGZIP(), []int{11, 0}
+}
+
+type ClientInfo_Capability int32
+
+const (
+	ClientInfo_CAP_UNUSED                  ClientInfo_Capability = 0
+	ClientInfo_CAP_PACKET_TRAILER          ClientInfo_Capability = 1
+	ClientInfo_CAP_COMPRESSION_DEFLATE_RAW ClientInfo_Capability = 2
+)
+
+// Enum value maps for ClientInfo_Capability.
+var (
+	ClientInfo_Capability_name = map[int32]string{
+		0: "CAP_UNUSED",
+		1: "CAP_PACKET_TRAILER",
+		2: "CAP_COMPRESSION_DEFLATE_RAW",
+	}
+	ClientInfo_Capability_value = map[string]int32{
+		"CAP_UNUSED":                  0,
+		"CAP_PACKET_TRAILER":          1,
+		"CAP_COMPRESSION_DEFLATE_RAW": 2,
+	}
+)
+
+func (x ClientInfo_Capability) Enum() *ClientInfo_Capability {
+	p := new(ClientInfo_Capability)
+	*p = x
+	return p
+}
+
+func (x ClientInfo_Capability) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientInfo_Capability) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[14].Descriptor()
+}
+
+func (ClientInfo_Capability) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[14]
+}
+
+func (x ClientInfo_Capability) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientInfo_Capability.Descriptor instead.
+func (ClientInfo_Capability) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Leave_Action int32
@@ -535,11 +857,11 @@ func (x Leave_Action) String() string {
 }
 
 func (Leave_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[9].Descriptor()
+	return file_signal_proto_enumTypes[15].Descriptor()
 }
 
 func (Leave_Action) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[9]
+	return &file_signal_proto_enumTypes[15]
 }
 
 func (x Leave_Action) Number() protoreflect.EnumNumber {
@@ -548,7 +870,7 @@ func (x Leave_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Leave_Action.Descriptor instead.
 func (Leave_Action) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{23, 0}
+	return file_signal_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type ClientConfiguration_Setting int32
@@ -584,11 +906,11 @@ func (x ClientConfiguration_Setting) String() string {
 }
 
 func (ClientConfiguration_Setting) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[10].Descriptor()
+	return file_signal_proto_enumTypes[16].Descriptor()
 }
 
 func (ClientConfiguration_Setting) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[10]
+	return &file_signal_proto_enumTypes[16]
 }
 
 func (x ClientConfiguration_Setting) Number() protoreflect.EnumNumber {
@@ -597,7 +919,7 @@ func (x ClientConfiguration_Setting) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientConfiguration_Setting.Descriptor instead.
 func (ClientConfiguration_Setting) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{36, 0}
+	return file_signal_proto_rawDescGZIP(), []int{37, 0}
 }
 
 type RequestResponse_Reason int32
@@ -639,11 +961,11 @@ func (x RequestResponse_Reason) String() string {
 }
 
 func (RequestResponse_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[11].Descriptor()
+	return file_signal_proto_enumTypes[17].Descriptor()
 }
 
 func (RequestResponse_Reason) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[11]
+	return &file_signal_proto_enumTypes[17]
 }
 
 func (x RequestResponse_Reason) Number() protoreflect.EnumNumber {
@@ -652,7 +974,7 @@ func (x RequestResponse_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RequestResponse_Reason.Descriptor instead.
 func (RequestResponse_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{54, 0}
+	return file_signal_proto_rawDescGZIP(), []int{55, 0}
 }
 
 type DataPacket_Kind int32
@@ -685,11 +1007,11 @@ func (x DataPacket_Kind) String() string {
 }
 
 func (DataPacket_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[12].Descriptor()
+	return file_signal_proto_enumTypes[18].Descriptor()
 }
 
 func (DataPacket_Kind) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[12]
+	return &file_signal_proto_enumTypes[18]
 }
 
 func (x DataPacket_Kind) Number() protoreflect.EnumNumber {
@@ -698,7 +1020,43 @@ func (x DataPacket_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DataPacket_Kind.Descriptor instead.
 func (DataPacket_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{58, 0}
+	return file_signal_proto_rawDescGZIP(), []int{59, 0}
+}
+
+type Encryption struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Encryption) Reset() {
+	*x = Encryption{}
+	mi := &file_signal_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Encryption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Encryption) ProtoMessage() {}
+
+func (x *Encryption) ProtoReflect() protoreflect.Message {
+	mi := &file_signal_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Encryption.ProtoReflect.Descriptor instead.
+func (*Encryption) Descriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{0}
 }
 
 type Codec struct {
@@ -711,7 +1069,7 @@ type Codec struct {
 
 func (x *Codec) Reset() {
 	*x = Codec{}
-	mi := &file_signal_proto_msgTypes[0]
+	mi := &file_signal_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +1081,7 @@ func (x *Codec) String() string {
 func (*Codec) ProtoMessage() {}
 
 func (x *Codec) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[0]
+	mi := &file_signal_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +1094,7 @@ func (x *Codec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Codec.ProtoReflect.Descriptor instead.
 func (*Codec) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{0}
+	return file_signal_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Codec) GetMime() string {
@@ -774,7 +1132,7 @@ type Room struct {
 
 func (x *Room) Reset() {
 	*x = Room{}
-	mi := &file_signal_proto_msgTypes[1]
+	mi := &file_signal_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +1144,7 @@ func (x *Room) String() string {
 func (*Room) ProtoMessage() {}
 
 func (x *Room) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[1]
+	mi := &file_signal_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +1157,7 @@ func (x *Room) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Room.ProtoReflect.Descriptor instead.
 func (*Room) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{1}
+	return file_signal_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Room) GetSid() string {
@@ -907,7 +1265,7 @@ type Permission struct {
 
 func (x *Permission) Reset() {
 	*x = Permission{}
-	mi := &file_signal_proto_msgTypes[2]
+	mi := &file_signal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1277,7 @@ func (x *Permission) String() string {
 func (*Permission) ProtoMessage() {}
 
 func (x *Permission) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[2]
+	mi := &file_signal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1290,7 @@ func (x *Permission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Permission.ProtoReflect.Descriptor instead.
 func (*Permission) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{2}
+	return file_signal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Permission) GetCanSubscribe() bool {
@@ -978,31 +1336,31 @@ func (x *Permission) GetCanUpdateMetadata() bool {
 }
 
 type Participant struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Sid              string                 `protobuf:"bytes,1,opt,name=sid,proto3" json:"sid,omitempty"`
-	Identity         string                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
-	State            Participant_State      `protobuf:"varint,3,opt,name=state,proto3,enum=chancery.signal.Participant_State" json:"state,omitempty"`
-	Tracks           []*Track               `protobuf:"bytes,4,rep,name=tracks,proto3" json:"tracks,omitempty"`
-	Metadata         string                 `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	JoinedAt         int64                  `protobuf:"varint,6,opt,name=joined_at,json=joinedAt,proto3" json:"joined_at,omitempty"`
-	Name             string                 `protobuf:"bytes,9,opt,name=name,proto3" json:"name,omitempty"`
-	Version          uint32                 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
-	Permission       *Permission            `protobuf:"bytes,11,opt,name=permission,proto3" json:"permission,omitempty"`
-	Region           string                 `protobuf:"bytes,12,opt,name=region,proto3" json:"region,omitempty"`
-	IsPublisher      bool                   `protobuf:"varint,13,opt,name=is_publisher,json=isPublisher,proto3" json:"is_publisher,omitempty"`
-	Kind             uint32                 `protobuf:"varint,14,opt,name=kind,proto3" json:"kind,omitempty"`
-	Attributes       map[string]string      `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	DisconnectReason DisconnectReason       `protobuf:"varint,16,opt,name=disconnect_reason,json=disconnectReason,proto3,enum=chancery.signal.DisconnectReason" json:"disconnect_reason,omitempty"`
-	JoinedAtMs       int64                  `protobuf:"varint,17,opt,name=joined_at_ms,json=joinedAtMs,proto3" json:"joined_at_ms,omitempty"`
-	ClientProtocol   int32                  `protobuf:"varint,20,opt,name=client_protocol,json=clientProtocol,proto3" json:"client_protocol,omitempty"`
-	Capabilities     []uint32               `protobuf:"varint,21,rep,packed,name=capabilities,proto3" json:"capabilities,omitempty"`
+	state            protoimpl.MessageState  `protogen:"open.v1"`
+	Sid              string                  `protobuf:"bytes,1,opt,name=sid,proto3" json:"sid,omitempty"`
+	Identity         string                  `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	State            Participant_State       `protobuf:"varint,3,opt,name=state,proto3,enum=chancery.signal.Participant_State" json:"state,omitempty"`
+	Tracks           []*Track                `protobuf:"bytes,4,rep,name=tracks,proto3" json:"tracks,omitempty"`
+	Metadata         string                  `protobuf:"bytes,5,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	JoinedAt         int64                   `protobuf:"varint,6,opt,name=joined_at,json=joinedAt,proto3" json:"joined_at,omitempty"`
+	Name             string                  `protobuf:"bytes,9,opt,name=name,proto3" json:"name,omitempty"`
+	Version          uint32                  `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
+	Permission       *Permission             `protobuf:"bytes,11,opt,name=permission,proto3" json:"permission,omitempty"`
+	Region           string                  `protobuf:"bytes,12,opt,name=region,proto3" json:"region,omitempty"`
+	IsPublisher      bool                    `protobuf:"varint,13,opt,name=is_publisher,json=isPublisher,proto3" json:"is_publisher,omitempty"`
+	Kind             Participant_Kind        `protobuf:"varint,14,opt,name=kind,proto3,enum=chancery.signal.Participant_Kind" json:"kind,omitempty"`
+	Attributes       map[string]string       `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	DisconnectReason DisconnectReason        `protobuf:"varint,16,opt,name=disconnect_reason,json=disconnectReason,proto3,enum=chancery.signal.DisconnectReason" json:"disconnect_reason,omitempty"`
+	JoinedAtMs       int64                   `protobuf:"varint,17,opt,name=joined_at_ms,json=joinedAtMs,proto3" json:"joined_at_ms,omitempty"`
+	ClientProtocol   int32                   `protobuf:"varint,20,opt,name=client_protocol,json=clientProtocol,proto3" json:"client_protocol,omitempty"`
+	Capabilities     []ClientInfo_Capability `protobuf:"varint,21,rep,packed,name=capabilities,proto3,enum=chancery.signal.ClientInfo_Capability" json:"capabilities,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Participant) Reset() {
 	*x = Participant{}
-	mi := &file_signal_proto_msgTypes[3]
+	mi := &file_signal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1372,7 @@ func (x *Participant) String() string {
 func (*Participant) ProtoMessage() {}
 
 func (x *Participant) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[3]
+	mi := &file_signal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1385,7 @@ func (x *Participant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Participant.ProtoReflect.Descriptor instead.
 func (*Participant) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{3}
+	return file_signal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Participant) GetSid() string {
@@ -1107,11 +1465,11 @@ func (x *Participant) GetIsPublisher() bool {
 	return false
 }
 
-func (x *Participant) GetKind() uint32 {
+func (x *Participant) GetKind() Participant_Kind {
 	if x != nil {
 		return x.Kind
 	}
-	return 0
+	return Participant_STANDARD
 }
 
 func (x *Participant) GetAttributes() map[string]string {
@@ -1142,7 +1500,7 @@ func (x *Participant) GetClientProtocol() int32 {
 	return 0
 }
 
-func (x *Participant) GetCapabilities() []uint32 {
+func (x *Participant) GetCapabilities() []ClientInfo_Capability {
 	if x != nil {
 		return x.Capabilities
 	}
@@ -1165,7 +1523,7 @@ type VideoLayer struct {
 
 func (x *VideoLayer) Reset() {
 	*x = VideoLayer{}
-	mi := &file_signal_proto_msgTypes[4]
+	mi := &file_signal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1535,7 @@ func (x *VideoLayer) String() string {
 func (*VideoLayer) ProtoMessage() {}
 
 func (x *VideoLayer) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[4]
+	mi := &file_signal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1548,7 @@ func (x *VideoLayer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoLayer.ProtoReflect.Descriptor instead.
 func (*VideoLayer) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{4}
+	return file_signal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VideoLayer) GetQuality() VideoQuality {
@@ -1255,7 +1613,7 @@ type TrackCodec struct {
 	Mid            string                 `protobuf:"bytes,2,opt,name=mid,proto3" json:"mid,omitempty"`
 	Cid            string                 `protobuf:"bytes,3,opt,name=cid,proto3" json:"cid,omitempty"`
 	Layers         []*VideoLayer          `protobuf:"bytes,4,rep,name=layers,proto3" json:"layers,omitempty"`
-	VideoLayerMode uint32                 `protobuf:"varint,5,opt,name=video_layer_mode,json=videoLayerMode,proto3" json:"video_layer_mode,omitempty"`
+	VideoLayerMode VideoLayer_Mode        `protobuf:"varint,5,opt,name=video_layer_mode,json=videoLayerMode,proto3,enum=chancery.signal.VideoLayer_Mode" json:"video_layer_mode,omitempty"`
 	SdpCid         string                 `protobuf:"bytes,6,opt,name=sdp_cid,json=sdpCid,proto3" json:"sdp_cid,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1263,7 +1621,7 @@ type TrackCodec struct {
 
 func (x *TrackCodec) Reset() {
 	*x = TrackCodec{}
-	mi := &file_signal_proto_msgTypes[5]
+	mi := &file_signal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1633,7 @@ func (x *TrackCodec) String() string {
 func (*TrackCodec) ProtoMessage() {}
 
 func (x *TrackCodec) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[5]
+	mi := &file_signal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1646,7 @@ func (x *TrackCodec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackCodec.ProtoReflect.Descriptor instead.
 func (*TrackCodec) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{5}
+	return file_signal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TrackCodec) GetMimeType() string {
@@ -1319,11 +1677,11 @@ func (x *TrackCodec) GetLayers() []*VideoLayer {
 	return nil
 }
 
-func (x *TrackCodec) GetVideoLayerMode() uint32 {
+func (x *TrackCodec) GetVideoLayerMode() VideoLayer_Mode {
 	if x != nil {
 		return x.VideoLayerMode
 	}
-	return 0
+	return VideoLayer_MODE_UNUSED
 }
 
 func (x *TrackCodec) GetSdpCid() string {
@@ -1343,7 +1701,7 @@ type TrackVersion struct {
 
 func (x *TrackVersion) Reset() {
 	*x = TrackVersion{}
-	mi := &file_signal_proto_msgTypes[6]
+	mi := &file_signal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1713,7 @@ func (x *TrackVersion) String() string {
 func (*TrackVersion) ProtoMessage() {}
 
 func (x *TrackVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[6]
+	mi := &file_signal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1726,7 @@ func (x *TrackVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackVersion.ProtoReflect.Descriptor instead.
 func (*TrackVersion) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{6}
+	return file_signal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TrackVersion) GetUnixMicro() int64 {
@@ -1402,18 +1760,18 @@ type Track struct {
 	Codecs            []*TrackCodec          `protobuf:"bytes,13,rep,name=codecs,proto3" json:"codecs,omitempty"`
 	Stereo            bool                   `protobuf:"varint,14,opt,name=stereo,proto3" json:"stereo,omitempty"`
 	DisableRed        bool                   `protobuf:"varint,15,opt,name=disable_red,json=disableRed,proto3" json:"disable_red,omitempty"`
-	Encryption        uint32                 `protobuf:"varint,16,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	Encryption        Encryption_Type        `protobuf:"varint,16,opt,name=encryption,proto3,enum=chancery.signal.Encryption_Type" json:"encryption,omitempty"`
 	Stream            string                 `protobuf:"bytes,17,opt,name=stream,proto3" json:"stream,omitempty"`
 	Version           *TrackVersion          `protobuf:"bytes,18,opt,name=version,proto3" json:"version,omitempty"`
-	AudioFeatures     []uint32               `protobuf:"varint,19,rep,packed,name=audio_features,json=audioFeatures,proto3" json:"audio_features,omitempty"`
-	BackupCodecPolicy uint32                 `protobuf:"varint,20,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3" json:"backup_codec_policy,omitempty"`
+	AudioFeatures     []AudioTrackFeature    `protobuf:"varint,19,rep,packed,name=audio_features,json=audioFeatures,proto3,enum=chancery.signal.AudioTrackFeature" json:"audio_features,omitempty"`
+	BackupCodecPolicy BackupCodecPolicy      `protobuf:"varint,20,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3,enum=chancery.signal.BackupCodecPolicy" json:"backup_codec_policy,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Track) Reset() {
 	*x = Track{}
-	mi := &file_signal_proto_msgTypes[7]
+	mi := &file_signal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1783,7 @@ func (x *Track) String() string {
 func (*Track) ProtoMessage() {}
 
 func (x *Track) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[7]
+	mi := &file_signal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1796,7 @@ func (x *Track) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Track.ProtoReflect.Descriptor instead.
 func (*Track) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{7}
+	return file_signal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Track) GetSid() string {
@@ -1546,11 +1904,11 @@ func (x *Track) GetDisableRed() bool {
 	return false
 }
 
-func (x *Track) GetEncryption() uint32 {
+func (x *Track) GetEncryption() Encryption_Type {
 	if x != nil {
 		return x.Encryption
 	}
-	return 0
+	return Encryption_NONE
 }
 
 func (x *Track) GetStream() string {
@@ -1567,18 +1925,18 @@ func (x *Track) GetVersion() *TrackVersion {
 	return nil
 }
 
-func (x *Track) GetAudioFeatures() []uint32 {
+func (x *Track) GetAudioFeatures() []AudioTrackFeature {
 	if x != nil {
 		return x.AudioFeatures
 	}
 	return nil
 }
 
-func (x *Track) GetBackupCodecPolicy() uint32 {
+func (x *Track) GetBackupCodecPolicy() BackupCodecPolicy {
 	if x != nil {
 		return x.BackupCodecPolicy
 	}
-	return 0
+	return BackupCodecPolicy_PREFER_REGRESSION
 }
 
 type ServerInfo struct {
@@ -1594,7 +1952,7 @@ type ServerInfo struct {
 
 func (x *ServerInfo) Reset() {
 	*x = ServerInfo{}
-	mi := &file_signal_proto_msgTypes[8]
+	mi := &file_signal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1964,7 @@ func (x *ServerInfo) String() string {
 func (*ServerInfo) ProtoMessage() {}
 
 func (x *ServerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[8]
+	mi := &file_signal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1977,7 @@ func (x *ServerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfo.ProtoReflect.Descriptor instead.
 func (*ServerInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{8}
+	return file_signal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ServerInfo) GetEdition() uint32 {
@@ -1668,7 +2026,7 @@ type ICEServer struct {
 
 func (x *ICEServer) Reset() {
 	*x = ICEServer{}
-	mi := &file_signal_proto_msgTypes[9]
+	mi := &file_signal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2038,7 @@ func (x *ICEServer) String() string {
 func (*ICEServer) ProtoMessage() {}
 
 func (x *ICEServer) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[9]
+	mi := &file_signal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2051,7 @@ func (x *ICEServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ICEServer.ProtoReflect.Descriptor instead.
 func (*ICEServer) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{9}
+	return file_signal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ICEServer) GetUrls() []string {
@@ -1727,7 +2085,7 @@ type WrappedJoin struct {
 
 func (x *WrappedJoin) Reset() {
 	*x = WrappedJoin{}
-	mi := &file_signal_proto_msgTypes[10]
+	mi := &file_signal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +2097,7 @@ func (x *WrappedJoin) String() string {
 func (*WrappedJoin) ProtoMessage() {}
 
 func (x *WrappedJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[10]
+	mi := &file_signal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +2110,7 @@ func (x *WrappedJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappedJoin.ProtoReflect.Descriptor instead.
 func (*WrappedJoin) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{10}
+	return file_signal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WrappedJoin) GetCompression() WrappedJoin_Compression {
@@ -1787,7 +2145,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_signal_proto_msgTypes[11]
+	mi := &file_signal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2157,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[11]
+	mi := &file_signal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2170,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{11}
+	return file_signal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Join) GetClientInfo() *ClientInfo {
@@ -1886,26 +2244,26 @@ func (x *Join) GetSyncState() *SyncState {
 }
 
 type ClientInfo struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Sdk            uint32                 `protobuf:"varint,1,opt,name=sdk,proto3" json:"sdk,omitempty"`
-	Version        string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Protocol       int32                  `protobuf:"varint,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	Os             string                 `protobuf:"bytes,4,opt,name=os,proto3" json:"os,omitempty"`
-	OsVersion      string                 `protobuf:"bytes,5,opt,name=os_version,json=osVersion,proto3" json:"os_version,omitempty"`
-	DeviceModel    string                 `protobuf:"bytes,6,opt,name=device_model,json=deviceModel,proto3" json:"device_model,omitempty"`
-	Browser        string                 `protobuf:"bytes,7,opt,name=browser,proto3" json:"browser,omitempty"`
-	BrowserVersion string                 `protobuf:"bytes,8,opt,name=browser_version,json=browserVersion,proto3" json:"browser_version,omitempty"`
-	Address        string                 `protobuf:"bytes,9,opt,name=address,proto3" json:"address,omitempty"`
-	Network        string                 `protobuf:"bytes,10,opt,name=network,proto3" json:"network,omitempty"`
-	ClientProtocol int32                  `protobuf:"varint,12,opt,name=client_protocol,json=clientProtocol,proto3" json:"client_protocol,omitempty"`
-	Capabilities   []uint32               `protobuf:"varint,13,rep,packed,name=capabilities,proto3" json:"capabilities,omitempty"`
+	state          protoimpl.MessageState  `protogen:"open.v1"`
+	Sdk            uint32                  `protobuf:"varint,1,opt,name=sdk,proto3" json:"sdk,omitempty"`
+	Version        string                  `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Protocol       int32                   `protobuf:"varint,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Os             string                  `protobuf:"bytes,4,opt,name=os,proto3" json:"os,omitempty"`
+	OsVersion      string                  `protobuf:"bytes,5,opt,name=os_version,json=osVersion,proto3" json:"os_version,omitempty"`
+	DeviceModel    string                  `protobuf:"bytes,6,opt,name=device_model,json=deviceModel,proto3" json:"device_model,omitempty"`
+	Browser        string                  `protobuf:"bytes,7,opt,name=browser,proto3" json:"browser,omitempty"`
+	BrowserVersion string                  `protobuf:"bytes,8,opt,name=browser_version,json=browserVersion,proto3" json:"browser_version,omitempty"`
+	Address        string                  `protobuf:"bytes,9,opt,name=address,proto3" json:"address,omitempty"`
+	Network        string                  `protobuf:"bytes,10,opt,name=network,proto3" json:"network,omitempty"`
+	ClientProtocol int32                   `protobuf:"varint,12,opt,name=client_protocol,json=clientProtocol,proto3" json:"client_protocol,omitempty"`
+	Capabilities   []ClientInfo_Capability `protobuf:"varint,13,rep,packed,name=capabilities,proto3,enum=chancery.signal.ClientInfo_Capability" json:"capabilities,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ClientInfo) Reset() {
 	*x = ClientInfo{}
-	mi := &file_signal_proto_msgTypes[12]
+	mi := &file_signal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2275,7 @@ func (x *ClientInfo) String() string {
 func (*ClientInfo) ProtoMessage() {}
 
 func (x *ClientInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[12]
+	mi := &file_signal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2288,7 @@ func (x *ClientInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientInfo.ProtoReflect.Descriptor instead.
 func (*ClientInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{12}
+	return file_signal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ClientInfo) GetSdk() uint32 {
@@ -2010,7 +2368,7 @@ func (x *ClientInfo) GetClientProtocol() int32 {
 	return 0
 }
 
-func (x *ClientInfo) GetCapabilities() []uint32 {
+func (x *ClientInfo) GetCapabilities() []ClientInfo_Capability {
 	if x != nil {
 		return x.Capabilities
 	}
@@ -2030,7 +2388,7 @@ type ConnectionSettings struct {
 
 func (x *ConnectionSettings) Reset() {
 	*x = ConnectionSettings{}
-	mi := &file_signal_proto_msgTypes[13]
+	mi := &file_signal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2400,7 @@ func (x *ConnectionSettings) String() string {
 func (*ConnectionSettings) ProtoMessage() {}
 
 func (x *ConnectionSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[13]
+	mi := &file_signal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2413,7 @@ func (x *ConnectionSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionSettings.ProtoReflect.Descriptor instead.
 func (*ConnectionSettings) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{13}
+	return file_signal_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConnectionSettings) GetAutoSubscribe() bool {
@@ -2121,7 +2479,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_signal_proto_msgTypes[14]
+	mi := &file_signal_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2491,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[14]
+	mi := &file_signal_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2504,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{14}
+	return file_signal_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Request) GetMessage() isRequest_Message {
@@ -2427,7 +2785,7 @@ type SessionDescription struct {
 
 func (x *SessionDescription) Reset() {
 	*x = SessionDescription{}
-	mi := &file_signal_proto_msgTypes[15]
+	mi := &file_signal_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2797,7 @@ func (x *SessionDescription) String() string {
 func (*SessionDescription) ProtoMessage() {}
 
 func (x *SessionDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[15]
+	mi := &file_signal_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2810,7 @@ func (x *SessionDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionDescription.ProtoReflect.Descriptor instead.
 func (*SessionDescription) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{15}
+	return file_signal_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SessionDescription) GetType() string {
@@ -2494,7 +2852,7 @@ type Trickle struct {
 
 func (x *Trickle) Reset() {
 	*x = Trickle{}
-	mi := &file_signal_proto_msgTypes[16]
+	mi := &file_signal_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2864,7 @@ func (x *Trickle) String() string {
 func (*Trickle) ProtoMessage() {}
 
 func (x *Trickle) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[16]
+	mi := &file_signal_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2877,7 @@ func (x *Trickle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trickle.ProtoReflect.Descriptor instead.
 func (*Trickle) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{16}
+	return file_signal_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Trickle) GetCandidateInit() string {
@@ -2548,14 +2906,14 @@ type SimulcastCodec struct {
 	Codec          string                 `protobuf:"bytes,1,opt,name=codec,proto3" json:"codec,omitempty"`
 	Cid            string                 `protobuf:"bytes,2,opt,name=cid,proto3" json:"cid,omitempty"`
 	Layers         []*VideoLayer          `protobuf:"bytes,4,rep,name=layers,proto3" json:"layers,omitempty"`
-	VideoLayerMode uint32                 `protobuf:"varint,5,opt,name=video_layer_mode,json=videoLayerMode,proto3" json:"video_layer_mode,omitempty"`
+	VideoLayerMode VideoLayer_Mode        `protobuf:"varint,5,opt,name=video_layer_mode,json=videoLayerMode,proto3,enum=chancery.signal.VideoLayer_Mode" json:"video_layer_mode,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SimulcastCodec) Reset() {
 	*x = SimulcastCodec{}
-	mi := &file_signal_proto_msgTypes[17]
+	mi := &file_signal_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2925,7 @@ func (x *SimulcastCodec) String() string {
 func (*SimulcastCodec) ProtoMessage() {}
 
 func (x *SimulcastCodec) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[17]
+	mi := &file_signal_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2938,7 @@ func (x *SimulcastCodec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulcastCodec.ProtoReflect.Descriptor instead.
 func (*SimulcastCodec) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{17}
+	return file_signal_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SimulcastCodec) GetCodec() string {
@@ -2604,11 +2962,11 @@ func (x *SimulcastCodec) GetLayers() []*VideoLayer {
 	return nil
 }
 
-func (x *SimulcastCodec) GetVideoLayerMode() uint32 {
+func (x *SimulcastCodec) GetVideoLayerMode() VideoLayer_Mode {
 	if x != nil {
 		return x.VideoLayerMode
 	}
-	return 0
+	return VideoLayer_MODE_UNUSED
 }
 
 type AddTrack struct {
@@ -2626,17 +2984,17 @@ type AddTrack struct {
 	Sid               string                 `protobuf:"bytes,11,opt,name=sid,proto3" json:"sid,omitempty"`
 	Stereo            bool                   `protobuf:"varint,12,opt,name=stereo,proto3" json:"stereo,omitempty"`
 	DisableRed        bool                   `protobuf:"varint,13,opt,name=disable_red,json=disableRed,proto3" json:"disable_red,omitempty"`
-	Encryption        uint32                 `protobuf:"varint,14,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	Encryption        Encryption_Type        `protobuf:"varint,14,opt,name=encryption,proto3,enum=chancery.signal.Encryption_Type" json:"encryption,omitempty"`
 	Stream            string                 `protobuf:"bytes,15,opt,name=stream,proto3" json:"stream,omitempty"`
-	BackupCodecPolicy uint32                 `protobuf:"varint,16,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3" json:"backup_codec_policy,omitempty"`
-	AudioFeatures     []uint32               `protobuf:"varint,17,rep,packed,name=audio_features,json=audioFeatures,proto3" json:"audio_features,omitempty"`
+	BackupCodecPolicy BackupCodecPolicy      `protobuf:"varint,16,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3,enum=chancery.signal.BackupCodecPolicy" json:"backup_codec_policy,omitempty"`
+	AudioFeatures     []AudioTrackFeature    `protobuf:"varint,17,rep,packed,name=audio_features,json=audioFeatures,proto3,enum=chancery.signal.AudioTrackFeature" json:"audio_features,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *AddTrack) Reset() {
 	*x = AddTrack{}
-	mi := &file_signal_proto_msgTypes[18]
+	mi := &file_signal_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +3006,7 @@ func (x *AddTrack) String() string {
 func (*AddTrack) ProtoMessage() {}
 
 func (x *AddTrack) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[18]
+	mi := &file_signal_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +3019,7 @@ func (x *AddTrack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTrack.ProtoReflect.Descriptor instead.
 func (*AddTrack) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{18}
+	return file_signal_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddTrack) GetCid() string {
@@ -2755,11 +3113,11 @@ func (x *AddTrack) GetDisableRed() bool {
 	return false
 }
 
-func (x *AddTrack) GetEncryption() uint32 {
+func (x *AddTrack) GetEncryption() Encryption_Type {
 	if x != nil {
 		return x.Encryption
 	}
-	return 0
+	return Encryption_NONE
 }
 
 func (x *AddTrack) GetStream() string {
@@ -2769,14 +3127,14 @@ func (x *AddTrack) GetStream() string {
 	return ""
 }
 
-func (x *AddTrack) GetBackupCodecPolicy() uint32 {
+func (x *AddTrack) GetBackupCodecPolicy() BackupCodecPolicy {
 	if x != nil {
 		return x.BackupCodecPolicy
 	}
-	return 0
+	return BackupCodecPolicy_PREFER_REGRESSION
 }
 
-func (x *AddTrack) GetAudioFeatures() []uint32 {
+func (x *AddTrack) GetAudioFeatures() []AudioTrackFeature {
 	if x != nil {
 		return x.AudioFeatures
 	}
@@ -2793,7 +3151,7 @@ type Mute struct {
 
 func (x *Mute) Reset() {
 	*x = Mute{}
-	mi := &file_signal_proto_msgTypes[19]
+	mi := &file_signal_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +3163,7 @@ func (x *Mute) String() string {
 func (*Mute) ProtoMessage() {}
 
 func (x *Mute) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[19]
+	mi := &file_signal_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +3176,7 @@ func (x *Mute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mute.ProtoReflect.Descriptor instead.
 func (*Mute) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{19}
+	return file_signal_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Mute) GetSid() string {
@@ -2845,7 +3203,7 @@ type ParticipantTracks struct {
 
 func (x *ParticipantTracks) Reset() {
 	*x = ParticipantTracks{}
-	mi := &file_signal_proto_msgTypes[20]
+	mi := &file_signal_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +3215,7 @@ func (x *ParticipantTracks) String() string {
 func (*ParticipantTracks) ProtoMessage() {}
 
 func (x *ParticipantTracks) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[20]
+	mi := &file_signal_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +3228,7 @@ func (x *ParticipantTracks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantTracks.ProtoReflect.Descriptor instead.
 func (*ParticipantTracks) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{20}
+	return file_signal_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ParticipantTracks) GetParticipantSid() string {
@@ -2898,7 +3256,7 @@ type UpdateSubscription struct {
 
 func (x *UpdateSubscription) Reset() {
 	*x = UpdateSubscription{}
-	mi := &file_signal_proto_msgTypes[21]
+	mi := &file_signal_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +3268,7 @@ func (x *UpdateSubscription) String() string {
 func (*UpdateSubscription) ProtoMessage() {}
 
 func (x *UpdateSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[21]
+	mi := &file_signal_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3281,7 @@ func (x *UpdateSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSubscription.ProtoReflect.Descriptor instead.
 func (*UpdateSubscription) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{21}
+	return file_signal_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateSubscription) GetTrackSids() []string {
@@ -2962,7 +3320,7 @@ type TrackSetting struct {
 
 func (x *TrackSetting) Reset() {
 	*x = TrackSetting{}
-	mi := &file_signal_proto_msgTypes[22]
+	mi := &file_signal_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3332,7 @@ func (x *TrackSetting) String() string {
 func (*TrackSetting) ProtoMessage() {}
 
 func (x *TrackSetting) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[22]
+	mi := &file_signal_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3345,7 @@ func (x *TrackSetting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackSetting.ProtoReflect.Descriptor instead.
 func (*TrackSetting) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{22}
+	return file_signal_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TrackSetting) GetTrackSids() []string {
@@ -3050,7 +3408,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_signal_proto_msgTypes[23]
+	mi := &file_signal_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3062,7 +3420,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[23]
+	mi := &file_signal_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3075,7 +3433,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{23}
+	return file_signal_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Leave) GetCanReconnect() bool {
@@ -3111,7 +3469,7 @@ type TrackPermission struct {
 
 func (x *TrackPermission) Reset() {
 	*x = TrackPermission{}
-	mi := &file_signal_proto_msgTypes[24]
+	mi := &file_signal_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3481,7 @@ func (x *TrackPermission) String() string {
 func (*TrackPermission) ProtoMessage() {}
 
 func (x *TrackPermission) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[24]
+	mi := &file_signal_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3494,7 @@ func (x *TrackPermission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackPermission.ProtoReflect.Descriptor instead.
 func (*TrackPermission) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{24}
+	return file_signal_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TrackPermission) GetParticipantSid() string {
@@ -3177,7 +3535,7 @@ type SubscriptionPermission struct {
 
 func (x *SubscriptionPermission) Reset() {
 	*x = SubscriptionPermission{}
-	mi := &file_signal_proto_msgTypes[25]
+	mi := &file_signal_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3547,7 @@ func (x *SubscriptionPermission) String() string {
 func (*SubscriptionPermission) ProtoMessage() {}
 
 func (x *SubscriptionPermission) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[25]
+	mi := &file_signal_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3560,7 @@ func (x *SubscriptionPermission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionPermission.ProtoReflect.Descriptor instead.
 func (*SubscriptionPermission) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{25}
+	return file_signal_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SubscriptionPermission) GetAllParticipants() bool {
@@ -3230,7 +3588,7 @@ type DataChannelInfo struct {
 
 func (x *DataChannelInfo) Reset() {
 	*x = DataChannelInfo{}
-	mi := &file_signal_proto_msgTypes[26]
+	mi := &file_signal_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3600,7 @@ func (x *DataChannelInfo) String() string {
 func (*DataChannelInfo) ProtoMessage() {}
 
 func (x *DataChannelInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[26]
+	mi := &file_signal_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3613,7 @@ func (x *DataChannelInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataChannelInfo.ProtoReflect.Descriptor instead.
 func (*DataChannelInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{26}
+	return file_signal_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DataChannelInfo) GetLabel() string {
@@ -3289,7 +3647,7 @@ type DataChannelReceiveState struct {
 
 func (x *DataChannelReceiveState) Reset() {
 	*x = DataChannelReceiveState{}
-	mi := &file_signal_proto_msgTypes[27]
+	mi := &file_signal_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3301,7 +3659,7 @@ func (x *DataChannelReceiveState) String() string {
 func (*DataChannelReceiveState) ProtoMessage() {}
 
 func (x *DataChannelReceiveState) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[27]
+	mi := &file_signal_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3314,7 +3672,7 @@ func (x *DataChannelReceiveState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataChannelReceiveState.ProtoReflect.Descriptor instead.
 func (*DataChannelReceiveState) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{27}
+	return file_signal_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DataChannelReceiveState) GetPublisherSid() string {
@@ -3346,7 +3704,7 @@ type SyncState struct {
 
 func (x *SyncState) Reset() {
 	*x = SyncState{}
-	mi := &file_signal_proto_msgTypes[28]
+	mi := &file_signal_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +3716,7 @@ func (x *SyncState) String() string {
 func (*SyncState) ProtoMessage() {}
 
 func (x *SyncState) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[28]
+	mi := &file_signal_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +3729,7 @@ func (x *SyncState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncState.ProtoReflect.Descriptor instead.
 func (*SyncState) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{28}
+	return file_signal_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SyncState) GetAnswer() *SessionDescription {
@@ -3443,7 +3801,7 @@ type Simulate struct {
 
 func (x *Simulate) Reset() {
 	*x = Simulate{}
-	mi := &file_signal_proto_msgTypes[29]
+	mi := &file_signal_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3813,7 @@ func (x *Simulate) String() string {
 func (*Simulate) ProtoMessage() {}
 
 func (x *Simulate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[29]
+	mi := &file_signal_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3826,7 @@ func (x *Simulate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Simulate.ProtoReflect.Descriptor instead.
 func (*Simulate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{29}
+	return file_signal_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Simulate) GetScenario() isSimulate_Scenario {
@@ -3629,7 +3987,7 @@ type UpdateMetadata struct {
 
 func (x *UpdateMetadata) Reset() {
 	*x = UpdateMetadata{}
-	mi := &file_signal_proto_msgTypes[30]
+	mi := &file_signal_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +3999,7 @@ func (x *UpdateMetadata) String() string {
 func (*UpdateMetadata) ProtoMessage() {}
 
 func (x *UpdateMetadata) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[30]
+	mi := &file_signal_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +4012,7 @@ func (x *UpdateMetadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMetadata.ProtoReflect.Descriptor instead.
 func (*UpdateMetadata) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{30}
+	return file_signal_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UpdateMetadata) GetMetadata() string {
@@ -3695,7 +4053,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_signal_proto_msgTypes[31]
+	mi := &file_signal_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3707,7 +4065,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[31]
+	mi := &file_signal_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3720,7 +4078,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{31}
+	return file_signal_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Ping) GetTimestamp() int64 {
@@ -3740,14 +4098,14 @@ func (x *Ping) GetRtt() int64 {
 type UpdateAudioTrack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TrackSid      string                 `protobuf:"bytes,1,opt,name=track_sid,json=trackSid,proto3" json:"track_sid,omitempty"`
-	Features      []uint32               `protobuf:"varint,2,rep,packed,name=features,proto3" json:"features,omitempty"`
+	Features      []AudioTrackFeature    `protobuf:"varint,2,rep,packed,name=features,proto3,enum=chancery.signal.AudioTrackFeature" json:"features,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateAudioTrack) Reset() {
 	*x = UpdateAudioTrack{}
-	mi := &file_signal_proto_msgTypes[32]
+	mi := &file_signal_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3759,7 +4117,7 @@ func (x *UpdateAudioTrack) String() string {
 func (*UpdateAudioTrack) ProtoMessage() {}
 
 func (x *UpdateAudioTrack) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[32]
+	mi := &file_signal_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3772,7 +4130,7 @@ func (x *UpdateAudioTrack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAudioTrack.ProtoReflect.Descriptor instead.
 func (*UpdateAudioTrack) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{32}
+	return file_signal_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateAudioTrack) GetTrackSid() string {
@@ -3782,7 +4140,7 @@ func (x *UpdateAudioTrack) GetTrackSid() string {
 	return ""
 }
 
-func (x *UpdateAudioTrack) GetFeatures() []uint32 {
+func (x *UpdateAudioTrack) GetFeatures() []AudioTrackFeature {
 	if x != nil {
 		return x.Features
 	}
@@ -3800,7 +4158,7 @@ type UpdateVideoTrack struct {
 
 func (x *UpdateVideoTrack) Reset() {
 	*x = UpdateVideoTrack{}
-	mi := &file_signal_proto_msgTypes[33]
+	mi := &file_signal_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +4170,7 @@ func (x *UpdateVideoTrack) String() string {
 func (*UpdateVideoTrack) ProtoMessage() {}
 
 func (x *UpdateVideoTrack) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[33]
+	mi := &file_signal_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +4183,7 @@ func (x *UpdateVideoTrack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVideoTrack.ProtoReflect.Descriptor instead.
 func (*UpdateVideoTrack) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{33}
+	return file_signal_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateVideoTrack) GetTrackSid() string {
@@ -3859,7 +4217,7 @@ type PublishDataTrack struct {
 
 func (x *PublishDataTrack) Reset() {
 	*x = PublishDataTrack{}
-	mi := &file_signal_proto_msgTypes[34]
+	mi := &file_signal_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4229,7 @@ func (x *PublishDataTrack) String() string {
 func (*PublishDataTrack) ProtoMessage() {}
 
 func (x *PublishDataTrack) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[34]
+	mi := &file_signal_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4242,7 @@ func (x *PublishDataTrack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishDataTrack.ProtoReflect.Descriptor instead.
 func (*PublishDataTrack) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{34}
+	return file_signal_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PublishDataTrack) GetPubHandle() uint32 {
@@ -3928,7 +4286,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_signal_proto_msgTypes[35]
+	mi := &file_signal_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +4298,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[35]
+	mi := &file_signal_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +4311,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{35}
+	return file_signal_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Response) GetMessage() isResponse_Message {
@@ -4322,7 +4680,7 @@ type ClientConfiguration struct {
 
 func (x *ClientConfiguration) Reset() {
 	*x = ClientConfiguration{}
-	mi := &file_signal_proto_msgTypes[36]
+	mi := &file_signal_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4334,7 +4692,7 @@ func (x *ClientConfiguration) String() string {
 func (*ClientConfiguration) ProtoMessage() {}
 
 func (x *ClientConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[36]
+	mi := &file_signal_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4347,7 +4705,7 @@ func (x *ClientConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientConfiguration.ProtoReflect.Descriptor instead.
 func (*ClientConfiguration) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{36}
+	return file_signal_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ClientConfiguration) GetForceRelay() ClientConfiguration_Setting {
@@ -4379,7 +4737,7 @@ type Joined struct {
 
 func (x *Joined) Reset() {
 	*x = Joined{}
-	mi := &file_signal_proto_msgTypes[37]
+	mi := &file_signal_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4391,7 +4749,7 @@ func (x *Joined) String() string {
 func (*Joined) ProtoMessage() {}
 
 func (x *Joined) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[37]
+	mi := &file_signal_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4404,7 +4762,7 @@ func (x *Joined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Joined.ProtoReflect.Descriptor instead.
 func (*Joined) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{37}
+	return file_signal_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Joined) GetRoom() *Room {
@@ -4517,7 +4875,7 @@ type Reconnected struct {
 
 func (x *Reconnected) Reset() {
 	*x = Reconnected{}
-	mi := &file_signal_proto_msgTypes[38]
+	mi := &file_signal_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4529,7 +4887,7 @@ func (x *Reconnected) String() string {
 func (*Reconnected) ProtoMessage() {}
 
 func (x *Reconnected) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[38]
+	mi := &file_signal_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4542,7 +4900,7 @@ func (x *Reconnected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnected.ProtoReflect.Descriptor instead.
 func (*Reconnected) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{38}
+	return file_signal_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Reconnected) GetIceServers() []*ICEServer {
@@ -4582,7 +4940,7 @@ type ParticipantUpdate struct {
 
 func (x *ParticipantUpdate) Reset() {
 	*x = ParticipantUpdate{}
-	mi := &file_signal_proto_msgTypes[39]
+	mi := &file_signal_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4594,7 +4952,7 @@ func (x *ParticipantUpdate) String() string {
 func (*ParticipantUpdate) ProtoMessage() {}
 
 func (x *ParticipantUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[39]
+	mi := &file_signal_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4607,7 +4965,7 @@ func (x *ParticipantUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantUpdate.ProtoReflect.Descriptor instead.
 func (*ParticipantUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{39}
+	return file_signal_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ParticipantUpdate) GetParticipants() []*Participant {
@@ -4627,7 +4985,7 @@ type TrackPublished struct {
 
 func (x *TrackPublished) Reset() {
 	*x = TrackPublished{}
-	mi := &file_signal_proto_msgTypes[40]
+	mi := &file_signal_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4639,7 +4997,7 @@ func (x *TrackPublished) String() string {
 func (*TrackPublished) ProtoMessage() {}
 
 func (x *TrackPublished) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[40]
+	mi := &file_signal_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4652,7 +5010,7 @@ func (x *TrackPublished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackPublished.ProtoReflect.Descriptor instead.
 func (*TrackPublished) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{40}
+	return file_signal_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TrackPublished) GetCid() string {
@@ -4678,7 +5036,7 @@ type TrackUnpublished struct {
 
 func (x *TrackUnpublished) Reset() {
 	*x = TrackUnpublished{}
-	mi := &file_signal_proto_msgTypes[41]
+	mi := &file_signal_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4690,7 +5048,7 @@ func (x *TrackUnpublished) String() string {
 func (*TrackUnpublished) ProtoMessage() {}
 
 func (x *TrackUnpublished) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[41]
+	mi := &file_signal_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4703,7 +5061,7 @@ func (x *TrackUnpublished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackUnpublished.ProtoReflect.Descriptor instead.
 func (*TrackUnpublished) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{41}
+	return file_signal_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TrackUnpublished) GetTrackSid() string {
@@ -4724,7 +5082,7 @@ type Speaker struct {
 
 func (x *Speaker) Reset() {
 	*x = Speaker{}
-	mi := &file_signal_proto_msgTypes[42]
+	mi := &file_signal_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4736,7 +5094,7 @@ func (x *Speaker) String() string {
 func (*Speaker) ProtoMessage() {}
 
 func (x *Speaker) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[42]
+	mi := &file_signal_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4749,7 +5107,7 @@ func (x *Speaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Speaker.ProtoReflect.Descriptor instead.
 func (*Speaker) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{42}
+	return file_signal_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Speaker) GetSid() string {
@@ -4782,7 +5140,7 @@ type SpeakersChanged struct {
 
 func (x *SpeakersChanged) Reset() {
 	*x = SpeakersChanged{}
-	mi := &file_signal_proto_msgTypes[43]
+	mi := &file_signal_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4794,7 +5152,7 @@ func (x *SpeakersChanged) String() string {
 func (*SpeakersChanged) ProtoMessage() {}
 
 func (x *SpeakersChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[43]
+	mi := &file_signal_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4807,7 +5165,7 @@ func (x *SpeakersChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpeakersChanged.ProtoReflect.Descriptor instead.
 func (*SpeakersChanged) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{43}
+	return file_signal_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SpeakersChanged) GetSpeakers() []*Speaker {
@@ -4826,7 +5184,7 @@ type RoomUpdate struct {
 
 func (x *RoomUpdate) Reset() {
 	*x = RoomUpdate{}
-	mi := &file_signal_proto_msgTypes[44]
+	mi := &file_signal_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4838,7 +5196,7 @@ func (x *RoomUpdate) String() string {
 func (*RoomUpdate) ProtoMessage() {}
 
 func (x *RoomUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[44]
+	mi := &file_signal_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4851,7 +5209,7 @@ func (x *RoomUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomUpdate.ProtoReflect.Descriptor instead.
 func (*RoomUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{44}
+	return file_signal_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RoomUpdate) GetRoom() *Room {
@@ -4872,7 +5230,7 @@ type LinkQualityInfo struct {
 
 func (x *LinkQualityInfo) Reset() {
 	*x = LinkQualityInfo{}
-	mi := &file_signal_proto_msgTypes[45]
+	mi := &file_signal_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4884,7 +5242,7 @@ func (x *LinkQualityInfo) String() string {
 func (*LinkQualityInfo) ProtoMessage() {}
 
 func (x *LinkQualityInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[45]
+	mi := &file_signal_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4897,7 +5255,7 @@ func (x *LinkQualityInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkQualityInfo.ProtoReflect.Descriptor instead.
 func (*LinkQualityInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{45}
+	return file_signal_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LinkQualityInfo) GetParticipantSid() string {
@@ -4930,7 +5288,7 @@ type LinkQualityUpdate struct {
 
 func (x *LinkQualityUpdate) Reset() {
 	*x = LinkQualityUpdate{}
-	mi := &file_signal_proto_msgTypes[46]
+	mi := &file_signal_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4942,7 +5300,7 @@ func (x *LinkQualityUpdate) String() string {
 func (*LinkQualityUpdate) ProtoMessage() {}
 
 func (x *LinkQualityUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[46]
+	mi := &file_signal_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4955,7 +5313,7 @@ func (x *LinkQualityUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkQualityUpdate.ProtoReflect.Descriptor instead.
 func (*LinkQualityUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{46}
+	return file_signal_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LinkQualityUpdate) GetUpdates() []*LinkQualityInfo {
@@ -4976,7 +5334,7 @@ type StreamStateInfo struct {
 
 func (x *StreamStateInfo) Reset() {
 	*x = StreamStateInfo{}
-	mi := &file_signal_proto_msgTypes[47]
+	mi := &file_signal_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4988,7 +5346,7 @@ func (x *StreamStateInfo) String() string {
 func (*StreamStateInfo) ProtoMessage() {}
 
 func (x *StreamStateInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[47]
+	mi := &file_signal_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5001,7 +5359,7 @@ func (x *StreamStateInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStateInfo.ProtoReflect.Descriptor instead.
 func (*StreamStateInfo) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{47}
+	return file_signal_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StreamStateInfo) GetParticipantSid() string {
@@ -5034,7 +5392,7 @@ type StreamStateUpdate struct {
 
 func (x *StreamStateUpdate) Reset() {
 	*x = StreamStateUpdate{}
-	mi := &file_signal_proto_msgTypes[48]
+	mi := &file_signal_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5046,7 +5404,7 @@ func (x *StreamStateUpdate) String() string {
 func (*StreamStateUpdate) ProtoMessage() {}
 
 func (x *StreamStateUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[48]
+	mi := &file_signal_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5059,7 +5417,7 @@ func (x *StreamStateUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStateUpdate.ProtoReflect.Descriptor instead.
 func (*StreamStateUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{48}
+	return file_signal_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StreamStateUpdate) GetStreamStates() []*StreamStateInfo {
@@ -5079,7 +5437,7 @@ type SubscribedQuality struct {
 
 func (x *SubscribedQuality) Reset() {
 	*x = SubscribedQuality{}
-	mi := &file_signal_proto_msgTypes[49]
+	mi := &file_signal_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5091,7 +5449,7 @@ func (x *SubscribedQuality) String() string {
 func (*SubscribedQuality) ProtoMessage() {}
 
 func (x *SubscribedQuality) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[49]
+	mi := &file_signal_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5104,7 +5462,7 @@ func (x *SubscribedQuality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedQuality.ProtoReflect.Descriptor instead.
 func (*SubscribedQuality) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{49}
+	return file_signal_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SubscribedQuality) GetQuality() VideoQuality {
@@ -5131,7 +5489,7 @@ type SubscribedCodec struct {
 
 func (x *SubscribedCodec) Reset() {
 	*x = SubscribedCodec{}
-	mi := &file_signal_proto_msgTypes[50]
+	mi := &file_signal_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5143,7 +5501,7 @@ func (x *SubscribedCodec) String() string {
 func (*SubscribedCodec) ProtoMessage() {}
 
 func (x *SubscribedCodec) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[50]
+	mi := &file_signal_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5156,7 +5514,7 @@ func (x *SubscribedCodec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedCodec.ProtoReflect.Descriptor instead.
 func (*SubscribedCodec) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{50}
+	return file_signal_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SubscribedCodec) GetCodec() string {
@@ -5184,7 +5542,7 @@ type SubscribedQualityUpdate struct {
 
 func (x *SubscribedQualityUpdate) Reset() {
 	*x = SubscribedQualityUpdate{}
-	mi := &file_signal_proto_msgTypes[51]
+	mi := &file_signal_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5196,7 +5554,7 @@ func (x *SubscribedQualityUpdate) String() string {
 func (*SubscribedQualityUpdate) ProtoMessage() {}
 
 func (x *SubscribedQualityUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[51]
+	mi := &file_signal_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5209,7 +5567,7 @@ func (x *SubscribedQualityUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribedQualityUpdate.ProtoReflect.Descriptor instead.
 func (*SubscribedQualityUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{51}
+	return file_signal_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SubscribedQualityUpdate) GetTrackSid() string {
@@ -5244,7 +5602,7 @@ type SubscriptionPermissionUpdate struct {
 
 func (x *SubscriptionPermissionUpdate) Reset() {
 	*x = SubscriptionPermissionUpdate{}
-	mi := &file_signal_proto_msgTypes[52]
+	mi := &file_signal_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5256,7 +5614,7 @@ func (x *SubscriptionPermissionUpdate) String() string {
 func (*SubscriptionPermissionUpdate) ProtoMessage() {}
 
 func (x *SubscriptionPermissionUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[52]
+	mi := &file_signal_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5269,7 +5627,7 @@ func (x *SubscriptionPermissionUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionPermissionUpdate.ProtoReflect.Descriptor instead.
 func (*SubscriptionPermissionUpdate) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{52}
+	return file_signal_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SubscriptionPermissionUpdate) GetParticipantSid() string {
@@ -5303,7 +5661,7 @@ type SubscriptionResponse struct {
 
 func (x *SubscriptionResponse) Reset() {
 	*x = SubscriptionResponse{}
-	mi := &file_signal_proto_msgTypes[53]
+	mi := &file_signal_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5315,7 +5673,7 @@ func (x *SubscriptionResponse) String() string {
 func (*SubscriptionResponse) ProtoMessage() {}
 
 func (x *SubscriptionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[53]
+	mi := &file_signal_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5328,7 +5686,7 @@ func (x *SubscriptionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionResponse.ProtoReflect.Descriptor instead.
 func (*SubscriptionResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{53}
+	return file_signal_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SubscriptionResponse) GetTrackSid() string {
@@ -5362,7 +5720,7 @@ type RequestResponse struct {
 
 func (x *RequestResponse) Reset() {
 	*x = RequestResponse{}
-	mi := &file_signal_proto_msgTypes[54]
+	mi := &file_signal_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5374,7 +5732,7 @@ func (x *RequestResponse) String() string {
 func (*RequestResponse) ProtoMessage() {}
 
 func (x *RequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[54]
+	mi := &file_signal_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5387,7 +5745,7 @@ func (x *RequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestResponse.ProtoReflect.Descriptor instead.
 func (*RequestResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{54}
+	return file_signal_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RequestResponse) GetRequestId() uint32 {
@@ -5476,7 +5834,7 @@ type TrackSubscribed struct {
 
 func (x *TrackSubscribed) Reset() {
 	*x = TrackSubscribed{}
-	mi := &file_signal_proto_msgTypes[55]
+	mi := &file_signal_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5488,7 +5846,7 @@ func (x *TrackSubscribed) String() string {
 func (*TrackSubscribed) ProtoMessage() {}
 
 func (x *TrackSubscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[55]
+	mi := &file_signal_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5501,7 +5859,7 @@ func (x *TrackSubscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackSubscribed.ProtoReflect.Descriptor instead.
 func (*TrackSubscribed) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{55}
+	return file_signal_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TrackSubscribed) GetTrackSid() string {
@@ -5521,7 +5879,7 @@ type MediaSections struct {
 
 func (x *MediaSections) Reset() {
 	*x = MediaSections{}
-	mi := &file_signal_proto_msgTypes[56]
+	mi := &file_signal_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5533,7 +5891,7 @@ func (x *MediaSections) String() string {
 func (*MediaSections) ProtoMessage() {}
 
 func (x *MediaSections) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[56]
+	mi := &file_signal_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5546,7 +5904,7 @@ func (x *MediaSections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MediaSections.ProtoReflect.Descriptor instead.
 func (*MediaSections) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{56}
+	return file_signal_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *MediaSections) GetNumAudios() uint32 {
@@ -5573,7 +5931,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_signal_proto_msgTypes[57]
+	mi := &file_signal_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5585,7 +5943,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[57]
+	mi := &file_signal_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5598,7 +5956,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{57}
+	return file_signal_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Pong) GetLastPingTimestamp() int64 {
@@ -5631,7 +5989,7 @@ type DataPacket struct {
 
 func (x *DataPacket) Reset() {
 	*x = DataPacket{}
-	mi := &file_signal_proto_msgTypes[58]
+	mi := &file_signal_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5643,7 +6001,7 @@ func (x *DataPacket) String() string {
 func (*DataPacket) ProtoMessage() {}
 
 func (x *DataPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[58]
+	mi := &file_signal_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5656,7 +6014,7 @@ func (x *DataPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataPacket.ProtoReflect.Descriptor instead.
 func (*DataPacket) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{58}
+	return file_signal_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DataPacket) GetKind() DataPacket_Kind {
@@ -5714,7 +6072,7 @@ type UserPacket struct {
 
 func (x *UserPacket) Reset() {
 	*x = UserPacket{}
-	mi := &file_signal_proto_msgTypes[59]
+	mi := &file_signal_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5726,7 +6084,7 @@ func (x *UserPacket) String() string {
 func (*UserPacket) ProtoMessage() {}
 
 func (x *UserPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[59]
+	mi := &file_signal_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5739,7 +6097,7 @@ func (x *UserPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserPacket.ProtoReflect.Descriptor instead.
 func (*UserPacket) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{59}
+	return file_signal_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *UserPacket) GetParticipantSid() string {
@@ -5786,7 +6144,7 @@ type ListRoomsRequest struct {
 
 func (x *ListRoomsRequest) Reset() {
 	*x = ListRoomsRequest{}
-	mi := &file_signal_proto_msgTypes[60]
+	mi := &file_signal_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5798,7 +6156,7 @@ func (x *ListRoomsRequest) String() string {
 func (*ListRoomsRequest) ProtoMessage() {}
 
 func (x *ListRoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[60]
+	mi := &file_signal_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5811,7 +6169,7 @@ func (x *ListRoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoomsRequest.ProtoReflect.Descriptor instead.
 func (*ListRoomsRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{60}
+	return file_signal_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListRoomsRequest) GetNames() []string {
@@ -5830,7 +6188,7 @@ type ListRoomsResponse struct {
 
 func (x *ListRoomsResponse) Reset() {
 	*x = ListRoomsResponse{}
-	mi := &file_signal_proto_msgTypes[61]
+	mi := &file_signal_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5842,7 +6200,7 @@ func (x *ListRoomsResponse) String() string {
 func (*ListRoomsResponse) ProtoMessage() {}
 
 func (x *ListRoomsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[61]
+	mi := &file_signal_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5855,7 +6213,7 @@ func (x *ListRoomsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoomsResponse.ProtoReflect.Descriptor instead.
 func (*ListRoomsResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{61}
+	return file_signal_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListRoomsResponse) GetRooms() []*Room {
@@ -5874,7 +6232,7 @@ type RoomRequest struct {
 
 func (x *RoomRequest) Reset() {
 	*x = RoomRequest{}
-	mi := &file_signal_proto_msgTypes[62]
+	mi := &file_signal_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5886,7 +6244,7 @@ func (x *RoomRequest) String() string {
 func (*RoomRequest) ProtoMessage() {}
 
 func (x *RoomRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[62]
+	mi := &file_signal_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5899,7 +6257,7 @@ func (x *RoomRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRequest.ProtoReflect.Descriptor instead.
 func (*RoomRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{62}
+	return file_signal_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RoomRequest) GetRoom() string {
@@ -5917,7 +6275,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_signal_proto_msgTypes[63]
+	mi := &file_signal_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5929,7 +6287,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[63]
+	mi := &file_signal_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5942,7 +6300,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{63}
+	return file_signal_proto_rawDescGZIP(), []int{64}
 }
 
 type ListParticipantsResponse struct {
@@ -5954,7 +6312,7 @@ type ListParticipantsResponse struct {
 
 func (x *ListParticipantsResponse) Reset() {
 	*x = ListParticipantsResponse{}
-	mi := &file_signal_proto_msgTypes[64]
+	mi := &file_signal_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5966,7 +6324,7 @@ func (x *ListParticipantsResponse) String() string {
 func (*ListParticipantsResponse) ProtoMessage() {}
 
 func (x *ListParticipantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[64]
+	mi := &file_signal_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5979,7 +6337,7 @@ func (x *ListParticipantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListParticipantsResponse.ProtoReflect.Descriptor instead.
 func (*ListParticipantsResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{64}
+	return file_signal_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListParticipantsResponse) GetParticipants() []*Participant {
@@ -5999,7 +6357,7 @@ type ParticipantRequest struct {
 
 func (x *ParticipantRequest) Reset() {
 	*x = ParticipantRequest{}
-	mi := &file_signal_proto_msgTypes[65]
+	mi := &file_signal_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6011,7 +6369,7 @@ func (x *ParticipantRequest) String() string {
 func (*ParticipantRequest) ProtoMessage() {}
 
 func (x *ParticipantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[65]
+	mi := &file_signal_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6024,7 +6382,7 @@ func (x *ParticipantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantRequest.ProtoReflect.Descriptor instead.
 func (*ParticipantRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{65}
+	return file_signal_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ParticipantRequest) GetRoom() string {
@@ -6053,7 +6411,7 @@ type MuteTrackRequest struct {
 
 func (x *MuteTrackRequest) Reset() {
 	*x = MuteTrackRequest{}
-	mi := &file_signal_proto_msgTypes[66]
+	mi := &file_signal_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6065,7 +6423,7 @@ func (x *MuteTrackRequest) String() string {
 func (*MuteTrackRequest) ProtoMessage() {}
 
 func (x *MuteTrackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[66]
+	mi := &file_signal_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6078,7 +6436,7 @@ func (x *MuteTrackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteTrackRequest.ProtoReflect.Descriptor instead.
 func (*MuteTrackRequest) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{66}
+	return file_signal_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *MuteTrackRequest) GetRoom() string {
@@ -6118,7 +6476,7 @@ type MuteTrackResponse struct {
 
 func (x *MuteTrackResponse) Reset() {
 	*x = MuteTrackResponse{}
-	mi := &file_signal_proto_msgTypes[67]
+	mi := &file_signal_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6130,7 +6488,7 @@ func (x *MuteTrackResponse) String() string {
 func (*MuteTrackResponse) ProtoMessage() {}
 
 func (x *MuteTrackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_signal_proto_msgTypes[67]
+	mi := &file_signal_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6143,7 +6501,7 @@ func (x *MuteTrackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MuteTrackResponse.ProtoReflect.Descriptor instead.
 func (*MuteTrackResponse) Descriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{67}
+	return file_signal_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *MuteTrackResponse) GetTrack() *Track {
@@ -6157,7 +6515,14 @@ var File_signal_proto protoreflect.FileDescriptor
 
 const file_signal_proto_rawDesc = "" +
 	"\n" +
-	"\fsignal.proto\x12\x0fchancery.signal\"8\n" +
+	"\fsignal.proto\x12\x0fchancery.signal\"3\n" +
+	"\n" +
+	"Encryption\"%\n" +
+	"\x04Type\x12\b\n" +
+	"\x04NONE\x10\x00\x12\a\n" +
+	"\x03GCM\x10\x01\x12\n" +
+	"\n" +
+	"\x06CUSTOM\x10\x02\"8\n" +
 	"\x05Codec\x12\x12\n" +
 	"\x04mime\x18\x01 \x01(\tR\x04mime\x12\x1b\n" +
 	"\tfmtp_line\x18\x02 \x01(\tR\bfmtpLine\"\xf5\x03\n" +
@@ -6185,7 +6550,7 @@ const file_signal_proto_rawDesc = "" +
 	"\x06hidden\x18\a \x01(\bR\x06hidden\x12L\n" +
 	"\x13can_publish_sources\x18\t \x03(\x0e2\x1c.chancery.signal.TrackSourceR\x11canPublishSources\x12.\n" +
 	"\x13can_update_metadata\x18\n" +
-	" \x01(\bR\x11canUpdateMetadata\"\xa4\x06\n" +
+	" \x01(\bR\x11canUpdateMetadata\"\xcd\a\n" +
 	"\vParticipant\x12\x10\n" +
 	"\x03sid\x18\x01 \x01(\tR\x03sid\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x128\n" +
@@ -6200,16 +6565,16 @@ const file_signal_proto_rawDesc = "" +
 	"permission\x18\v \x01(\v2\x1b.chancery.signal.PermissionR\n" +
 	"permission\x12\x16\n" +
 	"\x06region\x18\f \x01(\tR\x06region\x12!\n" +
-	"\fis_publisher\x18\r \x01(\bR\visPublisher\x12\x12\n" +
-	"\x04kind\x18\x0e \x01(\rR\x04kind\x12L\n" +
+	"\fis_publisher\x18\r \x01(\bR\visPublisher\x125\n" +
+	"\x04kind\x18\x0e \x01(\x0e2!.chancery.signal.Participant.KindR\x04kind\x12L\n" +
 	"\n" +
 	"attributes\x18\x0f \x03(\v2,.chancery.signal.Participant.AttributesEntryR\n" +
 	"attributes\x12N\n" +
 	"\x11disconnect_reason\x18\x10 \x01(\x0e2!.chancery.signal.DisconnectReasonR\x10disconnectReason\x12 \n" +
 	"\fjoined_at_ms\x18\x11 \x01(\x03R\n" +
 	"joinedAtMs\x12'\n" +
-	"\x0fclient_protocol\x18\x14 \x01(\x05R\x0eclientProtocol\x12\"\n" +
-	"\fcapabilities\x18\x15 \x03(\rR\fcapabilities\x1a=\n" +
+	"\x0fclient_protocol\x18\x14 \x01(\x05R\x0eclientProtocol\x12J\n" +
+	"\fcapabilities\x18\x15 \x03(\x0e2&.chancery.signal.ClientInfo.CapabilityR\fcapabilities\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
@@ -6219,7 +6584,17 @@ const file_signal_proto_rawDesc = "" +
 	"\x06JOINED\x10\x01\x12\n" +
 	"\n" +
 	"\x06ACTIVE\x10\x02\x12\x10\n" +
-	"\fDISCONNECTED\x10\x03\"\xf9\x01\n" +
+	"\fDISCONNECTED\x10\x03\"\\\n" +
+	"\x04Kind\x12\f\n" +
+	"\bSTANDARD\x10\x00\x12\v\n" +
+	"\aINGRESS\x10\x01\x12\n" +
+	"\n" +
+	"\x06EGRESS\x10\x02\x12\a\n" +
+	"\x03SIP\x10\x03\x12\t\n" +
+	"\x05AGENT\x10\x04\x12\r\n" +
+	"\tCONNECTOR\x10\a\x12\n" +
+	"\n" +
+	"\x06BRIDGE\x10\b\"\x92\x03\n" +
 	"\n" +
 	"VideoLayer\x127\n" +
 	"\aquality\x18\x01 \x01(\x0e2\x1d.chancery.signal.VideoQualityR\aquality\x12\x14\n" +
@@ -6230,19 +6605,24 @@ const file_signal_proto_rawDesc = "" +
 	"\rspatial_layer\x18\x06 \x01(\x05R\fspatialLayer\x12\x10\n" +
 	"\x03rid\x18\a \x01(\tR\x03rid\x12\x1f\n" +
 	"\vrepair_ssrc\x18\b \x01(\rR\n" +
-	"repairSsrc\"\xc5\x01\n" +
+	"repairSsrc\"\x96\x01\n" +
+	"\x04Mode\x12\x0f\n" +
+	"\vMODE_UNUSED\x10\x00\x12 \n" +
+	"\x1cONE_SPATIAL_LAYER_PER_STREAM\x10\x01\x12&\n" +
+	"\"MULTIPLE_SPATIAL_LAYERS_PER_STREAM\x10\x02\x123\n" +
+	"/ONE_SPATIAL_LAYER_PER_STREAM_INCOMPLETE_RTCP_SR\x10\x03\"\xe7\x01\n" +
 	"\n" +
 	"TrackCodec\x12\x1b\n" +
 	"\tmime_type\x18\x01 \x01(\tR\bmimeType\x12\x10\n" +
 	"\x03mid\x18\x02 \x01(\tR\x03mid\x12\x10\n" +
 	"\x03cid\x18\x03 \x01(\tR\x03cid\x123\n" +
-	"\x06layers\x18\x04 \x03(\v2\x1b.chancery.signal.VideoLayerR\x06layers\x12(\n" +
-	"\x10video_layer_mode\x18\x05 \x01(\rR\x0evideoLayerMode\x12\x17\n" +
+	"\x06layers\x18\x04 \x03(\v2\x1b.chancery.signal.VideoLayerR\x06layers\x12J\n" +
+	"\x10video_layer_mode\x18\x05 \x01(\x0e2 .chancery.signal.VideoLayer.ModeR\x0evideoLayerMode\x12\x17\n" +
 	"\asdp_cid\x18\x06 \x01(\tR\x06sdpCid\"C\n" +
 	"\fTrackVersion\x12\x1d\n" +
 	"\n" +
 	"unix_micro\x18\x01 \x01(\x03R\tunixMicro\x12\x14\n" +
-	"\x05ticks\x18\x02 \x01(\x05R\x05ticks\"\xb0\x05\n" +
+	"\x05ticks\x18\x02 \x01(\x05R\x05ticks\"\x9a\x06\n" +
 	"\x05Track\x12\x10\n" +
 	"\x03sid\x18\x01 \x01(\tR\x03sid\x12.\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1a.chancery.signal.TrackTypeR\x04type\x12\x12\n" +
@@ -6261,14 +6641,14 @@ const file_signal_proto_rawDesc = "" +
 	"\x06codecs\x18\r \x03(\v2\x1b.chancery.signal.TrackCodecR\x06codecs\x12\x16\n" +
 	"\x06stereo\x18\x0e \x01(\bR\x06stereo\x12\x1f\n" +
 	"\vdisable_red\x18\x0f \x01(\bR\n" +
-	"disableRed\x12\x1e\n" +
+	"disableRed\x12@\n" +
 	"\n" +
-	"encryption\x18\x10 \x01(\rR\n" +
+	"encryption\x18\x10 \x01(\x0e2 .chancery.signal.Encryption.TypeR\n" +
 	"encryption\x12\x16\n" +
 	"\x06stream\x18\x11 \x01(\tR\x06stream\x127\n" +
-	"\aversion\x18\x12 \x01(\v2\x1d.chancery.signal.TrackVersionR\aversion\x12%\n" +
-	"\x0eaudio_features\x18\x13 \x03(\rR\raudioFeatures\x12.\n" +
-	"\x13backup_codec_policy\x18\x14 \x01(\rR\x11backupCodecPolicy\"\x8d\x01\n" +
+	"\aversion\x18\x12 \x01(\v2\x1d.chancery.signal.TrackVersionR\aversion\x12I\n" +
+	"\x0eaudio_features\x18\x13 \x03(\x0e2\".chancery.signal.AudioTrackFeatureR\raudioFeatures\x12R\n" +
+	"\x13backup_codec_policy\x18\x14 \x01(\x0e2\".chancery.signal.BackupCodecPolicyR\x11backupCodecPolicy\"\x8d\x01\n" +
 	"\n" +
 	"ServerInfo\x12\x18\n" +
 	"\aedition\x18\x01 \x01(\rR\aedition\x12\x18\n" +
@@ -6304,7 +6684,7 @@ const file_signal_proto_rawDesc = "" +
 	" \x01(\v2\x1a.chancery.signal.SyncStateR\tsyncState\x1aH\n" +
 	"\x1aParticipantAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xea\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe9\x03\n" +
 	"\n" +
 	"ClientInfo\x12\x10\n" +
 	"\x03sdk\x18\x01 \x01(\rR\x03sdk\x12\x18\n" +
@@ -6319,8 +6699,14 @@ const file_signal_proto_rawDesc = "" +
 	"\aaddress\x18\t \x01(\tR\aaddress\x12\x18\n" +
 	"\anetwork\x18\n" +
 	" \x01(\tR\anetwork\x12'\n" +
-	"\x0fclient_protocol\x18\f \x01(\x05R\x0eclientProtocol\x12\"\n" +
-	"\fcapabilities\x18\r \x03(\rR\fcapabilities\"\xc2\x02\n" +
+	"\x0fclient_protocol\x18\f \x01(\x05R\x0eclientProtocol\x12J\n" +
+	"\fcapabilities\x18\r \x03(\x0e2&.chancery.signal.ClientInfo.CapabilityR\fcapabilities\"U\n" +
+	"\n" +
+	"Capability\x12\x0e\n" +
+	"\n" +
+	"CAP_UNUSED\x10\x00\x12\x16\n" +
+	"\x12CAP_PACKET_TRAILER\x10\x01\x12\x1f\n" +
+	"\x1bCAP_COMPRESSION_DEFLATE_RAW\x10\x02\"\xc2\x02\n" +
 	"\x12ConnectionSettings\x12%\n" +
 	"\x0eauto_subscribe\x18\x01 \x01(\bR\rautoSubscribe\x12'\n" +
 	"\x0fadaptive_stream\x18\x02 \x01(\bR\x0eadaptiveStream\x129\n" +
@@ -6360,12 +6746,12 @@ const file_signal_proto_rawDesc = "" +
 	"\aTrickle\x12%\n" +
 	"\x0ecandidate_init\x18\x01 \x01(\tR\rcandidateInit\x12/\n" +
 	"\x06target\x18\x02 \x01(\x0e2\x17.chancery.signal.TargetR\x06target\x12\x14\n" +
-	"\x05final\x18\x03 \x01(\bR\x05final\"\x97\x01\n" +
+	"\x05final\x18\x03 \x01(\bR\x05final\"\xb9\x01\n" +
 	"\x0eSimulcastCodec\x12\x14\n" +
 	"\x05codec\x18\x01 \x01(\tR\x05codec\x12\x10\n" +
 	"\x03cid\x18\x02 \x01(\tR\x03cid\x123\n" +
-	"\x06layers\x18\x04 \x03(\v2\x1b.chancery.signal.VideoLayerR\x06layers\x12(\n" +
-	"\x10video_layer_mode\x18\x05 \x01(\rR\x0evideoLayerMode\"\xd6\x04\n" +
+	"\x06layers\x18\x04 \x03(\v2\x1b.chancery.signal.VideoLayerR\x06layers\x12J\n" +
+	"\x10video_layer_mode\x18\x05 \x01(\x0e2 .chancery.signal.VideoLayer.ModeR\x0evideoLayerMode\"\xc0\x05\n" +
 	"\bAddTrack\x12\x10\n" +
 	"\x03cid\x18\x01 \x01(\tR\x03cid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -6382,13 +6768,13 @@ const file_signal_proto_rawDesc = "" +
 	"\x03sid\x18\v \x01(\tR\x03sid\x12\x16\n" +
 	"\x06stereo\x18\f \x01(\bR\x06stereo\x12\x1f\n" +
 	"\vdisable_red\x18\r \x01(\bR\n" +
-	"disableRed\x12\x1e\n" +
+	"disableRed\x12@\n" +
 	"\n" +
-	"encryption\x18\x0e \x01(\rR\n" +
+	"encryption\x18\x0e \x01(\x0e2 .chancery.signal.Encryption.TypeR\n" +
 	"encryption\x12\x16\n" +
-	"\x06stream\x18\x0f \x01(\tR\x06stream\x12.\n" +
-	"\x13backup_codec_policy\x18\x10 \x01(\rR\x11backupCodecPolicy\x12%\n" +
-	"\x0eaudio_features\x18\x11 \x03(\rR\raudioFeatures\".\n" +
+	"\x06stream\x18\x0f \x01(\tR\x06stream\x12R\n" +
+	"\x13backup_codec_policy\x18\x10 \x01(\x0e2\".chancery.signal.BackupCodecPolicyR\x11backupCodecPolicy\x12I\n" +
+	"\x0eaudio_features\x18\x11 \x03(\x0e2\".chancery.signal.AudioTrackFeatureR\raudioFeatures\".\n" +
 	"\x04Mute\x12\x10\n" +
 	"\x03sid\x18\x01 \x01(\tR\x03sid\x12\x14\n" +
 	"\x05muted\x18\x02 \x01(\bR\x05muted\"[\n" +
@@ -6470,10 +6856,10 @@ const file_signal_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
 	"\x04Ping\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x03R\ttimestamp\x12\x10\n" +
-	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\"K\n" +
+	"\x03rtt\x18\x02 \x01(\x03R\x03rtt\"o\n" +
 	"\x10UpdateAudioTrack\x12\x1b\n" +
-	"\ttrack_sid\x18\x01 \x01(\tR\btrackSid\x12\x1a\n" +
-	"\bfeatures\x18\x02 \x03(\rR\bfeatures\"]\n" +
+	"\ttrack_sid\x18\x01 \x01(\tR\btrackSid\x12>\n" +
+	"\bfeatures\x18\x02 \x03(\x0e2\".chancery.signal.AudioTrackFeatureR\bfeatures\"]\n" +
 	"\x10UpdateVideoTrack\x12\x1b\n" +
 	"\ttrack_sid\x18\x01 \x01(\tR\btrackSid\x12\x14\n" +
 	"\x05width\x18\x02 \x01(\rR\x05width\x12\x16\n" +
@@ -6693,7 +7079,20 @@ const file_signal_proto_rawDesc = "" +
 	"\vROOM_CLOSED\x10\n" +
 	"\x12\x16\n" +
 	"\x12CONNECTION_TIMEOUT\x10\x0e\x12\x11\n" +
-	"\rMEDIA_FAILURE\x10\x0fB\x17Z\x15chancery/calls/signalb\x06proto3"
+	"\rMEDIA_FAILURE\x10\x0f*\xbd\x01\n" +
+	"\x11AudioTrackFeature\x12\r\n" +
+	"\tTF_STEREO\x10\x00\x12\r\n" +
+	"\tTF_NO_DTX\x10\x01\x12\x18\n" +
+	"\x14TF_AUTO_GAIN_CONTROL\x10\x02\x12\x18\n" +
+	"\x14TF_ECHO_CANCELLATION\x10\x03\x12\x18\n" +
+	"\x14TF_NOISE_SUPPRESSION\x10\x04\x12\"\n" +
+	"\x1eTF_ENHANCED_NOISE_CANCELLATION\x10\x05\x12\x18\n" +
+	"\x14TF_PRECONNECT_BUFFER\x10\x06*I\n" +
+	"\x11BackupCodecPolicy\x12\x15\n" +
+	"\x11PREFER_REGRESSION\x10\x00\x12\r\n" +
+	"\tSIMULCAST\x10\x01\x12\x0e\n" +
+	"\n" +
+	"REGRESSION\x10\x02B\x17Z\x15chancery/calls/signalb\x06proto3"
 
 var (
 	file_signal_proto_rawDescOnce sync.Once
@@ -6707,8 +7106,8 @@ func file_signal_proto_rawDescGZIP() []byte {
 	return file_signal_proto_rawDescData
 }
 
-var file_signal_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
-var file_signal_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_signal_proto_enumTypes = make([]protoimpl.EnumInfo, 19)
+var file_signal_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_signal_proto_goTypes = []any{
 	(TrackType)(0),                       // 0: chancery.signal.TrackType
 	(TrackSource)(0),                     // 1: chancery.signal.TrackSource
@@ -6717,201 +7116,220 @@ var file_signal_proto_goTypes = []any{
 	(LinkQuality)(0),                     // 4: chancery.signal.LinkQuality
 	(StreamState)(0),                     // 5: chancery.signal.StreamState
 	(DisconnectReason)(0),                // 6: chancery.signal.DisconnectReason
-	(Participant_State)(0),               // 7: chancery.signal.Participant.State
-	(WrappedJoin_Compression)(0),         // 8: chancery.signal.WrappedJoin.Compression
-	(Leave_Action)(0),                    // 9: chancery.signal.Leave.Action
-	(ClientConfiguration_Setting)(0),     // 10: chancery.signal.ClientConfiguration.Setting
-	(RequestResponse_Reason)(0),          // 11: chancery.signal.RequestResponse.Reason
-	(DataPacket_Kind)(0),                 // 12: chancery.signal.DataPacket.Kind
-	(*Codec)(nil),                        // 13: chancery.signal.Codec
-	(*Room)(nil),                         // 14: chancery.signal.Room
-	(*Permission)(nil),                   // 15: chancery.signal.Permission
-	(*Participant)(nil),                  // 16: chancery.signal.Participant
-	(*VideoLayer)(nil),                   // 17: chancery.signal.VideoLayer
-	(*TrackCodec)(nil),                   // 18: chancery.signal.TrackCodec
-	(*TrackVersion)(nil),                 // 19: chancery.signal.TrackVersion
-	(*Track)(nil),                        // 20: chancery.signal.Track
-	(*ServerInfo)(nil),                   // 21: chancery.signal.ServerInfo
-	(*ICEServer)(nil),                    // 22: chancery.signal.ICEServer
-	(*WrappedJoin)(nil),                  // 23: chancery.signal.WrappedJoin
-	(*Join)(nil),                         // 24: chancery.signal.Join
-	(*ClientInfo)(nil),                   // 25: chancery.signal.ClientInfo
-	(*ConnectionSettings)(nil),           // 26: chancery.signal.ConnectionSettings
-	(*Request)(nil),                      // 27: chancery.signal.Request
-	(*SessionDescription)(nil),           // 28: chancery.signal.SessionDescription
-	(*Trickle)(nil),                      // 29: chancery.signal.Trickle
-	(*SimulcastCodec)(nil),               // 30: chancery.signal.SimulcastCodec
-	(*AddTrack)(nil),                     // 31: chancery.signal.AddTrack
-	(*Mute)(nil),                         // 32: chancery.signal.Mute
-	(*ParticipantTracks)(nil),            // 33: chancery.signal.ParticipantTracks
-	(*UpdateSubscription)(nil),           // 34: chancery.signal.UpdateSubscription
-	(*TrackSetting)(nil),                 // 35: chancery.signal.TrackSetting
-	(*Leave)(nil),                        // 36: chancery.signal.Leave
-	(*TrackPermission)(nil),              // 37: chancery.signal.TrackPermission
-	(*SubscriptionPermission)(nil),       // 38: chancery.signal.SubscriptionPermission
-	(*DataChannelInfo)(nil),              // 39: chancery.signal.DataChannelInfo
-	(*DataChannelReceiveState)(nil),      // 40: chancery.signal.DataChannelReceiveState
-	(*SyncState)(nil),                    // 41: chancery.signal.SyncState
-	(*Simulate)(nil),                     // 42: chancery.signal.Simulate
-	(*UpdateMetadata)(nil),               // 43: chancery.signal.UpdateMetadata
-	(*Ping)(nil),                         // 44: chancery.signal.Ping
-	(*UpdateAudioTrack)(nil),             // 45: chancery.signal.UpdateAudioTrack
-	(*UpdateVideoTrack)(nil),             // 46: chancery.signal.UpdateVideoTrack
-	(*PublishDataTrack)(nil),             // 47: chancery.signal.PublishDataTrack
-	(*Response)(nil),                     // 48: chancery.signal.Response
-	(*ClientConfiguration)(nil),          // 49: chancery.signal.ClientConfiguration
-	(*Joined)(nil),                       // 50: chancery.signal.Joined
-	(*Reconnected)(nil),                  // 51: chancery.signal.Reconnected
-	(*ParticipantUpdate)(nil),            // 52: chancery.signal.ParticipantUpdate
-	(*TrackPublished)(nil),               // 53: chancery.signal.TrackPublished
-	(*TrackUnpublished)(nil),             // 54: chancery.signal.TrackUnpublished
-	(*Speaker)(nil),                      // 55: chancery.signal.Speaker
-	(*SpeakersChanged)(nil),              // 56: chancery.signal.SpeakersChanged
-	(*RoomUpdate)(nil),                   // 57: chancery.signal.RoomUpdate
-	(*LinkQualityInfo)(nil),              // 58: chancery.signal.LinkQualityInfo
-	(*LinkQualityUpdate)(nil),            // 59: chancery.signal.LinkQualityUpdate
-	(*StreamStateInfo)(nil),              // 60: chancery.signal.StreamStateInfo
-	(*StreamStateUpdate)(nil),            // 61: chancery.signal.StreamStateUpdate
-	(*SubscribedQuality)(nil),            // 62: chancery.signal.SubscribedQuality
-	(*SubscribedCodec)(nil),              // 63: chancery.signal.SubscribedCodec
-	(*SubscribedQualityUpdate)(nil),      // 64: chancery.signal.SubscribedQualityUpdate
-	(*SubscriptionPermissionUpdate)(nil), // 65: chancery.signal.SubscriptionPermissionUpdate
-	(*SubscriptionResponse)(nil),         // 66: chancery.signal.SubscriptionResponse
-	(*RequestResponse)(nil),              // 67: chancery.signal.RequestResponse
-	(*TrackSubscribed)(nil),              // 68: chancery.signal.TrackSubscribed
-	(*MediaSections)(nil),                // 69: chancery.signal.MediaSections
-	(*Pong)(nil),                         // 70: chancery.signal.Pong
-	(*DataPacket)(nil),                   // 71: chancery.signal.DataPacket
-	(*UserPacket)(nil),                   // 72: chancery.signal.UserPacket
-	(*ListRoomsRequest)(nil),             // 73: chancery.signal.ListRoomsRequest
-	(*ListRoomsResponse)(nil),            // 74: chancery.signal.ListRoomsResponse
-	(*RoomRequest)(nil),                  // 75: chancery.signal.RoomRequest
-	(*Empty)(nil),                        // 76: chancery.signal.Empty
-	(*ListParticipantsResponse)(nil),     // 77: chancery.signal.ListParticipantsResponse
-	(*ParticipantRequest)(nil),           // 78: chancery.signal.ParticipantRequest
-	(*MuteTrackRequest)(nil),             // 79: chancery.signal.MuteTrackRequest
-	(*MuteTrackResponse)(nil),            // 80: chancery.signal.MuteTrackResponse
-	nil,                                  // 81: chancery.signal.Participant.AttributesEntry
-	nil,                                  // 82: chancery.signal.Join.ParticipantAttributesEntry
-	nil,                                  // 83: chancery.signal.SessionDescription.MidToTrackIdEntry
-	nil,                                  // 84: chancery.signal.UpdateMetadata.AttributesEntry
+	(AudioTrackFeature)(0),               // 7: chancery.signal.AudioTrackFeature
+	(BackupCodecPolicy)(0),               // 8: chancery.signal.BackupCodecPolicy
+	(Encryption_Type)(0),                 // 9: chancery.signal.Encryption.Type
+	(Participant_State)(0),               // 10: chancery.signal.Participant.State
+	(Participant_Kind)(0),                // 11: chancery.signal.Participant.Kind
+	(VideoLayer_Mode)(0),                 // 12: chancery.signal.VideoLayer.Mode
+	(WrappedJoin_Compression)(0),         // 13: chancery.signal.WrappedJoin.Compression
+	(ClientInfo_Capability)(0),           // 14: chancery.signal.ClientInfo.Capability
+	(Leave_Action)(0),                    // 15: chancery.signal.Leave.Action
+	(ClientConfiguration_Setting)(0),     // 16: chancery.signal.ClientConfiguration.Setting
+	(RequestResponse_Reason)(0),          // 17: chancery.signal.RequestResponse.Reason
+	(DataPacket_Kind)(0),                 // 18: chancery.signal.DataPacket.Kind
+	(*Encryption)(nil),                   // 19: chancery.signal.Encryption
+	(*Codec)(nil),                        // 20: chancery.signal.Codec
+	(*Room)(nil),                         // 21: chancery.signal.Room
+	(*Permission)(nil),                   // 22: chancery.signal.Permission
+	(*Participant)(nil),                  // 23: chancery.signal.Participant
+	(*VideoLayer)(nil),                   // 24: chancery.signal.VideoLayer
+	(*TrackCodec)(nil),                   // 25: chancery.signal.TrackCodec
+	(*TrackVersion)(nil),                 // 26: chancery.signal.TrackVersion
+	(*Track)(nil),                        // 27: chancery.signal.Track
+	(*ServerInfo)(nil),                   // 28: chancery.signal.ServerInfo
+	(*ICEServer)(nil),                    // 29: chancery.signal.ICEServer
+	(*WrappedJoin)(nil),                  // 30: chancery.signal.WrappedJoin
+	(*Join)(nil),                         // 31: chancery.signal.Join
+	(*ClientInfo)(nil),                   // 32: chancery.signal.ClientInfo
+	(*ConnectionSettings)(nil),           // 33: chancery.signal.ConnectionSettings
+	(*Request)(nil),                      // 34: chancery.signal.Request
+	(*SessionDescription)(nil),           // 35: chancery.signal.SessionDescription
+	(*Trickle)(nil),                      // 36: chancery.signal.Trickle
+	(*SimulcastCodec)(nil),               // 37: chancery.signal.SimulcastCodec
+	(*AddTrack)(nil),                     // 38: chancery.signal.AddTrack
+	(*Mute)(nil),                         // 39: chancery.signal.Mute
+	(*ParticipantTracks)(nil),            // 40: chancery.signal.ParticipantTracks
+	(*UpdateSubscription)(nil),           // 41: chancery.signal.UpdateSubscription
+	(*TrackSetting)(nil),                 // 42: chancery.signal.TrackSetting
+	(*Leave)(nil),                        // 43: chancery.signal.Leave
+	(*TrackPermission)(nil),              // 44: chancery.signal.TrackPermission
+	(*SubscriptionPermission)(nil),       // 45: chancery.signal.SubscriptionPermission
+	(*DataChannelInfo)(nil),              // 46: chancery.signal.DataChannelInfo
+	(*DataChannelReceiveState)(nil),      // 47: chancery.signal.DataChannelReceiveState
+	(*SyncState)(nil),                    // 48: chancery.signal.SyncState
+	(*Simulate)(nil),                     // 49: chancery.signal.Simulate
+	(*UpdateMetadata)(nil),               // 50: chancery.signal.UpdateMetadata
+	(*Ping)(nil),                         // 51: chancery.signal.Ping
+	(*UpdateAudioTrack)(nil),             // 52: chancery.signal.UpdateAudioTrack
+	(*UpdateVideoTrack)(nil),             // 53: chancery.signal.UpdateVideoTrack
+	(*PublishDataTrack)(nil),             // 54: chancery.signal.PublishDataTrack
+	(*Response)(nil),                     // 55: chancery.signal.Response
+	(*ClientConfiguration)(nil),          // 56: chancery.signal.ClientConfiguration
+	(*Joined)(nil),                       // 57: chancery.signal.Joined
+	(*Reconnected)(nil),                  // 58: chancery.signal.Reconnected
+	(*ParticipantUpdate)(nil),            // 59: chancery.signal.ParticipantUpdate
+	(*TrackPublished)(nil),               // 60: chancery.signal.TrackPublished
+	(*TrackUnpublished)(nil),             // 61: chancery.signal.TrackUnpublished
+	(*Speaker)(nil),                      // 62: chancery.signal.Speaker
+	(*SpeakersChanged)(nil),              // 63: chancery.signal.SpeakersChanged
+	(*RoomUpdate)(nil),                   // 64: chancery.signal.RoomUpdate
+	(*LinkQualityInfo)(nil),              // 65: chancery.signal.LinkQualityInfo
+	(*LinkQualityUpdate)(nil),            // 66: chancery.signal.LinkQualityUpdate
+	(*StreamStateInfo)(nil),              // 67: chancery.signal.StreamStateInfo
+	(*StreamStateUpdate)(nil),            // 68: chancery.signal.StreamStateUpdate
+	(*SubscribedQuality)(nil),            // 69: chancery.signal.SubscribedQuality
+	(*SubscribedCodec)(nil),              // 70: chancery.signal.SubscribedCodec
+	(*SubscribedQualityUpdate)(nil),      // 71: chancery.signal.SubscribedQualityUpdate
+	(*SubscriptionPermissionUpdate)(nil), // 72: chancery.signal.SubscriptionPermissionUpdate
+	(*SubscriptionResponse)(nil),         // 73: chancery.signal.SubscriptionResponse
+	(*RequestResponse)(nil),              // 74: chancery.signal.RequestResponse
+	(*TrackSubscribed)(nil),              // 75: chancery.signal.TrackSubscribed
+	(*MediaSections)(nil),                // 76: chancery.signal.MediaSections
+	(*Pong)(nil),                         // 77: chancery.signal.Pong
+	(*DataPacket)(nil),                   // 78: chancery.signal.DataPacket
+	(*UserPacket)(nil),                   // 79: chancery.signal.UserPacket
+	(*ListRoomsRequest)(nil),             // 80: chancery.signal.ListRoomsRequest
+	(*ListRoomsResponse)(nil),            // 81: chancery.signal.ListRoomsResponse
+	(*RoomRequest)(nil),                  // 82: chancery.signal.RoomRequest
+	(*Empty)(nil),                        // 83: chancery.signal.Empty
+	(*ListParticipantsResponse)(nil),     // 84: chancery.signal.ListParticipantsResponse
+	(*ParticipantRequest)(nil),           // 85: chancery.signal.ParticipantRequest
+	(*MuteTrackRequest)(nil),             // 86: chancery.signal.MuteTrackRequest
+	(*MuteTrackResponse)(nil),            // 87: chancery.signal.MuteTrackResponse
+	nil,                                  // 88: chancery.signal.Participant.AttributesEntry
+	nil,                                  // 89: chancery.signal.Join.ParticipantAttributesEntry
+	nil,                                  // 90: chancery.signal.SessionDescription.MidToTrackIdEntry
+	nil,                                  // 91: chancery.signal.UpdateMetadata.AttributesEntry
 }
 var file_signal_proto_depIdxs = []int32{
-	13,  // 0: chancery.signal.Room.enabled_codecs:type_name -> chancery.signal.Codec
+	20,  // 0: chancery.signal.Room.enabled_codecs:type_name -> chancery.signal.Codec
 	1,   // 1: chancery.signal.Permission.can_publish_sources:type_name -> chancery.signal.TrackSource
-	7,   // 2: chancery.signal.Participant.state:type_name -> chancery.signal.Participant.State
-	20,  // 3: chancery.signal.Participant.tracks:type_name -> chancery.signal.Track
-	15,  // 4: chancery.signal.Participant.permission:type_name -> chancery.signal.Permission
-	81,  // 5: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
-	6,   // 6: chancery.signal.Participant.disconnect_reason:type_name -> chancery.signal.DisconnectReason
-	2,   // 7: chancery.signal.VideoLayer.quality:type_name -> chancery.signal.VideoQuality
-	17,  // 8: chancery.signal.TrackCodec.layers:type_name -> chancery.signal.VideoLayer
-	0,   // 9: chancery.signal.Track.type:type_name -> chancery.signal.TrackType
-	1,   // 10: chancery.signal.Track.source:type_name -> chancery.signal.TrackSource
-	17,  // 11: chancery.signal.Track.layers:type_name -> chancery.signal.VideoLayer
-	18,  // 12: chancery.signal.Track.codecs:type_name -> chancery.signal.TrackCodec
-	19,  // 13: chancery.signal.Track.version:type_name -> chancery.signal.TrackVersion
-	8,   // 14: chancery.signal.WrappedJoin.compression:type_name -> chancery.signal.WrappedJoin.Compression
-	25,  // 15: chancery.signal.Join.client_info:type_name -> chancery.signal.ClientInfo
-	26,  // 16: chancery.signal.Join.connection_settings:type_name -> chancery.signal.ConnectionSettings
-	82,  // 17: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
-	31,  // 18: chancery.signal.Join.add_track_requests:type_name -> chancery.signal.AddTrack
-	28,  // 19: chancery.signal.Join.publisher_offer:type_name -> chancery.signal.SessionDescription
-	41,  // 20: chancery.signal.Join.sync_state:type_name -> chancery.signal.SyncState
-	28,  // 21: chancery.signal.Request.offer:type_name -> chancery.signal.SessionDescription
-	28,  // 22: chancery.signal.Request.answer:type_name -> chancery.signal.SessionDescription
-	29,  // 23: chancery.signal.Request.trickle:type_name -> chancery.signal.Trickle
-	31,  // 24: chancery.signal.Request.add_track:type_name -> chancery.signal.AddTrack
-	32,  // 25: chancery.signal.Request.mute:type_name -> chancery.signal.Mute
-	34,  // 26: chancery.signal.Request.subscription:type_name -> chancery.signal.UpdateSubscription
-	35,  // 27: chancery.signal.Request.track_setting:type_name -> chancery.signal.TrackSetting
-	36,  // 28: chancery.signal.Request.leave:type_name -> chancery.signal.Leave
-	38,  // 29: chancery.signal.Request.subscription_permission:type_name -> chancery.signal.SubscriptionPermission
-	41,  // 30: chancery.signal.Request.sync_state:type_name -> chancery.signal.SyncState
-	42,  // 31: chancery.signal.Request.simulate:type_name -> chancery.signal.Simulate
-	43,  // 32: chancery.signal.Request.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	44,  // 33: chancery.signal.Request.ping_req:type_name -> chancery.signal.Ping
-	45,  // 34: chancery.signal.Request.update_audio_track:type_name -> chancery.signal.UpdateAudioTrack
-	46,  // 35: chancery.signal.Request.update_video_track:type_name -> chancery.signal.UpdateVideoTrack
-	47,  // 36: chancery.signal.Request.publish_data_track:type_name -> chancery.signal.PublishDataTrack
-	83,  // 37: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
-	3,   // 38: chancery.signal.Trickle.target:type_name -> chancery.signal.Target
-	17,  // 39: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
-	0,   // 40: chancery.signal.AddTrack.type:type_name -> chancery.signal.TrackType
-	1,   // 41: chancery.signal.AddTrack.source:type_name -> chancery.signal.TrackSource
-	17,  // 42: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
-	30,  // 43: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
-	33,  // 44: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
-	2,   // 45: chancery.signal.TrackSetting.quality:type_name -> chancery.signal.VideoQuality
-	6,   // 46: chancery.signal.Leave.reason:type_name -> chancery.signal.DisconnectReason
-	9,   // 47: chancery.signal.Leave.action:type_name -> chancery.signal.Leave.Action
-	37,  // 48: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
-	3,   // 49: chancery.signal.DataChannelInfo.target:type_name -> chancery.signal.Target
-	28,  // 50: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
-	34,  // 51: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
-	53,  // 52: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
-	39,  // 53: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
-	28,  // 54: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
-	40,  // 55: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
-	84,  // 56: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
-	50,  // 57: chancery.signal.Response.join:type_name -> chancery.signal.Joined
-	28,  // 58: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
-	28,  // 59: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
-	29,  // 60: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
-	52,  // 61: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
-	53,  // 62: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
-	36,  // 63: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
-	32,  // 64: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
-	56,  // 65: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
-	57,  // 66: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
-	59,  // 67: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
-	61,  // 68: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
-	64,  // 69: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
-	65,  // 70: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
-	54,  // 71: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
-	51,  // 72: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
-	70,  // 73: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
-	66,  // 74: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
-	67,  // 75: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
-	68,  // 76: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
-	69,  // 77: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
-	10,  // 78: chancery.signal.ClientConfiguration.force_relay:type_name -> chancery.signal.ClientConfiguration.Setting
-	14,  // 79: chancery.signal.Joined.room:type_name -> chancery.signal.Room
-	16,  // 80: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
-	16,  // 81: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
-	22,  // 82: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
-	49,  // 83: chancery.signal.Joined.client_configuration:type_name -> chancery.signal.ClientConfiguration
-	21,  // 84: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
-	13,  // 85: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
-	22,  // 86: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
-	49,  // 87: chancery.signal.Reconnected.client_configuration:type_name -> chancery.signal.ClientConfiguration
-	21,  // 88: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
-	16,  // 89: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
-	20,  // 90: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
-	55,  // 91: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
-	14,  // 92: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
-	4,   // 93: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
-	58,  // 94: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
-	5,   // 95: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
-	60,  // 96: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
-	2,   // 97: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
-	62,  // 98: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
-	62,  // 99: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
-	63,  // 100: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
-	11,  // 101: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
-	31,  // 102: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
-	43,  // 103: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	47,  // 104: chancery.signal.RequestResponse.publish_data_track:type_name -> chancery.signal.PublishDataTrack
-	12,  // 105: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
-	72,  // 106: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
-	14,  // 107: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
-	16,  // 108: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
-	20,  // 109: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
-	110, // [110:110] is the sub-list for method output_type
-	110, // [110:110] is the sub-list for method input_type
-	110, // [110:110] is the sub-list for extension type_name
-	110, // [110:110] is the sub-list for extension extendee
-	0,   // [0:110] is the sub-list for field type_name
+	10,  // 2: chancery.signal.Participant.state:type_name -> chancery.signal.Participant.State
+	27,  // 3: chancery.signal.Participant.tracks:type_name -> chancery.signal.Track
+	22,  // 4: chancery.signal.Participant.permission:type_name -> chancery.signal.Permission
+	11,  // 5: chancery.signal.Participant.kind:type_name -> chancery.signal.Participant.Kind
+	88,  // 6: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
+	6,   // 7: chancery.signal.Participant.disconnect_reason:type_name -> chancery.signal.DisconnectReason
+	14,  // 8: chancery.signal.Participant.capabilities:type_name -> chancery.signal.ClientInfo.Capability
+	2,   // 9: chancery.signal.VideoLayer.quality:type_name -> chancery.signal.VideoQuality
+	24,  // 10: chancery.signal.TrackCodec.layers:type_name -> chancery.signal.VideoLayer
+	12,  // 11: chancery.signal.TrackCodec.video_layer_mode:type_name -> chancery.signal.VideoLayer.Mode
+	0,   // 12: chancery.signal.Track.type:type_name -> chancery.signal.TrackType
+	1,   // 13: chancery.signal.Track.source:type_name -> chancery.signal.TrackSource
+	24,  // 14: chancery.signal.Track.layers:type_name -> chancery.signal.VideoLayer
+	25,  // 15: chancery.signal.Track.codecs:type_name -> chancery.signal.TrackCodec
+	9,   // 16: chancery.signal.Track.encryption:type_name -> chancery.signal.Encryption.Type
+	26,  // 17: chancery.signal.Track.version:type_name -> chancery.signal.TrackVersion
+	7,   // 18: chancery.signal.Track.audio_features:type_name -> chancery.signal.AudioTrackFeature
+	8,   // 19: chancery.signal.Track.backup_codec_policy:type_name -> chancery.signal.BackupCodecPolicy
+	13,  // 20: chancery.signal.WrappedJoin.compression:type_name -> chancery.signal.WrappedJoin.Compression
+	32,  // 21: chancery.signal.Join.client_info:type_name -> chancery.signal.ClientInfo
+	33,  // 22: chancery.signal.Join.connection_settings:type_name -> chancery.signal.ConnectionSettings
+	89,  // 23: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
+	38,  // 24: chancery.signal.Join.add_track_requests:type_name -> chancery.signal.AddTrack
+	35,  // 25: chancery.signal.Join.publisher_offer:type_name -> chancery.signal.SessionDescription
+	48,  // 26: chancery.signal.Join.sync_state:type_name -> chancery.signal.SyncState
+	14,  // 27: chancery.signal.ClientInfo.capabilities:type_name -> chancery.signal.ClientInfo.Capability
+	35,  // 28: chancery.signal.Request.offer:type_name -> chancery.signal.SessionDescription
+	35,  // 29: chancery.signal.Request.answer:type_name -> chancery.signal.SessionDescription
+	36,  // 30: chancery.signal.Request.trickle:type_name -> chancery.signal.Trickle
+	38,  // 31: chancery.signal.Request.add_track:type_name -> chancery.signal.AddTrack
+	39,  // 32: chancery.signal.Request.mute:type_name -> chancery.signal.Mute
+	41,  // 33: chancery.signal.Request.subscription:type_name -> chancery.signal.UpdateSubscription
+	42,  // 34: chancery.signal.Request.track_setting:type_name -> chancery.signal.TrackSetting
+	43,  // 35: chancery.signal.Request.leave:type_name -> chancery.signal.Leave
+	45,  // 36: chancery.signal.Request.subscription_permission:type_name -> chancery.signal.SubscriptionPermission
+	48,  // 37: chancery.signal.Request.sync_state:type_name -> chancery.signal.SyncState
+	49,  // 38: chancery.signal.Request.simulate:type_name -> chancery.signal.Simulate
+	50,  // 39: chancery.signal.Request.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	51,  // 40: chancery.signal.Request.ping_req:type_name -> chancery.signal.Ping
+	52,  // 41: chancery.signal.Request.update_audio_track:type_name -> chancery.signal.UpdateAudioTrack
+	53,  // 42: chancery.signal.Request.update_video_track:type_name -> chancery.signal.UpdateVideoTrack
+	54,  // 43: chancery.signal.Request.publish_data_track:type_name -> chancery.signal.PublishDataTrack
+	90,  // 44: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
+	3,   // 45: chancery.signal.Trickle.target:type_name -> chancery.signal.Target
+	24,  // 46: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
+	12,  // 47: chancery.signal.SimulcastCodec.video_layer_mode:type_name -> chancery.signal.VideoLayer.Mode
+	0,   // 48: chancery.signal.AddTrack.type:type_name -> chancery.signal.TrackType
+	1,   // 49: chancery.signal.AddTrack.source:type_name -> chancery.signal.TrackSource
+	24,  // 50: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
+	37,  // 51: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
+	9,   // 52: chancery.signal.AddTrack.encryption:type_name -> chancery.signal.Encryption.Type
+	8,   // 53: chancery.signal.AddTrack.backup_codec_policy:type_name -> chancery.signal.BackupCodecPolicy
+	7,   // 54: chancery.signal.AddTrack.audio_features:type_name -> chancery.signal.AudioTrackFeature
+	40,  // 55: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
+	2,   // 56: chancery.signal.TrackSetting.quality:type_name -> chancery.signal.VideoQuality
+	6,   // 57: chancery.signal.Leave.reason:type_name -> chancery.signal.DisconnectReason
+	15,  // 58: chancery.signal.Leave.action:type_name -> chancery.signal.Leave.Action
+	44,  // 59: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
+	3,   // 60: chancery.signal.DataChannelInfo.target:type_name -> chancery.signal.Target
+	35,  // 61: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
+	41,  // 62: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
+	60,  // 63: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
+	46,  // 64: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
+	35,  // 65: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
+	47,  // 66: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
+	91,  // 67: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
+	7,   // 68: chancery.signal.UpdateAudioTrack.features:type_name -> chancery.signal.AudioTrackFeature
+	57,  // 69: chancery.signal.Response.join:type_name -> chancery.signal.Joined
+	35,  // 70: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
+	35,  // 71: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
+	36,  // 72: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
+	59,  // 73: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
+	60,  // 74: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
+	43,  // 75: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
+	39,  // 76: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
+	63,  // 77: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
+	64,  // 78: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
+	66,  // 79: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
+	68,  // 80: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
+	71,  // 81: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
+	72,  // 82: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
+	61,  // 83: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
+	58,  // 84: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
+	77,  // 85: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
+	73,  // 86: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
+	74,  // 87: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
+	75,  // 88: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
+	76,  // 89: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
+	16,  // 90: chancery.signal.ClientConfiguration.force_relay:type_name -> chancery.signal.ClientConfiguration.Setting
+	21,  // 91: chancery.signal.Joined.room:type_name -> chancery.signal.Room
+	23,  // 92: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
+	23,  // 93: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
+	29,  // 94: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
+	56,  // 95: chancery.signal.Joined.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	28,  // 96: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
+	20,  // 97: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
+	29,  // 98: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
+	56,  // 99: chancery.signal.Reconnected.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	28,  // 100: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
+	23,  // 101: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
+	27,  // 102: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
+	62,  // 103: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
+	21,  // 104: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
+	4,   // 105: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
+	65,  // 106: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
+	5,   // 107: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
+	67,  // 108: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
+	2,   // 109: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
+	69,  // 110: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
+	69,  // 111: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
+	70,  // 112: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
+	17,  // 113: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
+	38,  // 114: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
+	50,  // 115: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	54,  // 116: chancery.signal.RequestResponse.publish_data_track:type_name -> chancery.signal.PublishDataTrack
+	18,  // 117: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
+	79,  // 118: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
+	21,  // 119: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
+	23,  // 120: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
+	27,  // 121: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
+	122, // [122:122] is the sub-list for method output_type
+	122, // [122:122] is the sub-list for method input_type
+	122, // [122:122] is the sub-list for extension type_name
+	122, // [122:122] is the sub-list for extension extendee
+	0,   // [0:122] is the sub-list for field type_name
 }
 
 func init() { file_signal_proto_init() }
@@ -6919,8 +7337,8 @@ func file_signal_proto_init() {
 	if File_signal_proto != nil {
 		return
 	}
-	file_signal_proto_msgTypes[13].OneofWrappers = []any{}
-	file_signal_proto_msgTypes[14].OneofWrappers = []any{
+	file_signal_proto_msgTypes[14].OneofWrappers = []any{}
+	file_signal_proto_msgTypes[15].OneofWrappers = []any{
 		(*Request_Offer)(nil),
 		(*Request_Answer)(nil),
 		(*Request_Trickle)(nil),
@@ -6939,7 +7357,7 @@ func file_signal_proto_init() {
 		(*Request_UpdateVideoTrack)(nil),
 		(*Request_PublishDataTrack)(nil),
 	}
-	file_signal_proto_msgTypes[29].OneofWrappers = []any{
+	file_signal_proto_msgTypes[30].OneofWrappers = []any{
 		(*Simulate_SpeakerUpdate)(nil),
 		(*Simulate_NodeFailure)(nil),
 		(*Simulate_Migration)(nil),
@@ -6950,7 +7368,7 @@ func file_signal_proto_init() {
 		(*Simulate_DisconnectSignalOnResumeNoMessages)(nil),
 		(*Simulate_LeaveRequestFullReconnect)(nil),
 	}
-	file_signal_proto_msgTypes[35].OneofWrappers = []any{
+	file_signal_proto_msgTypes[36].OneofWrappers = []any{
 		(*Response_Join)(nil),
 		(*Response_Answer)(nil),
 		(*Response_Offer)(nil),
@@ -6975,7 +7393,7 @@ func file_signal_proto_init() {
 		(*Response_TrackSubscribed)(nil),
 		(*Response_MediaSectionsRequirement)(nil),
 	}
-	file_signal_proto_msgTypes[54].OneofWrappers = []any{
+	file_signal_proto_msgTypes[55].OneofWrappers = []any{
 		(*RequestResponse_AddTrack)(nil),
 		(*RequestResponse_UpdateMetadata)(nil),
 		(*RequestResponse_PublishDataTrack)(nil),
@@ -6985,8 +7403,8 @@ func file_signal_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_signal_proto_rawDesc), len(file_signal_proto_rawDesc)),
-			NumEnums:      13,
-			NumMessages:   72,
+			NumEnums:      19,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
