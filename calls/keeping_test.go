@@ -50,9 +50,10 @@ func TestRoomServiceKeepsCalls(t *testing.T) {
 		status             int
 		has                string
 	}{
-		{"create without the right", "CreateRoom", `{"name":"room"}`, admin, 403, "permission_denied"},
+		{"create without the right", "CreateRoom", `{"name":"room"}`, admin, 401, "unauthenticated"},
 		{"create nothing", "CreateRoom", `{}`, create, 400, "malformed"},
 		{"create", "CreateRoom", `{"name":"room","maxParticipants":2,"metadata":"m","emptyTimeout":60}`, create, 200, `"max_participants":2`},
+		{"listed without the right", "ListRooms", `{}`, admin, 401, "unauthenticated"},
 		{"listed", "ListRooms", `{}`, Grant{RoomList: true}, 200, `"metadata":"m"`},
 		{"metadata", "UpdateRoomMetadata", `{"room":"room","metadata":"other"}`, admin, 200, `"metadata":"other"`},
 		{"nobody's permissions", "UpdateParticipant", `{"room":"room","identity":"eve"}`, admin, 404, "not_found"},

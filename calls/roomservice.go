@@ -28,7 +28,7 @@ var (
 	errTwirpRoom        = &twirpError{http.StatusNotFound, "not_found", errNoRoom.Error()}
 	errTwirpParticipant = &twirpError{http.StatusNotFound, "not_found", "participant does not exist"}
 	errTwirpTrack       = &twirpError{http.StatusNotFound, "not_found", "track is not found"}
-	errTwirpDenied      = &twirpError{http.StatusForbidden, "permission_denied", "permissions denied"}
+	errTwirpDenied      = &twirpError{http.StatusUnauthorized, "unauthenticated", "permissions denied"} // as LiveKit 1.13.5 says it
 	errTwirpToken       = &twirpError{http.StatusUnauthorized, "unauthenticated", "invalid token"}
 	errTwirpUnmute      = &twirpError{http.StatusPreconditionFailed, "failed_precondition", "remote unmute is not enabled"}
 	errTwirpMalformed   = &twirpError{http.StatusBadRequest, "malformed", "the request could not be decoded"}
