@@ -186,6 +186,15 @@ func (f *Focus) place(e *entry) (*Room, error) {
 	return room, nil
 }
 
+// wouldPlace is what place says, and begins no call.
+func (f *Focus) wouldPlace(e *entry) error {
+	if _, err := f.room(e.claims.Video.Room, false); errors.Is(err, errNoRoom) && e.ruling.start {
+		return newRoom(f, e.claims.Video.Room).takes(e.claims, &e.ruling)
+	}
+	_, err := f.place(e)
+	return err
+}
+
 func refuse(w http.ResponseWriter, err error) {
 	var no *refusal
 	if !errors.As(err, &no) {
@@ -204,10 +213,10 @@ func refuse(w http.ResponseWriter, err error) {
 func (f *Focus) serveValidate(w http.ResponseWriter, r *http.Request) {
 	e, err := f.enter(r)
 	if err == nil {
-		if f.elsewhere(w, r, e.claims.Video.Room, e.ruling.start) {
+		if f.elsewhere(w, r, e.claims.Video.Room, false) {
 			return
 		}
-		_, err = f.place(e)
+		err = f.wouldPlace(e)
 	}
 	if err != nil {
 		refuse(w, err)

@@ -4,8 +4,12 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // TestUnrecognized: threats.md I11 and I12, for the focus's own paths, beside the client API and where it has a listener alone.
@@ -60,6 +64,45 @@ func TestUnrecognized(t *testing.T) {
 			if c.says == "M_UNRECOGNIZED" && (json.Unmarshal(body, &no) != nil || no.ErrCode != c.says || no.Error == "" || resp.Header.Get("Content-Type") != "application/json") {
 				t.Errorf("%s %s%s: got %s %q, want a Matrix error", c.method, base, c.path, resp.Header.Get("Content-Type"), body)
 			}
+		}
+	}
+}
+
+// TestAskingMakesNoCall: whoever asks whether the door would open is answered as at the door, and no call begins of it, nor does any focus take
+// one.
+func TestAskingMakesNoCall(t *testing.T) {
+	f, base := newTestFocus(t, func(c *Config) { c.MaxTotalParticipants = 1 })
+	ask := func(base, token string) int {
+		t.Helper()
+		resp, err := http.Get("http" + strings.TrimPrefix(base, "ws") + "/rtc/validate?" + url.Values{"access_token": {token}}.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	anns := testToken(t, "room", "ann")
+	if got := ask(base, anns); got != 200 {
+		t.Errorf("of a call that may begin: got %d, want 200", got)
+	}
+	join(t, base, "other", "bob")
+	if got := ask(base, anns); got != 503 {
+		t.Errorf("when no more may come: got %d, want 503", got)
+	}
+	if rooms := f.liveRooms(); len(rooms) != 1 || rooms[0].name != "other" {
+		t.Errorf("got %d calls, want the one that somebody joined", len(rooms))
+	}
+	foci, bases := newTestFoci(t)
+	for n, base := range bases {
+		token, err := foci[n].tokens.sign(Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: "ann"}, Video: Grant{Room: "room", RoomJoin: true}}, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(base, token); got != 200 {
+			t.Errorf("of focus %d: got %d, want 200", n, got)
+		}
+		if home, err := foci[n].homes.rows.Home(t.Context(), "room"); err != nil || home != nil || len(foci[n].liveRooms()) != 0 {
+			t.Errorf("after asking focus %d: got home %v, %v and %d calls there, want none", n, home, err, len(foci[n].liveRooms()))
 		}
 	}
 }
