@@ -61,6 +61,12 @@ func ParseJoin(query url.Values) (*Join, error) {
 	return &join, nil
 }
 
+// sdks are the kinds of clients, as the parameter sdk names them. (LiveKit 1.13.5: ParseClientInfo)
+var sdks = map[string]uint32{
+	"js": 1, "swift": 2, "ios": 2, "android": 3, "flutter": 4, "go": 5, "unity": 6, "reactnative": 7,
+	"rust": 8, "python": 9, "cpp": 10, "unityweb": 11, "node": 12, "esp32": 14,
+}
+
 // ParseLegacyJoin reads the parameters of /rtc, where each setting is a parameter of its own.
 func ParseLegacyJoin(query url.Values) *Join {
 	number := func(name string) int32 {
@@ -80,13 +86,9 @@ func ParseLegacyJoin(query url.Values) *Join {
 		allow := flag("subscriber_allow_pause")
 		settings.SubscriberAllowPause = &allow
 	}
-	sdk := uint32(0)
-	if query.Get("sdk") == "js" {
-		sdk = 1
-	}
 	return &Join{
 		ClientInfo: &ClientInfo{
-			Sdk:            sdk,
+			Sdk:            sdks[query.Get("sdk")],
 			Version:        query.Get("version"),
 			Protocol:       number("protocol"),
 			ClientProtocol: number("client_protocol"),

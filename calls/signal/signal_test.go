@@ -83,6 +83,11 @@ func TestParseLegacyJoin(t *testing.T) {
 	if !ParseLegacyJoin(url.Values{}).ConnectionSettings.AutoSubscribe {
 		t.Error("auto_subscribe absent: got false, want true")
 	}
+	for name, want := range map[string]uint32{"js": 1, "reactnative": 7, "swift": 2, "ios": 2, "esp32": 14, "tea": 0, "": 0} {
+		if got := ParseLegacyJoin(url.Values{"sdk": {name}}).ClientInfo.Sdk; got != want {
+			t.Errorf("sdk=%s: got %d, want %d", name, got, want)
+		}
+	}
 }
 
 // pair gives both ends of a signalling socket.
