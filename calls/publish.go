@@ -58,7 +58,8 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	case !p.maySend(req.Source):
 		p.refuseTrack(req, signal.RequestResponse_NOT_ALLOWED, "publishing is not allowed")
 		return
-	case namesOf(req) > maxTrackNames, len(req.AudioFeatures) > maxTrackFeatures, len(req.SimulcastCodecs) > maxTrackCodecs:
+	case namesOf(req) > maxTrackNames, len(req.AudioFeatures) > maxTrackFeatures, len(req.PacketTrailerFeatures) > maxTrackFeatures,
+		len(req.SimulcastCodecs) > maxTrackCodecs:
 		p.refuseTrack(req, signal.RequestResponse_LIMIT_EXCEEDED, "the track says too much of itself")
 		return
 	case req.Sid != "":
@@ -80,7 +81,7 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 		Sid: newID(trackPrefix(req)), Type: req.Type, Name: req.Name, Muted: req.Muted,
 		Width: req.Width, Height: req.Height, DisableDtx: req.DisableDtx, Source: req.Source,
 		Stereo: req.Stereo, DisableRed: req.DisableRed, Encryption: req.Encryption, Stream: req.Stream,
-		AudioFeatures: req.AudioFeatures, BackupCodecPolicy: req.BackupCodecPolicy,
+		AudioFeatures: req.AudioFeatures, BackupCodecPolicy: req.BackupCodecPolicy, PacketTrailerFeatures: req.PacketTrailerFeatures,
 		Layers: cloneLayers(req.Layers),
 	}
 	info.Version = &signal.TrackVersion{UnixMicro: p.info.JoinedAtMs * 1000}

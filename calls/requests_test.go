@@ -78,6 +78,28 @@ func TestRequestsReachTheOthers(t *testing.T) {
 	}
 }
 
+// TestFramesTrailersAreTold: what a publisher appends to its frames is told to those who are to take it off again.
+func TestFramesTrailersAreTold(t *testing.T) {
+	_, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	features := []signal.PacketTrailerFeature{signal.PacketTrailerFeature_PTF_USER_TIMESTAMP, signal.PacketTrailerFeature_PTF_FRAME_ID}
+	sid := ann.announces(&signal.AddTrack{Cid: "camera", Type: signal.TrackType_VIDEO, PacketTrailerFeatures: features}).Sid
+	ann.sendsAs("camera")
+	ann.offer()
+	if got := bob.told("ann", sid)[sid].PacketTrailerFeatures; !slices.Equal(got, features) {
+		t.Errorf("bob is told of %v, want %v", got, features)
+	}
+	ann.say(&signal.Request{Message: &signal.Request_AddTrack{AddTrack: &signal.AddTrack{
+		Cid: "second", Type: signal.TrackType_VIDEO, PacketTrailerFeatures: make([]signal.PacketTrailerFeature, maxTrackFeatures+1),
+	}}})
+	res := ann.wait("an answer", func(res *signal.Response) bool {
+		return res.GetRequestResponse() != nil || res.GetTrackPublished() != nil
+	})
+	if got := res.GetRequestResponse().GetReason(); got != signal.RequestResponse_LIMIT_EXCEEDED {
+		t.Errorf("got %v, want more of them refused", res)
+	}
+}
+
 // TestUpdatesAreAnswered: a client that changes its metadata waits for the word on it.
 func TestUpdatesAreAnswered(t *testing.T) {
 	_, base := newTestFocus(t)

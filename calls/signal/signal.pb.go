@@ -465,6 +465,56 @@ func (AudioTrackFeature) EnumDescriptor() ([]byte, []int) {
 	return file_signal_proto_rawDescGZIP(), []int{7}
 }
 
+// PacketTrailerFeature is what a publisher says of each frame, in a trailer of the frame's own.
+type PacketTrailerFeature int32
+
+const (
+	PacketTrailerFeature_PTF_USER_TIMESTAMP PacketTrailerFeature = 0
+	PacketTrailerFeature_PTF_FRAME_ID       PacketTrailerFeature = 1
+	PacketTrailerFeature_PTF_USER_DATA      PacketTrailerFeature = 2
+)
+
+// Enum value maps for PacketTrailerFeature.
+var (
+	PacketTrailerFeature_name = map[int32]string{
+		0: "PTF_USER_TIMESTAMP",
+		1: "PTF_FRAME_ID",
+		2: "PTF_USER_DATA",
+	}
+	PacketTrailerFeature_value = map[string]int32{
+		"PTF_USER_TIMESTAMP": 0,
+		"PTF_FRAME_ID":       1,
+		"PTF_USER_DATA":      2,
+	}
+)
+
+func (x PacketTrailerFeature) Enum() *PacketTrailerFeature {
+	p := new(PacketTrailerFeature)
+	*p = x
+	return p
+}
+
+func (x PacketTrailerFeature) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PacketTrailerFeature) Descriptor() protoreflect.EnumDescriptor {
+	return file_signal_proto_enumTypes[8].Descriptor()
+}
+
+func (PacketTrailerFeature) Type() protoreflect.EnumType {
+	return &file_signal_proto_enumTypes[8]
+}
+
+func (x PacketTrailerFeature) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PacketTrailerFeature.Descriptor instead.
+func (PacketTrailerFeature) EnumDescriptor() ([]byte, []int) {
+	return file_signal_proto_rawDescGZIP(), []int{8}
+}
+
 // BackupCodecPolicy is what becomes of the first codec when the second comes.
 type BackupCodecPolicy int32
 
@@ -499,11 +549,11 @@ func (x BackupCodecPolicy) String() string {
 }
 
 func (BackupCodecPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[8].Descriptor()
+	return file_signal_proto_enumTypes[9].Descriptor()
 }
 
 func (BackupCodecPolicy) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[8]
+	return &file_signal_proto_enumTypes[9]
 }
 
 func (x BackupCodecPolicy) Number() protoreflect.EnumNumber {
@@ -512,7 +562,7 @@ func (x BackupCodecPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BackupCodecPolicy.Descriptor instead.
 func (BackupCodecPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_signal_proto_rawDescGZIP(), []int{8}
+	return file_signal_proto_rawDescGZIP(), []int{9}
 }
 
 type Encryption_Type int32
@@ -548,11 +598,11 @@ func (x Encryption_Type) String() string {
 }
 
 func (Encryption_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[9].Descriptor()
+	return file_signal_proto_enumTypes[10].Descriptor()
 }
 
 func (Encryption_Type) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[9]
+	return &file_signal_proto_enumTypes[10]
 }
 
 func (x Encryption_Type) Number() protoreflect.EnumNumber {
@@ -600,11 +650,11 @@ func (x Participant_State) String() string {
 }
 
 func (Participant_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[10].Descriptor()
+	return file_signal_proto_enumTypes[11].Descriptor()
 }
 
 func (Participant_State) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[10]
+	return &file_signal_proto_enumTypes[11]
 }
 
 func (x Participant_State) Number() protoreflect.EnumNumber {
@@ -661,11 +711,11 @@ func (x Participant_Kind) String() string {
 }
 
 func (Participant_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[11].Descriptor()
+	return file_signal_proto_enumTypes[12].Descriptor()
 }
 
 func (Participant_Kind) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[11]
+	return &file_signal_proto_enumTypes[12]
 }
 
 func (x Participant_Kind) Number() protoreflect.EnumNumber {
@@ -713,11 +763,11 @@ func (x VideoLayer_Mode) String() string {
 }
 
 func (VideoLayer_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[12].Descriptor()
+	return file_signal_proto_enumTypes[13].Descriptor()
 }
 
 func (VideoLayer_Mode) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[12]
+	return &file_signal_proto_enumTypes[13]
 }
 
 func (x VideoLayer_Mode) Number() protoreflect.EnumNumber {
@@ -759,11 +809,11 @@ func (x WrappedJoin_Compression) String() string {
 }
 
 func (WrappedJoin_Compression) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[13].Descriptor()
+	return file_signal_proto_enumTypes[14].Descriptor()
 }
 
 func (WrappedJoin_Compression) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[13]
+	return &file_signal_proto_enumTypes[14]
 }
 
 func (x WrappedJoin_Compression) Number() protoreflect.EnumNumber {
@@ -808,11 +858,11 @@ func (x ClientInfo_Capability) String() string {
 }
 
 func (ClientInfo_Capability) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[14].Descriptor()
+	return file_signal_proto_enumTypes[15].Descriptor()
 }
 
 func (ClientInfo_Capability) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[14]
+	return &file_signal_proto_enumTypes[15]
 }
 
 func (x ClientInfo_Capability) Number() protoreflect.EnumNumber {
@@ -857,11 +907,11 @@ func (x Leave_Action) String() string {
 }
 
 func (Leave_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[15].Descriptor()
+	return file_signal_proto_enumTypes[16].Descriptor()
 }
 
 func (Leave_Action) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[15]
+	return &file_signal_proto_enumTypes[16]
 }
 
 func (x Leave_Action) Number() protoreflect.EnumNumber {
@@ -906,11 +956,11 @@ func (x ClientConfiguration_Setting) String() string {
 }
 
 func (ClientConfiguration_Setting) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[16].Descriptor()
+	return file_signal_proto_enumTypes[17].Descriptor()
 }
 
 func (ClientConfiguration_Setting) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[16]
+	return &file_signal_proto_enumTypes[17]
 }
 
 func (x ClientConfiguration_Setting) Number() protoreflect.EnumNumber {
@@ -961,11 +1011,11 @@ func (x RequestResponse_Reason) String() string {
 }
 
 func (RequestResponse_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[17].Descriptor()
+	return file_signal_proto_enumTypes[18].Descriptor()
 }
 
 func (RequestResponse_Reason) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[17]
+	return &file_signal_proto_enumTypes[18]
 }
 
 func (x RequestResponse_Reason) Number() protoreflect.EnumNumber {
@@ -1007,11 +1057,11 @@ func (x DataPacket_Kind) String() string {
 }
 
 func (DataPacket_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_signal_proto_enumTypes[18].Descriptor()
+	return file_signal_proto_enumTypes[19].Descriptor()
 }
 
 func (DataPacket_Kind) Type() protoreflect.EnumType {
-	return &file_signal_proto_enumTypes[18]
+	return &file_signal_proto_enumTypes[19]
 }
 
 func (x DataPacket_Kind) Number() protoreflect.EnumNumber {
@@ -1744,29 +1794,30 @@ func (x *TrackVersion) GetTicks() int32 {
 }
 
 type Track struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	Sid               string                 `protobuf:"bytes,1,opt,name=sid,proto3" json:"sid,omitempty"`
-	Type              TrackType              `protobuf:"varint,2,opt,name=type,proto3,enum=chancery.signal.TrackType" json:"type,omitempty"`
-	Name              string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Muted             bool                   `protobuf:"varint,4,opt,name=muted,proto3" json:"muted,omitempty"`
-	Width             uint32                 `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"`
-	Height            uint32                 `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
-	Simulcast         bool                   `protobuf:"varint,7,opt,name=simulcast,proto3" json:"simulcast,omitempty"`
-	DisableDtx        bool                   `protobuf:"varint,8,opt,name=disable_dtx,json=disableDtx,proto3" json:"disable_dtx,omitempty"`
-	Source            TrackSource            `protobuf:"varint,9,opt,name=source,proto3,enum=chancery.signal.TrackSource" json:"source,omitempty"`
-	Layers            []*VideoLayer          `protobuf:"bytes,10,rep,name=layers,proto3" json:"layers,omitempty"`
-	MimeType          string                 `protobuf:"bytes,11,opt,name=mime_type,json=mimeType,proto3" json:"mime_type,omitempty"`
-	Mid               string                 `protobuf:"bytes,12,opt,name=mid,proto3" json:"mid,omitempty"`
-	Codecs            []*TrackCodec          `protobuf:"bytes,13,rep,name=codecs,proto3" json:"codecs,omitempty"`
-	Stereo            bool                   `protobuf:"varint,14,opt,name=stereo,proto3" json:"stereo,omitempty"`
-	DisableRed        bool                   `protobuf:"varint,15,opt,name=disable_red,json=disableRed,proto3" json:"disable_red,omitempty"`
-	Encryption        Encryption_Type        `protobuf:"varint,16,opt,name=encryption,proto3,enum=chancery.signal.Encryption_Type" json:"encryption,omitempty"`
-	Stream            string                 `protobuf:"bytes,17,opt,name=stream,proto3" json:"stream,omitempty"`
-	Version           *TrackVersion          `protobuf:"bytes,18,opt,name=version,proto3" json:"version,omitempty"`
-	AudioFeatures     []AudioTrackFeature    `protobuf:"varint,19,rep,packed,name=audio_features,json=audioFeatures,proto3,enum=chancery.signal.AudioTrackFeature" json:"audio_features,omitempty"`
-	BackupCodecPolicy BackupCodecPolicy      `protobuf:"varint,20,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3,enum=chancery.signal.BackupCodecPolicy" json:"backup_codec_policy,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Sid                   string                 `protobuf:"bytes,1,opt,name=sid,proto3" json:"sid,omitempty"`
+	Type                  TrackType              `protobuf:"varint,2,opt,name=type,proto3,enum=chancery.signal.TrackType" json:"type,omitempty"`
+	Name                  string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Muted                 bool                   `protobuf:"varint,4,opt,name=muted,proto3" json:"muted,omitempty"`
+	Width                 uint32                 `protobuf:"varint,5,opt,name=width,proto3" json:"width,omitempty"`
+	Height                uint32                 `protobuf:"varint,6,opt,name=height,proto3" json:"height,omitempty"`
+	Simulcast             bool                   `protobuf:"varint,7,opt,name=simulcast,proto3" json:"simulcast,omitempty"`
+	DisableDtx            bool                   `protobuf:"varint,8,opt,name=disable_dtx,json=disableDtx,proto3" json:"disable_dtx,omitempty"`
+	Source                TrackSource            `protobuf:"varint,9,opt,name=source,proto3,enum=chancery.signal.TrackSource" json:"source,omitempty"`
+	Layers                []*VideoLayer          `protobuf:"bytes,10,rep,name=layers,proto3" json:"layers,omitempty"`
+	MimeType              string                 `protobuf:"bytes,11,opt,name=mime_type,json=mimeType,proto3" json:"mime_type,omitempty"`
+	Mid                   string                 `protobuf:"bytes,12,opt,name=mid,proto3" json:"mid,omitempty"`
+	Codecs                []*TrackCodec          `protobuf:"bytes,13,rep,name=codecs,proto3" json:"codecs,omitempty"`
+	Stereo                bool                   `protobuf:"varint,14,opt,name=stereo,proto3" json:"stereo,omitempty"`
+	DisableRed            bool                   `protobuf:"varint,15,opt,name=disable_red,json=disableRed,proto3" json:"disable_red,omitempty"`
+	Encryption            Encryption_Type        `protobuf:"varint,16,opt,name=encryption,proto3,enum=chancery.signal.Encryption_Type" json:"encryption,omitempty"`
+	Stream                string                 `protobuf:"bytes,17,opt,name=stream,proto3" json:"stream,omitempty"`
+	Version               *TrackVersion          `protobuf:"bytes,18,opt,name=version,proto3" json:"version,omitempty"`
+	AudioFeatures         []AudioTrackFeature    `protobuf:"varint,19,rep,packed,name=audio_features,json=audioFeatures,proto3,enum=chancery.signal.AudioTrackFeature" json:"audio_features,omitempty"`
+	BackupCodecPolicy     BackupCodecPolicy      `protobuf:"varint,20,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3,enum=chancery.signal.BackupCodecPolicy" json:"backup_codec_policy,omitempty"`
+	PacketTrailerFeatures []PacketTrailerFeature `protobuf:"varint,21,rep,packed,name=packet_trailer_features,json=packetTrailerFeatures,proto3,enum=chancery.signal.PacketTrailerFeature" json:"packet_trailer_features,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Track) Reset() {
@@ -1937,6 +1988,13 @@ func (x *Track) GetBackupCodecPolicy() BackupCodecPolicy {
 		return x.BackupCodecPolicy
 	}
 	return BackupCodecPolicy_PREFER_REGRESSION
+}
+
+func (x *Track) GetPacketTrailerFeatures() []PacketTrailerFeature {
+	if x != nil {
+		return x.PacketTrailerFeatures
+	}
+	return nil
 }
 
 type ServerInfo struct {
@@ -2970,26 +3028,27 @@ func (x *SimulcastCodec) GetVideoLayerMode() VideoLayer_Mode {
 }
 
 type AddTrack struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	Cid               string                 `protobuf:"bytes,1,opt,name=cid,proto3" json:"cid,omitempty"`
-	Name              string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Type              TrackType              `protobuf:"varint,3,opt,name=type,proto3,enum=chancery.signal.TrackType" json:"type,omitempty"`
-	Width             uint32                 `protobuf:"varint,4,opt,name=width,proto3" json:"width,omitempty"`
-	Height            uint32                 `protobuf:"varint,5,opt,name=height,proto3" json:"height,omitempty"`
-	Muted             bool                   `protobuf:"varint,6,opt,name=muted,proto3" json:"muted,omitempty"`
-	DisableDtx        bool                   `protobuf:"varint,7,opt,name=disable_dtx,json=disableDtx,proto3" json:"disable_dtx,omitempty"`
-	Source            TrackSource            `protobuf:"varint,8,opt,name=source,proto3,enum=chancery.signal.TrackSource" json:"source,omitempty"`
-	Layers            []*VideoLayer          `protobuf:"bytes,9,rep,name=layers,proto3" json:"layers,omitempty"`
-	SimulcastCodecs   []*SimulcastCodec      `protobuf:"bytes,10,rep,name=simulcast_codecs,json=simulcastCodecs,proto3" json:"simulcast_codecs,omitempty"`
-	Sid               string                 `protobuf:"bytes,11,opt,name=sid,proto3" json:"sid,omitempty"`
-	Stereo            bool                   `protobuf:"varint,12,opt,name=stereo,proto3" json:"stereo,omitempty"`
-	DisableRed        bool                   `protobuf:"varint,13,opt,name=disable_red,json=disableRed,proto3" json:"disable_red,omitempty"`
-	Encryption        Encryption_Type        `protobuf:"varint,14,opt,name=encryption,proto3,enum=chancery.signal.Encryption_Type" json:"encryption,omitempty"`
-	Stream            string                 `protobuf:"bytes,15,opt,name=stream,proto3" json:"stream,omitempty"`
-	BackupCodecPolicy BackupCodecPolicy      `protobuf:"varint,16,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3,enum=chancery.signal.BackupCodecPolicy" json:"backup_codec_policy,omitempty"`
-	AudioFeatures     []AudioTrackFeature    `protobuf:"varint,17,rep,packed,name=audio_features,json=audioFeatures,proto3,enum=chancery.signal.AudioTrackFeature" json:"audio_features,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Cid                   string                 `protobuf:"bytes,1,opt,name=cid,proto3" json:"cid,omitempty"`
+	Name                  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Type                  TrackType              `protobuf:"varint,3,opt,name=type,proto3,enum=chancery.signal.TrackType" json:"type,omitempty"`
+	Width                 uint32                 `protobuf:"varint,4,opt,name=width,proto3" json:"width,omitempty"`
+	Height                uint32                 `protobuf:"varint,5,opt,name=height,proto3" json:"height,omitempty"`
+	Muted                 bool                   `protobuf:"varint,6,opt,name=muted,proto3" json:"muted,omitempty"`
+	DisableDtx            bool                   `protobuf:"varint,7,opt,name=disable_dtx,json=disableDtx,proto3" json:"disable_dtx,omitempty"`
+	Source                TrackSource            `protobuf:"varint,8,opt,name=source,proto3,enum=chancery.signal.TrackSource" json:"source,omitempty"`
+	Layers                []*VideoLayer          `protobuf:"bytes,9,rep,name=layers,proto3" json:"layers,omitempty"`
+	SimulcastCodecs       []*SimulcastCodec      `protobuf:"bytes,10,rep,name=simulcast_codecs,json=simulcastCodecs,proto3" json:"simulcast_codecs,omitempty"`
+	Sid                   string                 `protobuf:"bytes,11,opt,name=sid,proto3" json:"sid,omitempty"`
+	Stereo                bool                   `protobuf:"varint,12,opt,name=stereo,proto3" json:"stereo,omitempty"`
+	DisableRed            bool                   `protobuf:"varint,13,opt,name=disable_red,json=disableRed,proto3" json:"disable_red,omitempty"`
+	Encryption            Encryption_Type        `protobuf:"varint,14,opt,name=encryption,proto3,enum=chancery.signal.Encryption_Type" json:"encryption,omitempty"`
+	Stream                string                 `protobuf:"bytes,15,opt,name=stream,proto3" json:"stream,omitempty"`
+	BackupCodecPolicy     BackupCodecPolicy      `protobuf:"varint,16,opt,name=backup_codec_policy,json=backupCodecPolicy,proto3,enum=chancery.signal.BackupCodecPolicy" json:"backup_codec_policy,omitempty"`
+	AudioFeatures         []AudioTrackFeature    `protobuf:"varint,17,rep,packed,name=audio_features,json=audioFeatures,proto3,enum=chancery.signal.AudioTrackFeature" json:"audio_features,omitempty"`
+	PacketTrailerFeatures []PacketTrailerFeature `protobuf:"varint,18,rep,packed,name=packet_trailer_features,json=packetTrailerFeatures,proto3,enum=chancery.signal.PacketTrailerFeature" json:"packet_trailer_features,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *AddTrack) Reset() {
@@ -3137,6 +3196,13 @@ func (x *AddTrack) GetBackupCodecPolicy() BackupCodecPolicy {
 func (x *AddTrack) GetAudioFeatures() []AudioTrackFeature {
 	if x != nil {
 		return x.AudioFeatures
+	}
+	return nil
+}
+
+func (x *AddTrack) GetPacketTrailerFeatures() []PacketTrailerFeature {
+	if x != nil {
+		return x.PacketTrailerFeatures
 	}
 	return nil
 }
@@ -6622,7 +6688,7 @@ const file_signal_proto_rawDesc = "" +
 	"\fTrackVersion\x12\x1d\n" +
 	"\n" +
 	"unix_micro\x18\x01 \x01(\x03R\tunixMicro\x12\x14\n" +
-	"\x05ticks\x18\x02 \x01(\x05R\x05ticks\"\x9a\x06\n" +
+	"\x05ticks\x18\x02 \x01(\x05R\x05ticks\"\xf9\x06\n" +
 	"\x05Track\x12\x10\n" +
 	"\x03sid\x18\x01 \x01(\tR\x03sid\x12.\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1a.chancery.signal.TrackTypeR\x04type\x12\x12\n" +
@@ -6648,7 +6714,8 @@ const file_signal_proto_rawDesc = "" +
 	"\x06stream\x18\x11 \x01(\tR\x06stream\x127\n" +
 	"\aversion\x18\x12 \x01(\v2\x1d.chancery.signal.TrackVersionR\aversion\x12I\n" +
 	"\x0eaudio_features\x18\x13 \x03(\x0e2\".chancery.signal.AudioTrackFeatureR\raudioFeatures\x12R\n" +
-	"\x13backup_codec_policy\x18\x14 \x01(\x0e2\".chancery.signal.BackupCodecPolicyR\x11backupCodecPolicy\"\x8d\x01\n" +
+	"\x13backup_codec_policy\x18\x14 \x01(\x0e2\".chancery.signal.BackupCodecPolicyR\x11backupCodecPolicy\x12]\n" +
+	"\x17packet_trailer_features\x18\x15 \x03(\x0e2%.chancery.signal.PacketTrailerFeatureR\x15packetTrailerFeatures\"\x8d\x01\n" +
 	"\n" +
 	"ServerInfo\x12\x18\n" +
 	"\aedition\x18\x01 \x01(\rR\aedition\x12\x18\n" +
@@ -6751,7 +6818,7 @@ const file_signal_proto_rawDesc = "" +
 	"\x05codec\x18\x01 \x01(\tR\x05codec\x12\x10\n" +
 	"\x03cid\x18\x02 \x01(\tR\x03cid\x123\n" +
 	"\x06layers\x18\x04 \x03(\v2\x1b.chancery.signal.VideoLayerR\x06layers\x12J\n" +
-	"\x10video_layer_mode\x18\x05 \x01(\x0e2 .chancery.signal.VideoLayer.ModeR\x0evideoLayerMode\"\xc0\x05\n" +
+	"\x10video_layer_mode\x18\x05 \x01(\x0e2 .chancery.signal.VideoLayer.ModeR\x0evideoLayerMode\"\x9f\x06\n" +
 	"\bAddTrack\x12\x10\n" +
 	"\x03cid\x18\x01 \x01(\tR\x03cid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -6774,7 +6841,8 @@ const file_signal_proto_rawDesc = "" +
 	"encryption\x12\x16\n" +
 	"\x06stream\x18\x0f \x01(\tR\x06stream\x12R\n" +
 	"\x13backup_codec_policy\x18\x10 \x01(\x0e2\".chancery.signal.BackupCodecPolicyR\x11backupCodecPolicy\x12I\n" +
-	"\x0eaudio_features\x18\x11 \x03(\x0e2\".chancery.signal.AudioTrackFeatureR\raudioFeatures\".\n" +
+	"\x0eaudio_features\x18\x11 \x03(\x0e2\".chancery.signal.AudioTrackFeatureR\raudioFeatures\x12]\n" +
+	"\x17packet_trailer_features\x18\x12 \x03(\x0e2%.chancery.signal.PacketTrailerFeatureR\x15packetTrailerFeatures\".\n" +
 	"\x04Mute\x12\x10\n" +
 	"\x03sid\x18\x01 \x01(\tR\x03sid\x12\x14\n" +
 	"\x05muted\x18\x02 \x01(\bR\x05muted\"[\n" +
@@ -7087,7 +7155,11 @@ const file_signal_proto_rawDesc = "" +
 	"\x14TF_ECHO_CANCELLATION\x10\x03\x12\x18\n" +
 	"\x14TF_NOISE_SUPPRESSION\x10\x04\x12\"\n" +
 	"\x1eTF_ENHANCED_NOISE_CANCELLATION\x10\x05\x12\x18\n" +
-	"\x14TF_PRECONNECT_BUFFER\x10\x06*I\n" +
+	"\x14TF_PRECONNECT_BUFFER\x10\x06*S\n" +
+	"\x14PacketTrailerFeature\x12\x16\n" +
+	"\x12PTF_USER_TIMESTAMP\x10\x00\x12\x10\n" +
+	"\fPTF_FRAME_ID\x10\x01\x12\x11\n" +
+	"\rPTF_USER_DATA\x10\x02*I\n" +
 	"\x11BackupCodecPolicy\x12\x15\n" +
 	"\x11PREFER_REGRESSION\x10\x00\x12\r\n" +
 	"\tSIMULCAST\x10\x01\x12\x0e\n" +
@@ -7106,7 +7178,7 @@ func file_signal_proto_rawDescGZIP() []byte {
 	return file_signal_proto_rawDescData
 }
 
-var file_signal_proto_enumTypes = make([]protoimpl.EnumInfo, 19)
+var file_signal_proto_enumTypes = make([]protoimpl.EnumInfo, 20)
 var file_signal_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_signal_proto_goTypes = []any{
 	(TrackType)(0),                       // 0: chancery.signal.TrackType
@@ -7117,219 +7189,222 @@ var file_signal_proto_goTypes = []any{
 	(StreamState)(0),                     // 5: chancery.signal.StreamState
 	(DisconnectReason)(0),                // 6: chancery.signal.DisconnectReason
 	(AudioTrackFeature)(0),               // 7: chancery.signal.AudioTrackFeature
-	(BackupCodecPolicy)(0),               // 8: chancery.signal.BackupCodecPolicy
-	(Encryption_Type)(0),                 // 9: chancery.signal.Encryption.Type
-	(Participant_State)(0),               // 10: chancery.signal.Participant.State
-	(Participant_Kind)(0),                // 11: chancery.signal.Participant.Kind
-	(VideoLayer_Mode)(0),                 // 12: chancery.signal.VideoLayer.Mode
-	(WrappedJoin_Compression)(0),         // 13: chancery.signal.WrappedJoin.Compression
-	(ClientInfo_Capability)(0),           // 14: chancery.signal.ClientInfo.Capability
-	(Leave_Action)(0),                    // 15: chancery.signal.Leave.Action
-	(ClientConfiguration_Setting)(0),     // 16: chancery.signal.ClientConfiguration.Setting
-	(RequestResponse_Reason)(0),          // 17: chancery.signal.RequestResponse.Reason
-	(DataPacket_Kind)(0),                 // 18: chancery.signal.DataPacket.Kind
-	(*Encryption)(nil),                   // 19: chancery.signal.Encryption
-	(*Codec)(nil),                        // 20: chancery.signal.Codec
-	(*Room)(nil),                         // 21: chancery.signal.Room
-	(*Permission)(nil),                   // 22: chancery.signal.Permission
-	(*Participant)(nil),                  // 23: chancery.signal.Participant
-	(*VideoLayer)(nil),                   // 24: chancery.signal.VideoLayer
-	(*TrackCodec)(nil),                   // 25: chancery.signal.TrackCodec
-	(*TrackVersion)(nil),                 // 26: chancery.signal.TrackVersion
-	(*Track)(nil),                        // 27: chancery.signal.Track
-	(*ServerInfo)(nil),                   // 28: chancery.signal.ServerInfo
-	(*ICEServer)(nil),                    // 29: chancery.signal.ICEServer
-	(*WrappedJoin)(nil),                  // 30: chancery.signal.WrappedJoin
-	(*Join)(nil),                         // 31: chancery.signal.Join
-	(*ClientInfo)(nil),                   // 32: chancery.signal.ClientInfo
-	(*ConnectionSettings)(nil),           // 33: chancery.signal.ConnectionSettings
-	(*Request)(nil),                      // 34: chancery.signal.Request
-	(*SessionDescription)(nil),           // 35: chancery.signal.SessionDescription
-	(*Trickle)(nil),                      // 36: chancery.signal.Trickle
-	(*SimulcastCodec)(nil),               // 37: chancery.signal.SimulcastCodec
-	(*AddTrack)(nil),                     // 38: chancery.signal.AddTrack
-	(*Mute)(nil),                         // 39: chancery.signal.Mute
-	(*ParticipantTracks)(nil),            // 40: chancery.signal.ParticipantTracks
-	(*UpdateSubscription)(nil),           // 41: chancery.signal.UpdateSubscription
-	(*TrackSetting)(nil),                 // 42: chancery.signal.TrackSetting
-	(*Leave)(nil),                        // 43: chancery.signal.Leave
-	(*TrackPermission)(nil),              // 44: chancery.signal.TrackPermission
-	(*SubscriptionPermission)(nil),       // 45: chancery.signal.SubscriptionPermission
-	(*DataChannelInfo)(nil),              // 46: chancery.signal.DataChannelInfo
-	(*DataChannelReceiveState)(nil),      // 47: chancery.signal.DataChannelReceiveState
-	(*SyncState)(nil),                    // 48: chancery.signal.SyncState
-	(*Simulate)(nil),                     // 49: chancery.signal.Simulate
-	(*UpdateMetadata)(nil),               // 50: chancery.signal.UpdateMetadata
-	(*Ping)(nil),                         // 51: chancery.signal.Ping
-	(*UpdateAudioTrack)(nil),             // 52: chancery.signal.UpdateAudioTrack
-	(*UpdateVideoTrack)(nil),             // 53: chancery.signal.UpdateVideoTrack
-	(*PublishDataTrack)(nil),             // 54: chancery.signal.PublishDataTrack
-	(*Response)(nil),                     // 55: chancery.signal.Response
-	(*ClientConfiguration)(nil),          // 56: chancery.signal.ClientConfiguration
-	(*Joined)(nil),                       // 57: chancery.signal.Joined
-	(*Reconnected)(nil),                  // 58: chancery.signal.Reconnected
-	(*ParticipantUpdate)(nil),            // 59: chancery.signal.ParticipantUpdate
-	(*TrackPublished)(nil),               // 60: chancery.signal.TrackPublished
-	(*TrackUnpublished)(nil),             // 61: chancery.signal.TrackUnpublished
-	(*Speaker)(nil),                      // 62: chancery.signal.Speaker
-	(*SpeakersChanged)(nil),              // 63: chancery.signal.SpeakersChanged
-	(*RoomUpdate)(nil),                   // 64: chancery.signal.RoomUpdate
-	(*LinkQualityInfo)(nil),              // 65: chancery.signal.LinkQualityInfo
-	(*LinkQualityUpdate)(nil),            // 66: chancery.signal.LinkQualityUpdate
-	(*StreamStateInfo)(nil),              // 67: chancery.signal.StreamStateInfo
-	(*StreamStateUpdate)(nil),            // 68: chancery.signal.StreamStateUpdate
-	(*SubscribedQuality)(nil),            // 69: chancery.signal.SubscribedQuality
-	(*SubscribedCodec)(nil),              // 70: chancery.signal.SubscribedCodec
-	(*SubscribedQualityUpdate)(nil),      // 71: chancery.signal.SubscribedQualityUpdate
-	(*SubscriptionPermissionUpdate)(nil), // 72: chancery.signal.SubscriptionPermissionUpdate
-	(*SubscriptionResponse)(nil),         // 73: chancery.signal.SubscriptionResponse
-	(*RequestResponse)(nil),              // 74: chancery.signal.RequestResponse
-	(*TrackSubscribed)(nil),              // 75: chancery.signal.TrackSubscribed
-	(*MediaSections)(nil),                // 76: chancery.signal.MediaSections
-	(*Pong)(nil),                         // 77: chancery.signal.Pong
-	(*DataPacket)(nil),                   // 78: chancery.signal.DataPacket
-	(*UserPacket)(nil),                   // 79: chancery.signal.UserPacket
-	(*ListRoomsRequest)(nil),             // 80: chancery.signal.ListRoomsRequest
-	(*ListRoomsResponse)(nil),            // 81: chancery.signal.ListRoomsResponse
-	(*RoomRequest)(nil),                  // 82: chancery.signal.RoomRequest
-	(*Empty)(nil),                        // 83: chancery.signal.Empty
-	(*ListParticipantsResponse)(nil),     // 84: chancery.signal.ListParticipantsResponse
-	(*ParticipantRequest)(nil),           // 85: chancery.signal.ParticipantRequest
-	(*MuteTrackRequest)(nil),             // 86: chancery.signal.MuteTrackRequest
-	(*MuteTrackResponse)(nil),            // 87: chancery.signal.MuteTrackResponse
-	nil,                                  // 88: chancery.signal.Participant.AttributesEntry
-	nil,                                  // 89: chancery.signal.Join.ParticipantAttributesEntry
-	nil,                                  // 90: chancery.signal.SessionDescription.MidToTrackIdEntry
-	nil,                                  // 91: chancery.signal.UpdateMetadata.AttributesEntry
+	(PacketTrailerFeature)(0),            // 8: chancery.signal.PacketTrailerFeature
+	(BackupCodecPolicy)(0),               // 9: chancery.signal.BackupCodecPolicy
+	(Encryption_Type)(0),                 // 10: chancery.signal.Encryption.Type
+	(Participant_State)(0),               // 11: chancery.signal.Participant.State
+	(Participant_Kind)(0),                // 12: chancery.signal.Participant.Kind
+	(VideoLayer_Mode)(0),                 // 13: chancery.signal.VideoLayer.Mode
+	(WrappedJoin_Compression)(0),         // 14: chancery.signal.WrappedJoin.Compression
+	(ClientInfo_Capability)(0),           // 15: chancery.signal.ClientInfo.Capability
+	(Leave_Action)(0),                    // 16: chancery.signal.Leave.Action
+	(ClientConfiguration_Setting)(0),     // 17: chancery.signal.ClientConfiguration.Setting
+	(RequestResponse_Reason)(0),          // 18: chancery.signal.RequestResponse.Reason
+	(DataPacket_Kind)(0),                 // 19: chancery.signal.DataPacket.Kind
+	(*Encryption)(nil),                   // 20: chancery.signal.Encryption
+	(*Codec)(nil),                        // 21: chancery.signal.Codec
+	(*Room)(nil),                         // 22: chancery.signal.Room
+	(*Permission)(nil),                   // 23: chancery.signal.Permission
+	(*Participant)(nil),                  // 24: chancery.signal.Participant
+	(*VideoLayer)(nil),                   // 25: chancery.signal.VideoLayer
+	(*TrackCodec)(nil),                   // 26: chancery.signal.TrackCodec
+	(*TrackVersion)(nil),                 // 27: chancery.signal.TrackVersion
+	(*Track)(nil),                        // 28: chancery.signal.Track
+	(*ServerInfo)(nil),                   // 29: chancery.signal.ServerInfo
+	(*ICEServer)(nil),                    // 30: chancery.signal.ICEServer
+	(*WrappedJoin)(nil),                  // 31: chancery.signal.WrappedJoin
+	(*Join)(nil),                         // 32: chancery.signal.Join
+	(*ClientInfo)(nil),                   // 33: chancery.signal.ClientInfo
+	(*ConnectionSettings)(nil),           // 34: chancery.signal.ConnectionSettings
+	(*Request)(nil),                      // 35: chancery.signal.Request
+	(*SessionDescription)(nil),           // 36: chancery.signal.SessionDescription
+	(*Trickle)(nil),                      // 37: chancery.signal.Trickle
+	(*SimulcastCodec)(nil),               // 38: chancery.signal.SimulcastCodec
+	(*AddTrack)(nil),                     // 39: chancery.signal.AddTrack
+	(*Mute)(nil),                         // 40: chancery.signal.Mute
+	(*ParticipantTracks)(nil),            // 41: chancery.signal.ParticipantTracks
+	(*UpdateSubscription)(nil),           // 42: chancery.signal.UpdateSubscription
+	(*TrackSetting)(nil),                 // 43: chancery.signal.TrackSetting
+	(*Leave)(nil),                        // 44: chancery.signal.Leave
+	(*TrackPermission)(nil),              // 45: chancery.signal.TrackPermission
+	(*SubscriptionPermission)(nil),       // 46: chancery.signal.SubscriptionPermission
+	(*DataChannelInfo)(nil),              // 47: chancery.signal.DataChannelInfo
+	(*DataChannelReceiveState)(nil),      // 48: chancery.signal.DataChannelReceiveState
+	(*SyncState)(nil),                    // 49: chancery.signal.SyncState
+	(*Simulate)(nil),                     // 50: chancery.signal.Simulate
+	(*UpdateMetadata)(nil),               // 51: chancery.signal.UpdateMetadata
+	(*Ping)(nil),                         // 52: chancery.signal.Ping
+	(*UpdateAudioTrack)(nil),             // 53: chancery.signal.UpdateAudioTrack
+	(*UpdateVideoTrack)(nil),             // 54: chancery.signal.UpdateVideoTrack
+	(*PublishDataTrack)(nil),             // 55: chancery.signal.PublishDataTrack
+	(*Response)(nil),                     // 56: chancery.signal.Response
+	(*ClientConfiguration)(nil),          // 57: chancery.signal.ClientConfiguration
+	(*Joined)(nil),                       // 58: chancery.signal.Joined
+	(*Reconnected)(nil),                  // 59: chancery.signal.Reconnected
+	(*ParticipantUpdate)(nil),            // 60: chancery.signal.ParticipantUpdate
+	(*TrackPublished)(nil),               // 61: chancery.signal.TrackPublished
+	(*TrackUnpublished)(nil),             // 62: chancery.signal.TrackUnpublished
+	(*Speaker)(nil),                      // 63: chancery.signal.Speaker
+	(*SpeakersChanged)(nil),              // 64: chancery.signal.SpeakersChanged
+	(*RoomUpdate)(nil),                   // 65: chancery.signal.RoomUpdate
+	(*LinkQualityInfo)(nil),              // 66: chancery.signal.LinkQualityInfo
+	(*LinkQualityUpdate)(nil),            // 67: chancery.signal.LinkQualityUpdate
+	(*StreamStateInfo)(nil),              // 68: chancery.signal.StreamStateInfo
+	(*StreamStateUpdate)(nil),            // 69: chancery.signal.StreamStateUpdate
+	(*SubscribedQuality)(nil),            // 70: chancery.signal.SubscribedQuality
+	(*SubscribedCodec)(nil),              // 71: chancery.signal.SubscribedCodec
+	(*SubscribedQualityUpdate)(nil),      // 72: chancery.signal.SubscribedQualityUpdate
+	(*SubscriptionPermissionUpdate)(nil), // 73: chancery.signal.SubscriptionPermissionUpdate
+	(*SubscriptionResponse)(nil),         // 74: chancery.signal.SubscriptionResponse
+	(*RequestResponse)(nil),              // 75: chancery.signal.RequestResponse
+	(*TrackSubscribed)(nil),              // 76: chancery.signal.TrackSubscribed
+	(*MediaSections)(nil),                // 77: chancery.signal.MediaSections
+	(*Pong)(nil),                         // 78: chancery.signal.Pong
+	(*DataPacket)(nil),                   // 79: chancery.signal.DataPacket
+	(*UserPacket)(nil),                   // 80: chancery.signal.UserPacket
+	(*ListRoomsRequest)(nil),             // 81: chancery.signal.ListRoomsRequest
+	(*ListRoomsResponse)(nil),            // 82: chancery.signal.ListRoomsResponse
+	(*RoomRequest)(nil),                  // 83: chancery.signal.RoomRequest
+	(*Empty)(nil),                        // 84: chancery.signal.Empty
+	(*ListParticipantsResponse)(nil),     // 85: chancery.signal.ListParticipantsResponse
+	(*ParticipantRequest)(nil),           // 86: chancery.signal.ParticipantRequest
+	(*MuteTrackRequest)(nil),             // 87: chancery.signal.MuteTrackRequest
+	(*MuteTrackResponse)(nil),            // 88: chancery.signal.MuteTrackResponse
+	nil,                                  // 89: chancery.signal.Participant.AttributesEntry
+	nil,                                  // 90: chancery.signal.Join.ParticipantAttributesEntry
+	nil,                                  // 91: chancery.signal.SessionDescription.MidToTrackIdEntry
+	nil,                                  // 92: chancery.signal.UpdateMetadata.AttributesEntry
 }
 var file_signal_proto_depIdxs = []int32{
-	20,  // 0: chancery.signal.Room.enabled_codecs:type_name -> chancery.signal.Codec
+	21,  // 0: chancery.signal.Room.enabled_codecs:type_name -> chancery.signal.Codec
 	1,   // 1: chancery.signal.Permission.can_publish_sources:type_name -> chancery.signal.TrackSource
-	10,  // 2: chancery.signal.Participant.state:type_name -> chancery.signal.Participant.State
-	27,  // 3: chancery.signal.Participant.tracks:type_name -> chancery.signal.Track
-	22,  // 4: chancery.signal.Participant.permission:type_name -> chancery.signal.Permission
-	11,  // 5: chancery.signal.Participant.kind:type_name -> chancery.signal.Participant.Kind
-	88,  // 6: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
+	11,  // 2: chancery.signal.Participant.state:type_name -> chancery.signal.Participant.State
+	28,  // 3: chancery.signal.Participant.tracks:type_name -> chancery.signal.Track
+	23,  // 4: chancery.signal.Participant.permission:type_name -> chancery.signal.Permission
+	12,  // 5: chancery.signal.Participant.kind:type_name -> chancery.signal.Participant.Kind
+	89,  // 6: chancery.signal.Participant.attributes:type_name -> chancery.signal.Participant.AttributesEntry
 	6,   // 7: chancery.signal.Participant.disconnect_reason:type_name -> chancery.signal.DisconnectReason
-	14,  // 8: chancery.signal.Participant.capabilities:type_name -> chancery.signal.ClientInfo.Capability
+	15,  // 8: chancery.signal.Participant.capabilities:type_name -> chancery.signal.ClientInfo.Capability
 	2,   // 9: chancery.signal.VideoLayer.quality:type_name -> chancery.signal.VideoQuality
-	24,  // 10: chancery.signal.TrackCodec.layers:type_name -> chancery.signal.VideoLayer
-	12,  // 11: chancery.signal.TrackCodec.video_layer_mode:type_name -> chancery.signal.VideoLayer.Mode
+	25,  // 10: chancery.signal.TrackCodec.layers:type_name -> chancery.signal.VideoLayer
+	13,  // 11: chancery.signal.TrackCodec.video_layer_mode:type_name -> chancery.signal.VideoLayer.Mode
 	0,   // 12: chancery.signal.Track.type:type_name -> chancery.signal.TrackType
 	1,   // 13: chancery.signal.Track.source:type_name -> chancery.signal.TrackSource
-	24,  // 14: chancery.signal.Track.layers:type_name -> chancery.signal.VideoLayer
-	25,  // 15: chancery.signal.Track.codecs:type_name -> chancery.signal.TrackCodec
-	9,   // 16: chancery.signal.Track.encryption:type_name -> chancery.signal.Encryption.Type
-	26,  // 17: chancery.signal.Track.version:type_name -> chancery.signal.TrackVersion
+	25,  // 14: chancery.signal.Track.layers:type_name -> chancery.signal.VideoLayer
+	26,  // 15: chancery.signal.Track.codecs:type_name -> chancery.signal.TrackCodec
+	10,  // 16: chancery.signal.Track.encryption:type_name -> chancery.signal.Encryption.Type
+	27,  // 17: chancery.signal.Track.version:type_name -> chancery.signal.TrackVersion
 	7,   // 18: chancery.signal.Track.audio_features:type_name -> chancery.signal.AudioTrackFeature
-	8,   // 19: chancery.signal.Track.backup_codec_policy:type_name -> chancery.signal.BackupCodecPolicy
-	13,  // 20: chancery.signal.WrappedJoin.compression:type_name -> chancery.signal.WrappedJoin.Compression
-	32,  // 21: chancery.signal.Join.client_info:type_name -> chancery.signal.ClientInfo
-	33,  // 22: chancery.signal.Join.connection_settings:type_name -> chancery.signal.ConnectionSettings
-	89,  // 23: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
-	38,  // 24: chancery.signal.Join.add_track_requests:type_name -> chancery.signal.AddTrack
-	35,  // 25: chancery.signal.Join.publisher_offer:type_name -> chancery.signal.SessionDescription
-	48,  // 26: chancery.signal.Join.sync_state:type_name -> chancery.signal.SyncState
-	14,  // 27: chancery.signal.ClientInfo.capabilities:type_name -> chancery.signal.ClientInfo.Capability
-	35,  // 28: chancery.signal.Request.offer:type_name -> chancery.signal.SessionDescription
-	35,  // 29: chancery.signal.Request.answer:type_name -> chancery.signal.SessionDescription
-	36,  // 30: chancery.signal.Request.trickle:type_name -> chancery.signal.Trickle
-	38,  // 31: chancery.signal.Request.add_track:type_name -> chancery.signal.AddTrack
-	39,  // 32: chancery.signal.Request.mute:type_name -> chancery.signal.Mute
-	41,  // 33: chancery.signal.Request.subscription:type_name -> chancery.signal.UpdateSubscription
-	42,  // 34: chancery.signal.Request.track_setting:type_name -> chancery.signal.TrackSetting
-	43,  // 35: chancery.signal.Request.leave:type_name -> chancery.signal.Leave
-	45,  // 36: chancery.signal.Request.subscription_permission:type_name -> chancery.signal.SubscriptionPermission
-	48,  // 37: chancery.signal.Request.sync_state:type_name -> chancery.signal.SyncState
-	49,  // 38: chancery.signal.Request.simulate:type_name -> chancery.signal.Simulate
-	50,  // 39: chancery.signal.Request.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	51,  // 40: chancery.signal.Request.ping_req:type_name -> chancery.signal.Ping
-	52,  // 41: chancery.signal.Request.update_audio_track:type_name -> chancery.signal.UpdateAudioTrack
-	53,  // 42: chancery.signal.Request.update_video_track:type_name -> chancery.signal.UpdateVideoTrack
-	54,  // 43: chancery.signal.Request.publish_data_track:type_name -> chancery.signal.PublishDataTrack
-	90,  // 44: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
-	3,   // 45: chancery.signal.Trickle.target:type_name -> chancery.signal.Target
-	24,  // 46: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
-	12,  // 47: chancery.signal.SimulcastCodec.video_layer_mode:type_name -> chancery.signal.VideoLayer.Mode
-	0,   // 48: chancery.signal.AddTrack.type:type_name -> chancery.signal.TrackType
-	1,   // 49: chancery.signal.AddTrack.source:type_name -> chancery.signal.TrackSource
-	24,  // 50: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
-	37,  // 51: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
-	9,   // 52: chancery.signal.AddTrack.encryption:type_name -> chancery.signal.Encryption.Type
-	8,   // 53: chancery.signal.AddTrack.backup_codec_policy:type_name -> chancery.signal.BackupCodecPolicy
-	7,   // 54: chancery.signal.AddTrack.audio_features:type_name -> chancery.signal.AudioTrackFeature
-	40,  // 55: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
-	2,   // 56: chancery.signal.TrackSetting.quality:type_name -> chancery.signal.VideoQuality
-	6,   // 57: chancery.signal.Leave.reason:type_name -> chancery.signal.DisconnectReason
-	15,  // 58: chancery.signal.Leave.action:type_name -> chancery.signal.Leave.Action
-	44,  // 59: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
-	3,   // 60: chancery.signal.DataChannelInfo.target:type_name -> chancery.signal.Target
-	35,  // 61: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
-	41,  // 62: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
-	60,  // 63: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
-	46,  // 64: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
-	35,  // 65: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
-	47,  // 66: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
-	91,  // 67: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
-	7,   // 68: chancery.signal.UpdateAudioTrack.features:type_name -> chancery.signal.AudioTrackFeature
-	57,  // 69: chancery.signal.Response.join:type_name -> chancery.signal.Joined
-	35,  // 70: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
-	35,  // 71: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
-	36,  // 72: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
-	59,  // 73: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
-	60,  // 74: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
-	43,  // 75: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
-	39,  // 76: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
-	63,  // 77: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
-	64,  // 78: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
-	66,  // 79: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
-	68,  // 80: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
-	71,  // 81: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
-	72,  // 82: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
-	61,  // 83: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
-	58,  // 84: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
-	77,  // 85: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
-	73,  // 86: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
-	74,  // 87: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
-	75,  // 88: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
-	76,  // 89: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
-	16,  // 90: chancery.signal.ClientConfiguration.force_relay:type_name -> chancery.signal.ClientConfiguration.Setting
-	21,  // 91: chancery.signal.Joined.room:type_name -> chancery.signal.Room
-	23,  // 92: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
-	23,  // 93: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
-	29,  // 94: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
-	56,  // 95: chancery.signal.Joined.client_configuration:type_name -> chancery.signal.ClientConfiguration
-	28,  // 96: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
-	20,  // 97: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
-	29,  // 98: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
-	56,  // 99: chancery.signal.Reconnected.client_configuration:type_name -> chancery.signal.ClientConfiguration
-	28,  // 100: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
-	23,  // 101: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
-	27,  // 102: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
-	62,  // 103: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
-	21,  // 104: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
-	4,   // 105: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
-	65,  // 106: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
-	5,   // 107: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
-	67,  // 108: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
-	2,   // 109: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
-	69,  // 110: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
-	69,  // 111: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
-	70,  // 112: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
-	17,  // 113: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
-	38,  // 114: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
-	50,  // 115: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
-	54,  // 116: chancery.signal.RequestResponse.publish_data_track:type_name -> chancery.signal.PublishDataTrack
-	18,  // 117: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
-	79,  // 118: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
-	21,  // 119: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
-	23,  // 120: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
-	27,  // 121: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
-	122, // [122:122] is the sub-list for method output_type
-	122, // [122:122] is the sub-list for method input_type
-	122, // [122:122] is the sub-list for extension type_name
-	122, // [122:122] is the sub-list for extension extendee
-	0,   // [0:122] is the sub-list for field type_name
+	9,   // 19: chancery.signal.Track.backup_codec_policy:type_name -> chancery.signal.BackupCodecPolicy
+	8,   // 20: chancery.signal.Track.packet_trailer_features:type_name -> chancery.signal.PacketTrailerFeature
+	14,  // 21: chancery.signal.WrappedJoin.compression:type_name -> chancery.signal.WrappedJoin.Compression
+	33,  // 22: chancery.signal.Join.client_info:type_name -> chancery.signal.ClientInfo
+	34,  // 23: chancery.signal.Join.connection_settings:type_name -> chancery.signal.ConnectionSettings
+	90,  // 24: chancery.signal.Join.participant_attributes:type_name -> chancery.signal.Join.ParticipantAttributesEntry
+	39,  // 25: chancery.signal.Join.add_track_requests:type_name -> chancery.signal.AddTrack
+	36,  // 26: chancery.signal.Join.publisher_offer:type_name -> chancery.signal.SessionDescription
+	49,  // 27: chancery.signal.Join.sync_state:type_name -> chancery.signal.SyncState
+	15,  // 28: chancery.signal.ClientInfo.capabilities:type_name -> chancery.signal.ClientInfo.Capability
+	36,  // 29: chancery.signal.Request.offer:type_name -> chancery.signal.SessionDescription
+	36,  // 30: chancery.signal.Request.answer:type_name -> chancery.signal.SessionDescription
+	37,  // 31: chancery.signal.Request.trickle:type_name -> chancery.signal.Trickle
+	39,  // 32: chancery.signal.Request.add_track:type_name -> chancery.signal.AddTrack
+	40,  // 33: chancery.signal.Request.mute:type_name -> chancery.signal.Mute
+	42,  // 34: chancery.signal.Request.subscription:type_name -> chancery.signal.UpdateSubscription
+	43,  // 35: chancery.signal.Request.track_setting:type_name -> chancery.signal.TrackSetting
+	44,  // 36: chancery.signal.Request.leave:type_name -> chancery.signal.Leave
+	46,  // 37: chancery.signal.Request.subscription_permission:type_name -> chancery.signal.SubscriptionPermission
+	49,  // 38: chancery.signal.Request.sync_state:type_name -> chancery.signal.SyncState
+	50,  // 39: chancery.signal.Request.simulate:type_name -> chancery.signal.Simulate
+	51,  // 40: chancery.signal.Request.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	52,  // 41: chancery.signal.Request.ping_req:type_name -> chancery.signal.Ping
+	53,  // 42: chancery.signal.Request.update_audio_track:type_name -> chancery.signal.UpdateAudioTrack
+	54,  // 43: chancery.signal.Request.update_video_track:type_name -> chancery.signal.UpdateVideoTrack
+	55,  // 44: chancery.signal.Request.publish_data_track:type_name -> chancery.signal.PublishDataTrack
+	91,  // 45: chancery.signal.SessionDescription.mid_to_track_id:type_name -> chancery.signal.SessionDescription.MidToTrackIdEntry
+	3,   // 46: chancery.signal.Trickle.target:type_name -> chancery.signal.Target
+	25,  // 47: chancery.signal.SimulcastCodec.layers:type_name -> chancery.signal.VideoLayer
+	13,  // 48: chancery.signal.SimulcastCodec.video_layer_mode:type_name -> chancery.signal.VideoLayer.Mode
+	0,   // 49: chancery.signal.AddTrack.type:type_name -> chancery.signal.TrackType
+	1,   // 50: chancery.signal.AddTrack.source:type_name -> chancery.signal.TrackSource
+	25,  // 51: chancery.signal.AddTrack.layers:type_name -> chancery.signal.VideoLayer
+	38,  // 52: chancery.signal.AddTrack.simulcast_codecs:type_name -> chancery.signal.SimulcastCodec
+	10,  // 53: chancery.signal.AddTrack.encryption:type_name -> chancery.signal.Encryption.Type
+	9,   // 54: chancery.signal.AddTrack.backup_codec_policy:type_name -> chancery.signal.BackupCodecPolicy
+	7,   // 55: chancery.signal.AddTrack.audio_features:type_name -> chancery.signal.AudioTrackFeature
+	8,   // 56: chancery.signal.AddTrack.packet_trailer_features:type_name -> chancery.signal.PacketTrailerFeature
+	41,  // 57: chancery.signal.UpdateSubscription.participant_tracks:type_name -> chancery.signal.ParticipantTracks
+	2,   // 58: chancery.signal.TrackSetting.quality:type_name -> chancery.signal.VideoQuality
+	6,   // 59: chancery.signal.Leave.reason:type_name -> chancery.signal.DisconnectReason
+	16,  // 60: chancery.signal.Leave.action:type_name -> chancery.signal.Leave.Action
+	45,  // 61: chancery.signal.SubscriptionPermission.track_permissions:type_name -> chancery.signal.TrackPermission
+	3,   // 62: chancery.signal.DataChannelInfo.target:type_name -> chancery.signal.Target
+	36,  // 63: chancery.signal.SyncState.answer:type_name -> chancery.signal.SessionDescription
+	42,  // 64: chancery.signal.SyncState.subscription:type_name -> chancery.signal.UpdateSubscription
+	61,  // 65: chancery.signal.SyncState.publish_tracks:type_name -> chancery.signal.TrackPublished
+	47,  // 66: chancery.signal.SyncState.data_channels:type_name -> chancery.signal.DataChannelInfo
+	36,  // 67: chancery.signal.SyncState.offer:type_name -> chancery.signal.SessionDescription
+	48,  // 68: chancery.signal.SyncState.datachannel_receive_states:type_name -> chancery.signal.DataChannelReceiveState
+	92,  // 69: chancery.signal.UpdateMetadata.attributes:type_name -> chancery.signal.UpdateMetadata.AttributesEntry
+	7,   // 70: chancery.signal.UpdateAudioTrack.features:type_name -> chancery.signal.AudioTrackFeature
+	58,  // 71: chancery.signal.Response.join:type_name -> chancery.signal.Joined
+	36,  // 72: chancery.signal.Response.answer:type_name -> chancery.signal.SessionDescription
+	36,  // 73: chancery.signal.Response.offer:type_name -> chancery.signal.SessionDescription
+	37,  // 74: chancery.signal.Response.trickle:type_name -> chancery.signal.Trickle
+	60,  // 75: chancery.signal.Response.update:type_name -> chancery.signal.ParticipantUpdate
+	61,  // 76: chancery.signal.Response.track_published:type_name -> chancery.signal.TrackPublished
+	44,  // 77: chancery.signal.Response.leave:type_name -> chancery.signal.Leave
+	40,  // 78: chancery.signal.Response.mute:type_name -> chancery.signal.Mute
+	64,  // 79: chancery.signal.Response.speakers_changed:type_name -> chancery.signal.SpeakersChanged
+	65,  // 80: chancery.signal.Response.room_update:type_name -> chancery.signal.RoomUpdate
+	67,  // 81: chancery.signal.Response.connection_quality:type_name -> chancery.signal.LinkQualityUpdate
+	69,  // 82: chancery.signal.Response.stream_state_update:type_name -> chancery.signal.StreamStateUpdate
+	72,  // 83: chancery.signal.Response.subscribed_quality_update:type_name -> chancery.signal.SubscribedQualityUpdate
+	73,  // 84: chancery.signal.Response.subscription_permission_update:type_name -> chancery.signal.SubscriptionPermissionUpdate
+	62,  // 85: chancery.signal.Response.track_unpublished:type_name -> chancery.signal.TrackUnpublished
+	59,  // 86: chancery.signal.Response.reconnect:type_name -> chancery.signal.Reconnected
+	78,  // 87: chancery.signal.Response.pong_resp:type_name -> chancery.signal.Pong
+	74,  // 88: chancery.signal.Response.subscription_response:type_name -> chancery.signal.SubscriptionResponse
+	75,  // 89: chancery.signal.Response.request_response:type_name -> chancery.signal.RequestResponse
+	76,  // 90: chancery.signal.Response.track_subscribed:type_name -> chancery.signal.TrackSubscribed
+	77,  // 91: chancery.signal.Response.media_sections_requirement:type_name -> chancery.signal.MediaSections
+	17,  // 92: chancery.signal.ClientConfiguration.force_relay:type_name -> chancery.signal.ClientConfiguration.Setting
+	22,  // 93: chancery.signal.Joined.room:type_name -> chancery.signal.Room
+	24,  // 94: chancery.signal.Joined.participant:type_name -> chancery.signal.Participant
+	24,  // 95: chancery.signal.Joined.other_participants:type_name -> chancery.signal.Participant
+	30,  // 96: chancery.signal.Joined.ice_servers:type_name -> chancery.signal.ICEServer
+	57,  // 97: chancery.signal.Joined.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	29,  // 98: chancery.signal.Joined.server_info:type_name -> chancery.signal.ServerInfo
+	21,  // 99: chancery.signal.Joined.enabled_publish_codecs:type_name -> chancery.signal.Codec
+	30,  // 100: chancery.signal.Reconnected.ice_servers:type_name -> chancery.signal.ICEServer
+	57,  // 101: chancery.signal.Reconnected.client_configuration:type_name -> chancery.signal.ClientConfiguration
+	29,  // 102: chancery.signal.Reconnected.server_info:type_name -> chancery.signal.ServerInfo
+	24,  // 103: chancery.signal.ParticipantUpdate.participants:type_name -> chancery.signal.Participant
+	28,  // 104: chancery.signal.TrackPublished.track:type_name -> chancery.signal.Track
+	63,  // 105: chancery.signal.SpeakersChanged.speakers:type_name -> chancery.signal.Speaker
+	22,  // 106: chancery.signal.RoomUpdate.room:type_name -> chancery.signal.Room
+	4,   // 107: chancery.signal.LinkQualityInfo.quality:type_name -> chancery.signal.LinkQuality
+	66,  // 108: chancery.signal.LinkQualityUpdate.updates:type_name -> chancery.signal.LinkQualityInfo
+	5,   // 109: chancery.signal.StreamStateInfo.state:type_name -> chancery.signal.StreamState
+	68,  // 110: chancery.signal.StreamStateUpdate.stream_states:type_name -> chancery.signal.StreamStateInfo
+	2,   // 111: chancery.signal.SubscribedQuality.quality:type_name -> chancery.signal.VideoQuality
+	70,  // 112: chancery.signal.SubscribedCodec.qualities:type_name -> chancery.signal.SubscribedQuality
+	70,  // 113: chancery.signal.SubscribedQualityUpdate.subscribed_qualities:type_name -> chancery.signal.SubscribedQuality
+	71,  // 114: chancery.signal.SubscribedQualityUpdate.subscribed_codecs:type_name -> chancery.signal.SubscribedCodec
+	18,  // 115: chancery.signal.RequestResponse.reason:type_name -> chancery.signal.RequestResponse.Reason
+	39,  // 116: chancery.signal.RequestResponse.add_track:type_name -> chancery.signal.AddTrack
+	51,  // 117: chancery.signal.RequestResponse.update_metadata:type_name -> chancery.signal.UpdateMetadata
+	55,  // 118: chancery.signal.RequestResponse.publish_data_track:type_name -> chancery.signal.PublishDataTrack
+	19,  // 119: chancery.signal.DataPacket.kind:type_name -> chancery.signal.DataPacket.Kind
+	80,  // 120: chancery.signal.DataPacket.user:type_name -> chancery.signal.UserPacket
+	22,  // 121: chancery.signal.ListRoomsResponse.rooms:type_name -> chancery.signal.Room
+	24,  // 122: chancery.signal.ListParticipantsResponse.participants:type_name -> chancery.signal.Participant
+	28,  // 123: chancery.signal.MuteTrackResponse.track:type_name -> chancery.signal.Track
+	124, // [124:124] is the sub-list for method output_type
+	124, // [124:124] is the sub-list for method input_type
+	124, // [124:124] is the sub-list for extension type_name
+	124, // [124:124] is the sub-list for extension extendee
+	0,   // [0:124] is the sub-list for field type_name
 }
 
 func init() { file_signal_proto_init() }
@@ -7403,7 +7478,7 @@ func file_signal_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_signal_proto_rawDesc), len(file_signal_proto_rawDesc)),
-			NumEnums:      19,
+			NumEnums:      20,
 			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   0,
