@@ -22,6 +22,7 @@ export const alone = {
     await b.moving('ann');
     await b.ask(() => window.call.resize('ann', 1280, 720));
     await b.sees(720, 'ann');
+    await pause(1000); // its key frame is past: a browser hears no question for another within 300 ms
     let begun = Date.now();
     await b.ask(() => window.call.resize('ann', 300, 168));
     await b.sees(180, 'ann');
