@@ -194,7 +194,11 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 		return
 	}
 	p.muteAgain()
-	update := &signal.ParticipantUpdate{Participants: append(p.gone.missed(time.Now(), p.peers), p.snapshot().info)}
+	gone := p.gone.missed(time.Now(), p.peers)
+	for _, o := range gone {
+		p.fallenSilent(o.Sid)
+	}
+	update := &signal.ParticipantUpdate{Participants: append(gone, p.snapshot().info)}
 	for _, o := range p.peers {
 		if !o.info.Permission.GetHidden() {
 			update.Participants = append(update.Participants, o.info)

@@ -139,3 +139,29 @@ func TestAResumeTellsWhatEnded(t *testing.T) {
 	until(t, ws, "word of the pause", streams(signal.StreamState_STREAM_PAUSED))
 	until(t, ws, "word that ann herself speaks", speaks(p.sid, true))
 }
+
+// TestWhoLeavesWhileSpeakingFallsSilentFirst: clients look a speaker up among those who are there.
+func TestWhoLeavesWhileSpeakingFallsSilentFirst(t *testing.T) {
+	f, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	room, sid := theRoom(t, f), bob.joined.Participant.Sid
+	p := bob.session(f)
+	room.do(func() { room.pretend(p, time.Now().Add(patience)) })
+	silent := false
+	speaks := func(active bool) func(*signal.Response) bool {
+		return func(res *signal.Response) bool {
+			return slices.ContainsFunc(res.GetSpeakersChanged().GetSpeakers(), func(s *signal.Speaker) bool { return s.Sid == sid && s.Active == active })
+		}
+	}
+	ann.wait("bob's voice", speaks(true))
+	p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
+	ann.wait("bob's leaving", func(res *signal.Response) bool {
+		silent = silent || speaks(false)(res)
+		return mentions(res, "bob", signal.Participant_DISCONNECTED)
+	})
+	if !silent {
+		t.Error("bob has left and speaks still")
+	}
+	ann.ws.Close() // the socket may have swallowed that
+	until(t, ann.resumes(base), "word of bob's silence", speaks(false))
+}

@@ -82,6 +82,17 @@ func (p *Participant) tellOfSpeakers(speakers []*signal.Speaker) {
 	p.send(&signal.Response{Message: &signal.Response_SpeakersChanged{SpeakersChanged: &signal.SpeakersChanged{Speakers: speakers}}})
 }
 
+// fallsSilent tells p's client that somebody who leaves speaks no more, while it knows who that is: it forgets who has left, and would have
+// them among the speakers for ever. (livekit-client 2.23.0: Room.handleSpeakersChanged)
+func (p *Participant) fallsSilent(sid string) {
+	if p.speaking[sid] {
+		p.fallenSilent(sid)
+	}
+	delete(p.speaking, sid)
+}
+
+func (p *Participant) fallenSilent(sid string) { p.tellOfSpeakers([]*signal.Speaker{{Sid: sid}}) }
+
 // tellSpeakers hears every microphone once and tells what has changed.
 func (r *Room) tellSpeakers() {
 	var changed []*signal.Speaker

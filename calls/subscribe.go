@@ -37,6 +37,7 @@ type subscription struct {
 func (p *Participant) peerChanged(now *peer) {
 	if now.info.State == signal.Participant_DISCONNECTED {
 		p.forgetWants(now.info.Sid)
+		p.fallsSilent(now.info.Sid)
 	}
 	if p.holdsBack(now) {
 		return
@@ -51,7 +52,6 @@ func (p *Participant) peerChanged(now *peer) {
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
 		delete(p.peers, sid)
-		delete(p.speaking, sid)
 		p.gone.note(now.info, time.Now())
 	} else {
 		p.peers[sid] = now
