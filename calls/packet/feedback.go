@@ -8,7 +8,8 @@ const (
 	ReceiverReport     = 201
 	TransportFeedback  = 205
 	PayloadFeedback    = 206
-	FormatTransportCC  = 15 // of TransportFeedback
+	FormatNack         = 1  // of TransportFeedback
+	FormatTransportCC  = 15 // likewise
 	maxFeedbackPackets = 4096
 )
 
@@ -42,16 +43,26 @@ type Arrival struct {
 // ClockRound is after how many microseconds the clock of transport-wide feedback begins anew: 24 bits of 64 ms, twelve days.
 const ClockRound = 64_000 << 24
 
+// TransportCCPackets is of how many packets ParseTransportCC would tell, at most.
+func TransportCCPackets(body []byte) int {
+	if len(body) < transportCCHead {
+		return 0
+	}
+	return min(int(binary.BigEndian.Uint16(body[10:])), maxFeedbackPackets)
+}
+
+const transportCCHead = 16
+
 // ParseTransportCC reads the body of a transport-wide congestion control packet
 // (draft-holmer-rmcat-transport-wide-cc-extensions-01, section 3.1) and tells each packet in turn. What was told before
 // the bytes end too early was there. Nothing is told of more than 4096 packets.
 func ParseTransportCC(body []byte, tell func(Arrival)) bool {
-	const head = 16
+	const head = transportCCHead
 	if len(body) < head {
 		return false
 	}
 	seq := binary.BigEndian.Uint16(body[8:])
-	count := min(int(binary.BigEndian.Uint16(body[10:])), maxFeedbackPackets)
+	count := TransportCCPackets(body)
 	at := int64(body[12])<<16 | int64(body[13])<<8 | int64(body[14])
 	at *= 64_000
 	chunksEnd, ok := chunksLength(body[head:], count)

@@ -1,6 +1,9 @@
 package sfu
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Budget bounds what a publisher may bring in a second, or several together: those of one call, those of one server. What
 // is beyond it is dropped before anybody is told of it. The zero limit bounds nothing; a nil *Budget neither.
@@ -70,4 +73,22 @@ func (b *Budget) spend(ms int64, size int, video bool) bool {
 		b.packets.Add(1)
 	}
 	return true
+}
+
+// pace bounds how often somebody may have us do something, by the time that each may take of the whole in the long run.
+type pace struct{ due atomic.Int64 } // when so much was done as may be in the long run, microseconds
+
+// take says whether it may be done now, where so much of the time is lent to one who has waited.
+func (p *pace) take(part, lent time.Duration, now time.Time) bool {
+	at := now.Sub(began).Microseconds()
+	for {
+		before := p.due.Load()
+		due := max(before, at) + part.Microseconds()
+		if due-at > lent.Microseconds() {
+			return false
+		}
+		if p.due.CompareAndSwap(before, due) {
+			return true
+		}
+	}
 }

@@ -1,6 +1,8 @@
 package sfu
 
 import (
+	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -336,6 +338,99 @@ func TestFeedbackThatLies(t *testing.T) {
 	}
 	if n := s.link.Numbers(); n.Bounded {
 		t.Errorf("got %+v", n)
+	}
+}
+
+// heard is a subscriber's end of a line whose reports are told to it.
+func heard(t *testing.T) (*stage, *incoming) {
+	t.Helper()
+	s, in := newStage(t, 1), newIncoming()
+	in.downs[7] = s.down
+	return s, in
+}
+
+// maximal is feedback, 24 bytes long, that as many packets as it can tell of have not come.
+func maximal() []byte {
+	return []byte{0x80 | packet.FormatTransportCC, packet.TransportFeedback, 0, 5, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0x10, 0, 0, 0, 0, 0, 0x10, 0, 0, 0}
+}
+
+// A few bytes of feedback speak of thousands of packets: of many together the first are heard.
+func TestFeedbackOnManyPackets(t *testing.T) {
+	s, in := heard(t)
+	const sent = 100
+	for seq := range uint16(sent) {
+		s.link.estimate.note(seq, 100, 0, false)
+	}
+	s.link.suspect()
+	in.hear(bytes.Repeat(maximal(), 58), 0, time.Now(), nil)
+	if _, lost := s.link.estimate.lost.sum(s.link.micros(time.Now())); lost != sent {
+		t.Errorf("got %d packets told as lost, want %d: those of the first of 58 feedbacks", lost, sent)
+	}
+}
+
+// What a peer's reports may cost is bounded, whatever they are, and however they come: each compound by itself, or once for every
+// stream that it speaks of. Who has said too much is heard again a moment later.
+func TestAStormOfReports(t *testing.T) {
+	var nack, asks, feedback []byte
+	for i := range uint16(345) {
+		nack = binary.BigEndian.AppendUint32(nack, uint32(i*17)<<16|0xffff)
+	}
+	nack = append([]byte{0x81, packet.TransportFeedback, 1, 91, 0, 0, 0, 1, 0, 0, 0, 7}, nack...)
+	ask := []byte{0x81, packet.PayloadFeedback, 0, 2, 0, 0, 0, 1, 0, 0, 0, 7}
+	asks = bytes.Repeat(ask, 115)
+	feedback = append(maximal(), ask...)
+	const storm, most = 2000, 2000 / 10
+	for name, c := range map[string]struct {
+		report []byte
+		said   int // in one report
+		heard  func(DownNumbers) uint64
+	}{
+		"packets asked for again": {nack, 345, func(n DownNumbers) uint64 { return n.Nacks }},
+		"key frames asked for":    {asks, 115, func(n DownNumbers) uint64 { return n.KeyAsks }},
+		"feedback":                {feedback, 1, func(n DownNumbers) uint64 { return n.KeyAsks }},
+	} {
+		for _, only := range []uint32{0, 7} {
+			s, in := heard(t)
+			now, buf := time.Now(), make([]byte, receiveMTU+2)
+			for i := range storm {
+				in.hear(c.report, only, now.Add(time.Second*time.Duration(i)/storm), buf)
+			}
+			got := int(c.heard(s.down.Numbers())) / c.said
+			if got == 0 || got > most {
+				t.Errorf("%s: got %d of %d reports of a second heard, want some, and at most %d", name, got, storm, most)
+			}
+			in.hear(c.report, only, now.Add(1200*time.Millisecond), buf)
+			if again := int(c.heard(s.down.Numbers())) / c.said; again != got+1 {
+				t.Errorf("%s: got %d heard of one a moment later, want 1", name, again-got)
+			}
+		}
+	}
+}
+
+// A client with seven hundred pictures, a tenth of whose packets are lost, is heard in all that it says.
+func TestReportsOfAGreatCall(t *testing.T) {
+	s, in := heard(t)
+	feedback := maximal()
+	binary.BigEndian.PutUint16(feedback[14:], 300)
+	binary.BigEndian.PutUint16(feedback[20:], 300)
+	nack := []byte{0x81, packet.TransportFeedback, 0, 3, 0, 0, 0, 1, 0, 0, 0, 7, 0, 9, 0, 0}
+	reception := append([]byte{0x81, packet.ReceiverReport, 0, 7, 0, 0, 0, 1, 0, 0, 0, 7}, make([]byte, 20)...)
+	ask := []byte{0x81, packet.PayloadFeedback, 0, 2, 0, 0, 0, 1, 0, 0, 0, 7}
+	const seconds, pictures, lost, feedbacks, parts = 10, 700, 600, 20, 4200
+	began, buf, said := time.Now(), make([]byte, receiveMTU+2), uint64(0)
+	for i := range seconds * parts {
+		say := func(each int, b []byte) {
+			if i%(parts/each) == 0 {
+				said++
+				in.hear(append(bytes.Clone(b), ask...), 0, began.Add(time.Second*time.Duration(i)/parts), buf)
+			}
+		}
+		say(pictures, reception)
+		say(lost, nack)
+		say(feedbacks, feedback)
+	}
+	if got := s.down.Numbers(); got.KeyAsks != said || got.Nacks != seconds*lost {
+		t.Errorf("got %d of %d reports heard, and %d of %d packets asked for", got.KeyAsks, said, got.Nacks, seconds*lost)
 	}
 }
 

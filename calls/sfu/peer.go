@@ -87,6 +87,8 @@ type incoming struct {
 	arrivals *arrivals
 	wire     *wire // nil in tests of the rest
 
+	looks pace // that its reports have us take; see looksFor
+
 	excess  func()       // is called for a peer that speaks of too many streams
 	streams atomic.Int32 // how many it has spoken of
 	waits   atomic.Int64 // what waits of its streams; see waiting

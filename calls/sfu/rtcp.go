@@ -12,14 +12,19 @@ import (
 )
 
 // hear takes a deciphered compound. only is the SSRC that is meant, 0: all that it speaks of; scratch is where repairs are
-// made, nil if there is none at hand.
+// made, nil if there is none at hand. Of a compound, and of a peer, that says too much the rest is not heard.
 func (in *incoming) hear(b []byte, only uint32, now time.Time, scratch []byte) {
+	looks := looksTogether
 	for rest := b; ; {
 		p, next, ok := packet.NextRTCP(rest)
 		if !ok {
 			return
 		}
 		rest = next
+		need := looksFor(p)
+		if looks -= need; looks < 0 || !in.looks.take(time.Duration(need)*lookEvery, looksLent, now) {
+			return
+		}
 		switch p.Type {
 		case packet.SenderReport:
 			if len(p.Body) < 24 {
@@ -49,6 +54,29 @@ func (in *incoming) hear(b []byte, only uint32, now time.Time, scratch []byte) {
 		}
 	}
 }
+
+// looksFor is what it takes to hear a packet of RTCP: a look for each packet of ours that it speaks of, which a few bytes can do of thousands, and
+// some for itself. One takes some ten nanoseconds.
+func looksFor(p packet.RTCP) int {
+	switch {
+	case p.Type != packet.TransportFeedback:
+	case p.Format == packet.FormatTransportCC:
+		return looksAlone + packet.TransportCCPackets(p.Body)
+	case p.Format == packet.FormatNack:
+		return looksAlone + len(p.Body)/4*packetsOfNack
+	}
+	return looksAlone + len(p.Body)/4
+}
+
+const (
+	looksAlone    = 64
+	packetsOfNack = 17 // that a pair asks for
+	looksTogether = 8192
+	// lookEvery is how often a peer may have us look in the long run: so that one to whom seven hundred pictures are sent is heard in all, while
+	// every tenth packet is lost on its way.
+	lookEvery = 4 * time.Microsecond
+	looksLent = time.Second // of them, that may be taken at once
+)
 
 // tell gives the down tracks what concerns them.
 func (in *incoming) tell(p packet.RTCP, only uint32, scratch []byte) {
