@@ -2,8 +2,10 @@ package sfu
 
 import (
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/ice/v4"
 	"github.com/pion/interceptor"
@@ -35,6 +37,7 @@ func (e *Engine) NewPeer() (*Peer, error) {
 		e.ways.verified(remote, in.wire)
 		return false // Pion chooses the pair
 	})
+	settings.SetRemoteIPFilter(func(net.IP) bool { return in.newPlaces.take(newPlaceEvery, maxPlaces*newPlaceEvery, time.Now()) })
 	registry := &interceptor.Registry{}
 	registry.Add(in)
 	api := webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(e.media), webrtc.WithInterceptorRegistry(registry))
@@ -87,7 +90,8 @@ type incoming struct {
 	arrivals *arrivals
 	wire     *wire // nil in tests of the rest
 
-	looks pace // that its reports have us take; see looksFor
+	newPlaces pace // from which the peer has shown that it is there
+	looks     pace // that its reports have us take; see looksFor
 
 	excess  func()       // is called for a peer that speaks of too many streams
 	streams atomic.Int32 // how many it has spoken of
@@ -167,6 +171,13 @@ func (in *incoming) find(ssrc uint32) (*Layer, *DownTrack) {
 	defer in.mu.RUnlock()
 	return in.layers[ssrc], in.downs[ssrc]
 }
+
+// A peer may be in so many places at first, and then in a new one so often. Of each Pion keeps a candidate, with a pair for each of ours, and looks
+// through all of them for every check. Who comes from one too many is not answered there.
+const (
+	maxPlaces     = 64
+	newPlaceEvery = time.Minute // for who wanders all day
+)
 
 const (
 	maxStreams = 4096 // that a peer may ever speak of: a call of hundreds, many times over

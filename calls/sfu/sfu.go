@@ -86,7 +86,7 @@ func (e *Engine) open(ports Ports) (webrtc.SettingEngine, error) {
 	if err != nil {
 		return s, err
 	}
-	udp, err := e.listenUDP(addresses, ports.UDP, quiet)
+	udp, err := e.listenUDP(addresses, ports.UDP)
 	if err != nil {
 		return s, err
 	}
@@ -166,7 +166,7 @@ func (p *Ports) addresses() ([]net.IP, error) {
 }
 
 // listenUDP opens one socket on each address, so that answers leave from where the question came.
-func (e *Engine) listenUDP(addresses []net.IP, port int, logs logging.LoggerFactory) (ice.UDPMux, error) {
+func (e *Engine) listenUDP(addresses []net.IP, port int) (ice.UDPMux, error) {
 	var muxes []ice.UDPMux
 	for _, ip := range addresses {
 		socket, err := listenSocket(&net.UDPAddr{IP: ip, Port: port}, e.ways)
@@ -176,7 +176,7 @@ func (e *Engine) listenUDP(addresses []net.IP, port int, logs logging.LoggerFact
 		e.udp = append(e.udp, socket.LocalAddr().(*net.UDPAddr).AddrPort())
 		e.ways.add(socket)
 		socket.start()
-		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: socket, Logger: logs.NewLogger("ice")})
+		mux := newUDPMux(socket)
 		e.closers = append(e.closers, mux)
 		muxes = append(muxes, mux)
 	}

@@ -16,7 +16,7 @@ import (
 
 // socket is one of the focus's UDP addresses: several of the kernel's sockets, among which it shares the clients out, each
 // with its own reader. What is a client's RTP or RTCP goes where it belongs in the reader's goroutine; the rest (STUN,
-// DTLS, and what nobody knows yet) waits for Pion, whose net.PacketConn this is.
+// DTLS, and what nobody knows yet) waits for Pion, to whose agents the udpMux gives it.
 type socket struct {
 	conns  []*net.UDPConn
 	many   []manyWriter // of the same
@@ -135,15 +135,13 @@ func (s *socket) leave(p []byte, from netip.AddrPort) {
 	}
 }
 
-// ReadFromAddrPort gives Pion what is left to it.
-func (s *socket) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
+// next gives what is left to Pion; it is the caller's, who puts it back.
+func (s *socket) next() (*datagram, error) {
 	select {
 	case d := <-s.rest:
-		n, from := copy(p, d.data[:d.n]), d.from
-		datagrams.Put(d)
-		return n, from, nil
+		return d, nil
 	case <-s.closed:
-		return 0, netip.AddrPort{}, net.ErrClosed
+		return nil, net.ErrClosed
 	}
 }
 
@@ -151,20 +149,6 @@ func (s *socket) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
 func (s *socket) WriteToAddrPort(p []byte, to netip.AddrPort) (int, error) {
 	s.ways.leads(to, s)
 	return s.conns[0].WriteToUDPAddrPort(p, to)
-}
-
-// ReadFrom is ReadFromAddrPort for the net.PacketConn that Pion asks for.
-func (s *socket) ReadFrom(p []byte) (int, net.Addr, error) {
-	n, from, err := s.ReadFromAddrPort(p)
-	return n, net.UDPAddrFromAddrPort(from), err
-}
-
-// WriteTo is WriteToAddrPort, likewise.
-func (s *socket) WriteTo(p []byte, to net.Addr) (int, error) {
-	if udp, ok := to.(*net.UDPAddr); ok {
-		return s.WriteToAddrPort(p, udp.AddrPort())
-	}
-	return s.conns[0].WriteTo(p, to)
 }
 
 // Close ends the readers and waits for them.
@@ -180,8 +164,5 @@ func (s *socket) Close() error {
 	return errors.Join(errs...)
 }
 
-// LocalAddr is the address; Pion's deadlines are for writing, and a datagram does not wait.
-func (s *socket) LocalAddr() net.Addr                { return s.conns[0].LocalAddr() }
-func (s *socket) SetDeadline(t time.Time) error      { return s.SetWriteDeadline(t) }
-func (s *socket) SetReadDeadline(time.Time) error    { return nil }
-func (s *socket) SetWriteDeadline(t time.Time) error { return s.conns[0].SetWriteDeadline(t) }
+// LocalAddr is the address.
+func (s *socket) LocalAddr() net.Addr { return s.conns[0].LocalAddr() }

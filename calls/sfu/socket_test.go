@@ -170,18 +170,18 @@ func TestSocketReadersShareAnAddress(t *testing.T) {
 			}
 		}
 	}
-	got, buf := map[netip.AddrPort]int{}, make([]byte, 2000)
+	got := map[netip.AddrPort]int{}
 	late := time.AfterFunc(5*time.Second, func() { _ = s.Close() })
 	defer late.Stop()
 	for range clients * each {
-		n, from, err := s.ReadFromAddrPort(buf)
+		d, err := s.next()
 		if err != nil {
 			t.Fatalf("after packets of %d clients: %v", len(got), err)
 		}
-		if string(buf[:n]) != "what may this be" || !want[from] {
-			t.Fatalf("got %q from %v", buf[:n], from)
+		if string(d.data[:d.n]) != "what may this be" || !want[d.from] {
+			t.Fatalf("got %q from %v", d.data[:d.n], d.from)
 		}
-		got[from]++
+		got[d.from]++
 	}
 	for from, n := range got {
 		if n != each {
@@ -190,7 +190,7 @@ func TestSocketReadersShareAnAddress(t *testing.T) {
 	}
 	var waits sync.WaitGroup
 	waits.Go(func() {
-		if _, _, err := s.ReadFromAddrPort(buf); err == nil {
+		if _, err := s.next(); err == nil {
 			t.Error("read from a closed socket")
 		}
 	})
@@ -211,8 +211,11 @@ func TestSocketDropsWhatDoesNotFit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	buf := make([]byte, 4000)
-	if n, _, err := s.ReadFromAddrPort(buf); err != nil || n != 100 {
-		t.Errorf("got %d bytes, %v; want the one of 100", n, err)
+	d, err := s.next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.n != 100 {
+		t.Errorf("got %d bytes, want the one of 100", d.n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/ice/v4"
 	"github.com/pion/webrtc/v4"
@@ -193,11 +194,12 @@ func (m *tcpMux) GetConnByUfrag(ufrag string, six bool, local net.IP) (net.Packe
 // tcpConn is what carries a client's packets on TCP. One goroutine reads it.
 type tcpConn struct {
 	net.PacketConn
-	ways *ways
-	desk *desk
+	ways   *ways
+	desk   *desk
+	checks pace
 }
 
-// ReadFrom gives what is Pion's; media go where they belong.
+// ReadFrom gives what is Pion's; media go where they belong, and a client that asks too often where it is is not answered.
 func (c *tcpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
 		n, from, err := c.PacketConn.ReadFrom(b)
@@ -207,6 +209,9 @@ func (c *tcpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		tcp, ok := from.(*net.TCPAddr)
 		if !ok {
 			return n, from, nil
+		}
+		if asks(b[:n]) && !c.checks.take(checkEvery, checksLent, time.Now()) {
+			continue
 		}
 		w := c.ways.of(true, unmapped(tcp.AddrPort()), b[:n])
 		if w == nil {
