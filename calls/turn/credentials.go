@@ -106,18 +106,4 @@ func (s *Server) quota(user, _ string, _ net.Addr) bool {
 	return true
 }
 
-// begun notes what the client at an address may do.
-func (s *Server) begun(from, _ net.Addr, _, user, _ string, _ net.Addr, _ int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sessions[addressKey(from)] = Right(user[:1])
-}
-
-// ended forgets what the client at an address might do.
-func (s *Server) ended(from, _ net.Addr, _, _, _ string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.sessions, addressKey(from))
-}
-
 func addressKey(a net.Addr) string { return a.Network() + " " + a.String() }

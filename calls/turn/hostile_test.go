@@ -250,8 +250,8 @@ func newRawClient(t *testing.T, s *Server, network, who string) *rawClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	username, password := Credential(testSecret, ToFoci, who, time.Now())
-	c := &rawClient{t: t, conn: conn, reader: bufio.NewReader(conn), username: username, key: stun.NewLongTermIntegrity(username, Realm, password)}
+	c := &rawClient{t: t, conn: conn, reader: bufio.NewReader(conn)}
+	c.may(ToFoci, who)
 	answer, err := c.ask(stun.MethodAllocate)
 	if err != nil {
 		t.Fatal(err)
@@ -260,6 +260,12 @@ func newRawClient(t *testing.T, s *Server, network, who string) *rawClient {
 		t.Fatalf("the first answer has no nonce: %v", err)
 	}
 	return c
+}
+
+// may gives the client a credential.
+func (c *rawClient) may(right Right, who string) {
+	username, password := Credential(testSecret, right, who, time.Now())
+	c.username, c.key = username, stun.NewLongTermIntegrity(username, Realm, password)
 }
 
 // ask sends a request and reads the answer.
@@ -295,6 +301,113 @@ func (c *rawClient) wants(method stun.Method, seconds int) {
 	answer, err := c.ask(method, attributes...)
 	if err != nil || answer.Type.Class != stun.ClassSuccessResponse {
 		c.t.Fatalf("%v: got %v, %v, want success", method, answer, err)
+	}
+}
+
+// peersFrom are so many addresses in a row, as attributes of a request.
+func peersFrom(first string, n int) (attributes []stun.Setter) {
+	for a := netip.MustParseAddr(first); n > 0; a, n = a.Next(), n-1 {
+		attributes = append(attributes, stunAddress{netip.AddrPortFrom(a, 5000)})
+	}
+	return attributes
+}
+
+// stunAddress is a peer's.
+type stunAddress struct{ netip.AddrPort }
+
+func (a stunAddress) AddTo(m *stun.Message) error {
+	return stun.XORMappedAddress{IP: a.Addr().AsSlice(), Port: int(a.Port())}.AddToAs(m, stun.AttrXORPeerAddress)
+}
+
+// TestPermissionsAreBounded: each is kept for five minutes, with a timer. Who has as many as there may be renews them, and gets none for others
+// until some have ended.
+func TestPermissionsAreBounded(t *testing.T) {
+	s := openServer(t, func(s *Settings) { s.Public = func(netip.Addr) bool { return true } })
+	c := newRawClient(t, s, "tcp4", "ann")
+	c.may(ToPublic, "ann")
+	c.wants(stun.MethodAllocate, -1)
+	permit := func(first string, n int) int {
+		t.Helper()
+		answer, err := c.ask(stun.MethodCreatePermission, peersFrom(first, n)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return codeOf(answer)
+	}
+	kept := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n := 0
+		for _, one := range s.sessions {
+			n += len(one.peers)
+		}
+		return n
+	}
+	const each = 50
+	for i := range 20 {
+		want := 0
+		if (i+1)*each > maxPeers {
+			want = int(stun.CodeForbidden)
+		}
+		if got := permit(netip.AddrFrom4([4]byte{198, 51, byte(i), 1}).String(), each); got != want {
+			t.Fatalf("after %d peers: got error %d, want %d", i*each, got, want)
+		}
+	}
+	if n := kept(); n > maxPeers {
+		t.Errorf("%d permissions are kept, want at most %d", n, maxPeers)
+	}
+	if got := permit("198.51.0.1", each); got != 0 {
+		t.Errorf("renewed: got error %d", got)
+	}
+	bind := func(peer string, number uint16) int {
+		t.Helper()
+		answer, err := c.ask(stun.MethodChannelBind, stunAddress{netip.AddrPortFrom(netip.MustParseAddr(peer), 5000)},
+			stun.RawAttribute{Type: stun.AttrChannelNumber, Value: binary.BigEndian.AppendUint32(nil, uint32(number)<<16)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return codeOf(answer)
+	}
+	if got := bind("198.51.0.1", 0x4000); got != 0 {
+		t.Errorf("a channel to a peer that has a permission: got error %d", got)
+	}
+	if got := bind("203.0.113.1", 0x4001); got == 0 {
+		t.Error("a channel to one peer too many was given")
+	}
+	c.wants(stun.MethodRefresh, 0)
+	if n := kept(); n != 0 {
+		t.Errorf("%d permissions are kept of an allocation that has ended", n)
+	}
+}
+
+// codeOf is the error that an answer tells, 0 for none.
+func codeOf(answer *stun.Message) int {
+	var code stun.ErrorCodeAttribute
+	if code.GetFrom(answer) != nil {
+		return 0
+	}
+	return int(code.Code)
+}
+
+// TestChannelsAreBounded: a participant may reach few addresses, but any of their ports, each by a channel of its own.
+func TestChannelsAreBounded(t *testing.T) {
+	s := openServer(t, withFocus(echo(t).LocalAddr()))
+	c := newRawClient(t, s, "tcp4", "ann")
+	c.wants(stun.MethodAllocate, -1)
+	const first = 0x4000
+	given := 0
+	for i := range 2 * maxChannels {
+		peer := stunAddress{netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(2000+i))}
+		answer, err := c.ask(stun.MethodChannelBind, peer, stun.RawAttribute{Type: stun.AttrChannelNumber, Value: binary.BigEndian.AppendUint32(nil, uint32(first+i)<<16)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if codeOf(answer) == 0 {
+			given++
+		}
+	}
+	if given != maxChannels {
+		t.Errorf("got %d channels, want %d", given, maxChannels)
 	}
 }
 

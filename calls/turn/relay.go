@@ -193,7 +193,8 @@ func (s *Server) lookAround() error {
 // abroad says whether an address is on the open Internet and not this host's.
 func (s *Server) abroad(ip netip.Addr) bool { return s.settings.Public(ip) && !s.host.Load().all[ip] }
 
-// permits is asked for the address of a peer, before anything is sent to it; each packet is looked at again, with its port.
+// permits is asked for the address of a peer, before anything is sent to it or a permission is renewed; each packet is looked at again, with
+// its port.
 func (s *Server) permits(from net.Addr, peer net.IP) bool {
 	ip, ok := netip.AddrFromSlice(peer)
 	if !ok {
@@ -201,14 +202,16 @@ func (s *Server) permits(from net.Addr, peer net.IP) bool {
 	}
 	ip = ip.Unmap()
 	_ = s.lookAround() // should it fail, what was known before holds
-	s.mu.Lock()
-	right := s.sessions[addressKey(from)]
-	s.mu.Unlock()
-	if s.settings.Foci().has(ip) || right == ToPublic && (s.own[ip] || s.abroad(ip)) {
-		return true
+	right, room := s.roomFor(from, ip)
+	switch {
+	case !s.settings.Foci().has(ip) && (right != ToPublic || !s.own[ip] && !s.abroad(ip)):
+		refused.WithLabelValues("peer").Inc()
+		return false
+	case !room:
+		refused.WithLabelValues("quota").Inc()
+		return false
 	}
-	refused.WithLabelValues("peer").Inc()
-	return false
+	return true
 }
 
 // relay is the socket of one allocation, seen from its client.

@@ -7,7 +7,7 @@
 //   - a credential opens allocations for an hour; those that it opened go on for a day at the longest, also where the host's
 //     clock is set meanwhile;
 //   - before a client has proven who it is, it costs a bounded number of packets, bytes and seconds;
-//   - allocations and their bandwidth are bounded, for each and in sum: what is too much is dropped;
+//   - allocations, whom they reach and their bandwidth are bounded, for each and in sum: what is too much is dropped;
 //   - nothing but UDP is relayed.
 package turn
 
@@ -109,14 +109,14 @@ type Server struct {
 	users    map[string]int      // allocations, by user
 	relays   map[*relay]struct{} // all of them
 	told, at map[netip.AddrPort]*relay
-	sessions map[string]Right // what the client at this address may do
+	sessions map[string]*session // of the clients with an allocation, by address
 }
 
 // New opens the ports and serves.
 func New(settings Settings) (*Server, error) {
 	settings = settings.withDefaults()
 	s := &Server{settings: settings, now: time.Now, began: settings.Now(), own: map[netip.Addr]bool{},
-		users: map[string]int{}, relays: map[*relay]struct{}{}, told: map[netip.AddrPort]*relay{}, at: map[netip.AddrPort]*relay{}, sessions: map[string]Right{}}
+		users: map[string]int{}, relays: map[*relay]struct{}{}, told: map[netip.AddrPort]*relay{}, at: map[netip.AddrPort]*relay{}, sessions: map[string]*session{}}
 	s.total = rate.NewLimiter(rate.Limit(s.settings.TotalRate), s.settings.TotalRate)
 	for _, ip := range append(append([]net.IP{}, settings.Listen...), settings.Told...) {
 		if a, ok := netip.AddrFromSlice(ip); ok {
@@ -140,7 +140,10 @@ func (s *Server) open() (err error) {
 		Realm: Realm, InboundMTU: maxFrame + 1,
 		LoggerFactory: &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled},
 		QuotaHandler:  s.quota,
-		EventHandler:  turn.EventHandler{OnAllocationCreated: s.begun, OnAllocationDeleted: s.ended},
+		EventHandler: turn.EventHandler{
+			OnAllocationCreated: s.begun, OnAllocationDeleted: s.ended,
+			OnPermissionCreated: s.permitted, OnPermissionDeleted: s.unpermitted, OnChannelCreated: s.bound, OnChannelDeleted: s.unbound,
+		},
 	}
 	if len(s.settings.Secret) > 0 {
 		config.AuthHandler = s.authenticate
