@@ -141,9 +141,10 @@ func (p *Participant) force(t *publication) (changed bool) {
 	return true
 }
 
-// quiet drops the packets of a track that is not muted by its client alone.
+// quiet lets a track's media be as muted as it is, and drops the packets of one that is not muted by its client alone.
 func (t *publication) quiet() {
 	for up := range t.ups() {
+		up.Mute(t.info.Muted)
 		up.Silence(t.silenced())
 	}
 }

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -100,6 +101,45 @@ func TestMutedIsNotHeard(t *testing.T) {
 	ann.wait("the end of its tracks", func(res *signal.Response) bool { return res.GetTrackUnpublished() != nil })
 	bob.fallsSilent(voice)
 	bob.fallsSilent(picture)
+}
+
+// TestMutesReachTheMedia: whatever mutes a track, its media know, so that it takes no part of a narrow line.
+func TestMutesReachTheMedia(t *testing.T) {
+	focus, base := newTestFocus(t)
+	ann, bob := join(t, base, "room", "ann"), join(t, base, "room", "bob")
+	ann.publish("ann")
+	bob.tracks()
+	p := theRoom(t, focus).find("ann")
+	muted := func() (sid string, all []bool) {
+		within(t, p, func() {
+			for _, track := range p.published {
+				sid = track.info.Sid
+				for up := range track.ups() {
+					all = append(all, up.Muted())
+				}
+			}
+		})
+		return sid, all
+	}
+	sid, all := muted()
+	if len(all) != 2 || slices.Contains(all, true) {
+		t.Fatalf("got tracks that are muted %v, want two that are not", all)
+	}
+	for _, want := range []bool{true, false} {
+		ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: want}}})
+		for end := time.Now().Add(patience); ; {
+			if _, all := muted(); slices.Contains(all, true) == want {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("muted by its client: got %v for a long time, want %v", !want, want)
+			}
+		}
+	}
+	within(t, p, func() { p.muteByAdmin(sid) })
+	if _, all := muted(); !slices.Contains(all, true) {
+		t.Error("muted by an administrator: its media do not know")
+	}
 }
 
 // TestCallKeepsItsBudget lets two send more than their call may bring: pictures stop, voices do not.

@@ -59,6 +59,7 @@ type drive struct {
 	audio *DownTrack
 	told  []bool
 	padN  int
+	quiet []*UpTrack // others of which nothing comes
 }
 
 func newDrive(t *testing.T, bps int) *drive {
@@ -105,6 +106,9 @@ func (d *drive) run(length time.Duration, each func(second float64)) {
 	const tick = 5_000
 	video, voice := 0.0, 0.0
 	for end := d.now + length.Microseconds(); d.now < end; d.now += tick {
+		if d.voice > 0 {
+			d.audio.up.layers[0].Load().lastPacket.Store(millis(d.time()))
+		}
 		video += float64(d.sending()) * tick / 8e6
 		for ; video >= 1000; video -= 1000 {
 			d.packet(1000, false)
@@ -120,8 +124,26 @@ func (d *drive) run(length time.Duration, each func(second float64)) {
 			}
 		}
 		if d.now%100_000 == 0 || d.link.estimate.probe.running() {
-			d.link.steerLocked(d.now, d.link.began.Add(time.Duration(d.now)*time.Microsecond))
+			d.link.steerLocked(d.now, d.time())
 		}
+	}
+}
+
+// time is what everybody's clock shows.
+func (d *drive) time() time.Time { return d.link.began.Add(time.Duration(d.now) * time.Microsecond) }
+
+// others brings tracks of so many bits in a second, of which nothing comes any more.
+func (d *drive) others(t *testing.T, n, bps int, video bool) {
+	for range n {
+		up := newUpTrack(d.up.up, nil, video, [MaxLayers]Size{})
+		t.Cleanup(up.Close)
+		l := newLayer(up, 0, 98, vp8.RTPCodecCapability)
+		l.rates.usual.Store(int64(bps))
+		up.layers[0].Store(l)
+		down := NewDownTrack(up, d.link, "TR_O", "PA_1")
+		down.binding.Store(&binding{writer: padWriter{d}, ssrc: 17, payload: 120})
+		down.Start()
+		d.quiet = append(d.quiet, up)
 	}
 }
 
@@ -149,7 +171,7 @@ func (d *drive) feedback() {
 	}
 	d.road.pending = keep
 	if d.link.estimate.hear(d.now, &r) {
-		d.link.steerLocked(d.now, d.link.began.Add(time.Duration(d.now)*time.Microsecond))
+		d.link.steerLocked(d.now, d.time())
 	}
 }
 
@@ -309,6 +331,86 @@ func TestPausedWithoutAVoice(t *testing.T) {
 		if d.run(10*time.Second, nil); d.down.target.Load() != c.want || d.down.told {
 			t.Errorf("%s: when the line is wide again: got layer %d, told of a pause %v, want layer %d", c.name, d.down.target.Load(), d.down.told, c.want)
 		}
+	}
+}
+
+// Tracks that are muted, as most are in a great call, keep no place on a line that is narrow: the pictures come back when it is wide again, and
+// share what it carries meanwhile. A screen that merely stands still keeps its place.
+func TestTheMutedTakeNothing(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		n     int
+		video bool
+		does  func(*UpTrack)
+		bps   int
+		want  int32 // the layer while the line is narrow
+		ask   int   // pictures among which it is shared
+	}{
+		{"microphones that were heard once", 10, false, func(*UpTrack) {}, 90_000, paused, 1},
+		{"microphones that were heard once, beside a picture", 10, false, func(*UpTrack) {}, 300_000, 0, 1},
+		{"cameras that are muted", 2, true, func(u *UpTrack) { u.Mute(true) }, 300_000, 0, 1},
+		{"cameras that are silenced", 2, true, func(u *UpTrack) { u.Silence(true) }, 300_000, 0, 1},
+		{"screens that stand still", 2, true, func(*UpTrack) {}, 300_000, 0, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDrive(t, c.bps)
+			d.others(t, c.n, 150_000, c.video)
+			for _, up := range d.quiet {
+				c.does(up)
+			}
+			if d.run(15*time.Second, nil); d.down.target.Load() != c.want {
+				t.Errorf("got layer %d of a line of %d, want %d", d.down.target.Load(), c.bps, c.want)
+			}
+			if n := len(d.link.demands); n != c.ask {
+				t.Errorf("the line is shared among %d pictures, want %d", n, c.ask)
+			}
+			d.road.bps = 0
+			if d.run(15*time.Second, nil); c.ask == 1 && d.down.target.Load() != 2 {
+				t.Errorf("after the line is wide again: got layer %d, want 2", d.down.target.Load())
+			}
+		})
+	}
+}
+
+// What is unmuted has its place again at once: what it had goes out, and it is counted as soon as it is no longer muted, or sends.
+func TestUnmutedOnANarrowLine(t *testing.T) {
+	d := newDrive(t, 400_000)
+	d.others(t, 1, 150_000, true)
+	camera := d.quiet[0]
+	camera.Mute(true)
+	d.run(10*time.Second, nil)
+	asks := func() bool {
+		d.link.gather(d.time())
+		for _, one := range d.link.demands {
+			if one.track.up == camera {
+				return true
+			}
+		}
+		return false
+	}
+	var sink *DownTrack
+	for _, one := range d.link.tracks {
+		if one.up == camera {
+			sink = one
+		}
+	}
+	if asks() || sink.target.Load() != 0 {
+		t.Errorf("muted: asks for its part: %v, its layer: %d; want neither a part nor a pause", asks(), sink.target.Load())
+	}
+	camera.layers[0].Load().lastPacket.Store(millis(d.time()))
+	if !asks() {
+		t.Error("a muted track that sends is not counted")
+	}
+	d.now += 2_000_000
+	if asks() {
+		t.Error("a muted track that has stopped is counted")
+	}
+	camera.Mute(false)
+	if !asks() {
+		t.Error("a track that is unmuted is not counted")
+	}
+	if d.run(5*time.Second, nil); sink.target.Load() != 0 || d.down.target.Load() != 0 {
+		t.Errorf("got layers %d and %d, want the lowest of both", sink.target.Load(), d.down.target.Load())
 	}
 }
 

@@ -301,8 +301,8 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 		return l.grantAll(), 0
 	}
 	l.bounded = true
-	l.gather()
-	audio := l.thrift(budget)
+	l.gather(at)
+	audio := l.thrift(budget, at)
 	allocate(budget-audio, whole-audio, l.demands, l.cfg.MayPause)
 	told = l.grantDemands()
 	if most > 0 {
@@ -311,11 +311,11 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 	return told, l.probe(now, at, budget, audio)
 }
 
-// gather asks the tracks what they would like.
-func (l *Downlink) gather() {
+// gather asks the tracks what they would like. Those that rest keep what they have.
+func (l *Downlink) gather(at time.Time) {
 	l.demands = l.demands[:0]
 	for _, t := range l.tracks {
-		if t.up.video && t.describe(&t.asked) {
+		if t.up.video && !t.up.rests(at) && t.describe(&t.asked) {
 			l.demands = append(l.demands, &t.asked)
 		}
 	}
@@ -323,10 +323,10 @@ func (l *Downlink) gather() {
 
 // thrift decides whether voices leave their copies at home, and gives what they take. They are never paused: what is left is
 // for video.
-func (l *Downlink) thrift(budget int) (audio int) {
+func (l *Downlink) thrift(budget int, at time.Time) (audio int) {
 	whole, bare := 0, 0
 	for _, t := range l.tracks {
-		if up := t.up.Layer(0); !t.up.video && up != nil && t.target.Load() != paused {
+		if up := t.up.Layer(0); !t.up.video && up != nil && t.target.Load() != paused && !t.up.rests(at) {
 			bps := int(up.rates.usual.Load())
 			whole += bps
 			bare += bps * (100 - int(up.fold.copies.Load())) / 100

@@ -141,7 +141,7 @@ func TestANarrowLineGetsNoCopies(t *testing.T) {
 		{"a narrow line", 100_000, true},
 		{"a wide one again", 1_000_000, false},
 	} {
-		audio := link.thrift(c.budget)
+		audio := link.thrift(c.budget, time.Now())
 		if got := link.scant.Load(); got != c.scant || (audio < 60_000*len(link.tracks)) != c.scant {
 			t.Errorf("%s: got scant %v with %d bit/s for voices, want %v", c.name, got, audio, c.scant)
 		}

@@ -42,6 +42,7 @@ type UpTrack struct {
 	running  sync.WaitGroup
 	budgets  []*Budget    // that its packets are counted against; set before the first layer
 	silent   atomic.Bool  // what comes is not handed on
+	muted    atomic.Bool  // by the publisher
 	lastAsk  atomic.Int64 // when a key frame of some layer was last asked for, milliseconds
 	unfolds  bool         // RED may be taken apart; set before the first layer
 
@@ -74,6 +75,31 @@ func (u *UpTrack) Silence(on bool) { u.silent.Store(on) }
 
 // Silent says whether the track is silenced.
 func (u *UpTrack) Silent() bool { return u.silent.Load() }
+
+// Mute says that the publisher has muted the track, or no longer: while nothing comes of it, it takes no part of its subscribers' lines.
+func (u *UpTrack) Mute(on bool) { u.muted.Store(on) }
+
+// Muted says whether the publisher has muted the track.
+func (u *UpTrack) Muted() bool { return u.muted.Load() }
+
+// restsAfter is how long nothing comes of a voice that has ended: browsers that leave its pauses out send something each 400 ms.
+const restsAfter = time.Second
+
+// rests says whether nothing of the track goes out, and is not about to: a picture that stands still without being muted may move at any time.
+func (u *UpTrack) rests(now time.Time) bool {
+	quiet := millis(now)-u.newest() > restsAfter.Milliseconds()
+	return u.silent.Load() || quiet && (u.muted.Load() || !u.video)
+}
+
+// newest is when the newest packet of all layers came, in milliseconds.
+func (u *UpTrack) newest() (newest int64) {
+	for i := range u.layers {
+		if l := u.layers[i].Load(); l != nil {
+			newest = max(newest, l.lastPacket.Load())
+		}
+	}
+	return newest
+}
 
 // Video says whether it is video; otherwise it is audio.
 func (u *UpTrack) Video() bool { return u.video }
@@ -264,12 +290,7 @@ func (u *UpTrack) look() {
 
 // checkLayers updates who is alive. Where everything is silent (muted, a still screen) nobody is down.
 func (u *UpTrack) checkLayers(now int64) (changed bool) {
-	newest := int64(0)
-	for i := range u.layers {
-		if l := u.layers[i].Load(); l != nil {
-			newest = max(newest, l.lastPacket.Load())
-		}
-	}
+	newest := u.newest()
 	for i := range u.layers {
 		l := u.layers[i].Load()
 		if l == nil {
