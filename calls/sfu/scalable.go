@@ -19,6 +19,7 @@ type scalable struct {
 	version   uint32            // rises with each structure
 	since     int64             // the packet that brought it
 	active    uint32            // decode targets that the publisher sends
+	said      int64             // the newest packet that told of them
 	described bool              // a dependency descriptor has come
 	chains    chainWatch
 	counted   [packet.MaxTargets]int // payload bytes of the targets; older ones count less and less
@@ -81,12 +82,17 @@ func (s *scalable) readDescriptor(p *Packet) {
 		return
 	}
 	p.Meta.Note(&p.Frame, len(p.Extra))
+	late := p.Seq < s.said
 	if structure, version := s.deps.Structure(); version != s.version {
+		active, same := s.active, s.structure != nil && structure.Targets == s.structure.Targets
 		s.since = p.Seq
 		s.adopt(structure, version)
+		if late && same {
+			s.active = active
+		}
 	}
-	if p.Frame.Active != 0 {
-		s.active = p.Frame.Active
+	if p.Frame.Active != 0 && !late {
+		s.active, s.said = p.Frame.Active, p.Seq
 	}
 }
 

@@ -354,6 +354,34 @@ func TestALateStructure(t *testing.T) {
 	}
 }
 
+// What a packet says that comes late of the layers that are sent does not hold any more: neither its mask nor that a key frame begins with all.
+func TestALateMask(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		late func(v *svc) []*rtp.Packet
+		then int // layers that are sent afterwards
+	}{
+		{"fewer layers, when all are back", func(v *svc) []*rtp.Packet { v.sends = 1; return v.next(false) }, 3},
+		{"a key frame, when there are fewer", func(v *svc) []*rtp.Packet { return v.next(true) }, 1},
+	} {
+		v := newSVC(3, 3, false)
+		v.tells = true
+		s := newScalableStage(t, v)
+		s.feed(t, 0, v.next(true)...)
+		late := c.late(v)
+		v.sends = c.then
+		s.feed(t, 0, v.next(false)...)
+		want := uint32(1<<(3*c.then) - 1)
+		if got := s.layers[0].scalable.active; got != want {
+			t.Fatalf("%s: got targets %b, want %b", c.name, got, want)
+		}
+		s.feed(t, 0, late...)
+		if got := s.layers[0].scalable.active; got != want {
+			t.Errorf("%s: got targets %b after what came late, want %b", c.name, got, want)
+		}
+	}
+}
+
 // The packet that brought a structure, sent twice by the publisher or the line, brings no other: subscribers go on as they were.
 func TestAStructureThatComesAgain(t *testing.T) {
 	v := newSVC(3, 3, false)
