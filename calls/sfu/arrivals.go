@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,14 +99,9 @@ func (a *arrivals) stream(ssrc uint32) *arriving {
 
 // expect takes what the peer says of itself before its media come.
 func (a *arrivals) expect(description string) {
-	for line := range strings.Lines(description) {
-		number, uri, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "a=extmap:")), " ")
-		if uri != sdp.TransportCCURI {
-			continue
-		}
-		number, _, _ = strings.Cut(number, "/")
-		if id, err := strconv.ParseUint(number, 10, 8); err == nil {
-			a.number.Store(uint32(id)) // one for all sections of a bundle (RFC 9143, section 7.1.3)
+	for uri, id := range extensions(description) {
+		if uri == sdp.TransportCCURI {
+			a.number.Store(id)
 		}
 	}
 }

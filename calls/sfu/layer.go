@@ -124,9 +124,14 @@ func (l *Layer) run(remote *webrtc.TrackRemote) {
 // stands says whether the layer is still its track's: another stream may have come in its place.
 func (l *Layer) stands() bool { return l.track.layers[l.Index].Load() == l }
 
-// giveRepairs finds the layer's repair stream; of a simulcast layer it is known only when its first packet has come.
+// giveRepairs finds the layer's repair stream; of a simulcast layer it is known only when its first packet has come. Where the layer has taken
+// over from another stream, that one's repairs are not its own.
 func (l *Layer) giveRepairs(remote *webrtc.TrackRemote) {
-	if ssrc := uint32(remote.RtxSSRC()); ssrc != 0 && l.track.in.give(ssrc, l, true) {
+	ssrc := l.track.in.repairsOf(l.ssrc)
+	if ssrc == 0 {
+		ssrc = uint32(remote.RtxSSRC())
+	}
+	if ssrc != 0 && l.track.in.give(ssrc, l, true) {
 		return
 	}
 	l.remote.Store(remote)

@@ -63,6 +63,7 @@ func (p *Peer) SetRemoteDescription(d webrtc.SessionDescription) error {
 		return err
 	}
 	p.in.arrivals.expect(d.SDP)
+	p.in.names.expect(d.SDP)
 	return p.PeerConnection.SetRemoteDescription(d)
 }
 
@@ -89,6 +90,7 @@ func (p *Peer) NewDownlink(cfg LinkConfig) *Downlink {
 type incoming struct {
 	arrivals *arrivals
 	wire     *wire // nil in tests of the rest
+	names    names
 
 	newPlaces pace // from which the peer has shown that it is there
 	looks     pace // that its reports have us take; see looksFor
@@ -188,13 +190,14 @@ const (
 
 // buffer is Pion's: one for each SSRC that RTP or RTCP speaks of.
 func (in *incoming) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadWriteCloser {
-	if in.streams.Add(1) == maxStreams+1 {
+	born := in.streams.Add(1)
+	if born == maxStreams+1 {
 		go in.excess()
 	}
 	if kind == packetio.RTCPBufferPacket {
 		return &rtcpStream{in: in, ssrc: ssrc, closed: make(chan struct{})}
 	}
-	s := &rtpStream{in: in, ssrc: ssrc, waiting: newWaiting()}
+	s := &rtpStream{in: in, ssrc: ssrc, born: born, waiting: newWaiting()}
 	in.mu.Lock()
 	in.rtp[ssrc] = s
 	sent := len(in.rtp)
@@ -205,13 +208,16 @@ func (in *incoming) buffer(kind packetio.BufferPacketType, ssrc uint32) io.ReadW
 	return s
 }
 
-// give lets the packets of an SSRC go to l at once. It is false while Pion has not heard of the SSRC.
+// give lets the packets of an SSRC go to l at once. It is false while Pion has not heard of the SSRC, and where it repairs another layer.
 func (in *incoming) give(ssrc uint32, l *Layer, repair bool) bool {
 	if in == nil {
 		return true
 	}
 	s := in.stream(ssrc)
 	if s == nil || repair && in.arrivals.stream(ssrc) == nil {
+		return false
+	}
+	if o := s.owner.Load(); repair && o != nil && o.layer != l {
 		return false
 	}
 	s.give(l, repair)

@@ -16,8 +16,10 @@ import (
 type rtpStream struct {
 	in      *incoming
 	ssrc    uint32
+	born    int32 // which of the peer's streams it is
 	waiting *waiting
 
+	named atomic.Pointer[streamName] // nil until the client has said whose it is
 	owner atomic.Pointer[owner]
 }
 
@@ -68,6 +70,9 @@ func (s *rtpStream) Write(b []byte) (int, error) {
 	now := time.Now()
 	if !s.take(b, now, nil) {
 		s.in.arrivals.early(s.ssrc, b, now)
+		if s.named.Load() == nil {
+			s.named.Store(s.in.names.of(b))
+		}
 		return s.wait(b, now)
 	}
 	return len(b), nil

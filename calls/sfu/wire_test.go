@@ -33,9 +33,8 @@ func join(t *testing.T, e *Engine, set func(*webrtc.SettingEngine), ours bool, p
 		set(&settings)
 	}
 	media := &webrtc.MediaEngine{}
-	if err := media.RegisterDefaultCodecs(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, media.RegisterDefaultCodecs())
+	must(t, webrtc.ConfigureSimulcastExtensionHeaders(media))
 	pc, err := webrtc.NewAPI(webrtc.WithSettingEngine(settings), webrtc.WithMediaEngine(media)).NewPeerConnection(webrtc.Configuration{})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +64,11 @@ func join(t *testing.T, e *Engine, set func(*webrtc.SettingEngine), ours bool, p
 		gathered := webrtc.GatheringCompletePromise(from)
 		must(t, from.SetLocalDescription(d))
 		await(t, "all candidates", gathered)
-		must(t, to.SetRemoteDescription(*from.LocalDescription()))
+		take := to.SetRemoteDescription
+		if to == peer.PeerConnection {
+			take = peer.SetRemoteDescription
+		}
+		must(t, take(*from.LocalDescription()))
 	}
 	offer, err := from.CreateOffer(nil)
 	describe(from, to, offer, err)
