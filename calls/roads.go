@@ -73,7 +73,7 @@ func (r road) servers(all []*signal.ICEServer) []*signal.ICEServer {
 	}
 	var kept []*signal.ICEServer
 	for _, s := range all {
-		tcp := slices.DeleteFunc(slices.Clone(s.Urls), func(url string) bool { return !strings.HasSuffix(url, "?transport=tcp") })
+		tcp := slices.DeleteFunc(slices.Clone(s.Urls), func(url string) bool { return !byTCP(url) })
 		if len(tcp) > 0 {
 			kept = append(kept, &signal.ICEServer{Urls: tcp, Username: s.Username, Credential: s.Credential})
 		}
@@ -82,6 +82,12 @@ func (r road) servers(all []*signal.ICEServer) []*signal.ICEServer {
 		return all
 	}
 	return kept
+}
+
+// byTCP says whether a URL leads to a TURN server by TCP: TLS does unless it says otherwise (RFC 7065, section 3.2).
+func byTCP(url string) bool {
+	server, transport, _ := strings.Cut(strings.ToLower(url), "?transport=")
+	return strings.HasPrefix(server, "turn") && transport == "tcp" || strings.HasPrefix(server, "turns:") && transport == ""
 }
 
 // next is the road to try after one on which media could not travel.

@@ -2,6 +2,7 @@ package calls
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,6 +29,32 @@ func TestNextRoad(t *testing.T) {
 		if got := c.from.next(c.tcp, c.relays); got != c.want {
 			t.Errorf("after %v with tcp %v, relays %v: got %v, want %v", c.from, c.tcp, c.relays, got, c.want)
 		}
+	}
+}
+
+// TestServersOfARoad: where UDP is of no use only TURN servers that are reached by TCP are told, an operator's own among them.
+func TestServersOfARoad(t *testing.T) {
+	all := []*signal.ICEServer{
+		{Urls: []string{"stun:focus.example:3478"}},
+		{Urls: []string{"turn:focus.example:3478?transport=udp", "turn:focus.example:3478?transport=tcp"}, Username: "a", Credential: "b"},
+		{Urls: []string{"turns:turn.example:443", "turn:turn.example", "turns:turn.example:5349?transport=udp", "TURNS:other.example", "turns:third.example?transport=TCP"}, Username: "c"},
+	}
+	var got []string
+	for _, s := range relayRoad.servers(all) {
+		got = append(got, s.Username)
+		got = append(got, s.Urls...)
+	}
+	want := []string{"a", "turn:focus.example:3478?transport=tcp", "c", "turns:turn.example:443", "TURNS:other.example", "turns:third.example?transport=TCP"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, r := range []road{anyRoad, tcpRoad} {
+		if n := len(r.servers(all)); n != len(all) {
+			t.Errorf("road %v: got %d servers, want all", r, n)
+		}
+	}
+	if n := len(relayRoad.servers(all[:1])); n != 1 {
+		t.Errorf("got %d servers where none is reached by TCP, want what there is", n)
 	}
 }
 
