@@ -160,12 +160,12 @@ func TestAClientKeepsSomeConnections(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	from := addressOfTCP(conn)
-	e.ways.verified(candidate(t, "tcp", "127.0.0.1", int(from.Port())), g.peer.in.wire)
+	e.ways.verified(candidate(t, "tcp", "127.0.0.1", int(from.Port())), g.peer.in.wire, time.Now())
 	if n := strangers(); n != 0 {
 		t.Errorf("got %d strangers, want the client's second connection known", n)
 	}
 	for port := range maxWays {
-		e.ways.verified(candidate(t, "udp", "192.0.2.7", 2000+port), g.peer.in.wire)
+		e.ways.verified(candidate(t, "udp", "192.0.2.7", 2000+port), g.peer.in.wire, time.Now())
 	}
 	must(t, conn.SetReadDeadline(time.Now().Add(patience)))
 	ends(t, "one of too many", conn)

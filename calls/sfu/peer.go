@@ -34,7 +34,7 @@ func (e *Engine) NewPeer() (*Peer, error) {
 	settings.BufferFactory = in.buffer
 	(&keys{made: in.wire.key}).listen(&settings)
 	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {
-		e.ways.verified(remote, in.wire)
+		e.ways.verified(remote, in.wire, time.Now())
 		return false // Pion chooses the pair
 	})
 	settings.SetRemoteIPFilter(func(net.IP) bool { return in.newPlaces.take(newPlaceEvery, maxPlaces*newPlaceEvery, time.Now()) })

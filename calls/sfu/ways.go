@@ -12,7 +12,8 @@ import (
 )
 
 // ways knows whose media come from which address. An address becomes a client's when it has asked from there with the
-// password of its session (a STUN binding request that Pion has verified), and stays it while its peer connection lives.
+// password of its session (a STUN binding request that Pion has verified), and stays it while its peer connection lives, unless another asks
+// from there when it has not for a while.
 type ways struct {
 	mu      sync.RWMutex // guards the rest; held for a look
 	at      map[place]*way
@@ -30,6 +31,7 @@ type place struct {
 type way struct {
 	place
 	wire *wire
+	seen atomic.Int64         // when its client last asked from there, milliseconds
 	by   atomic.Pointer[exit] // nil until Pion has sent something there
 }
 
@@ -59,8 +61,12 @@ func (w *ways) of(tcp bool, from netip.AddrPort, p []byte) *wire {
 	return nil
 }
 
-// verified makes an address a client's.
-func (w *ways) verified(c ice.Candidate, owner *wire) {
+// heldFor is how long an address on UDP stays a client's that has just asked from there. A client asks all the time, each six seconds at
+// the least; whoever fakes its address, with a session of his own, would get what it sends until it asks again.
+const heldFor = 10 * time.Second
+
+// verified makes an address a client's, unless another is there.
+func (w *ways) verified(c ice.Candidate, owner *wire, now time.Time) {
 	at, ok := placeOf(c)
 	if !ok {
 		return
@@ -71,7 +77,12 @@ func (w *ways) verified(c ice.Candidate, owner *wire) {
 	w.mu.RLock()
 	known := w.at[at]
 	w.mu.RUnlock()
-	if known != nil && known.wire == owner {
+	switch {
+	case known == nil:
+	case known.wire == owner:
+		known.seen.Store(millis(now))
+		return
+	case !at.tcp && millis(now)-known.seen.Load() < heldFor.Milliseconds():
 		return
 	}
 	var gone place
@@ -91,6 +102,7 @@ func (w *ways) verified(c ice.Candidate, owner *wire) {
 		owner.places = owner.places[1:]
 	}
 	next := &way{place: at, wire: owner}
+	next.seen.Store(millis(now))
 	if s := w.only(at); s != nil {
 		next.by.Store(&exit{socket: s})
 	}
