@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,6 +105,13 @@ func (f *Focus) iceServers(p *Participant) []*signal.ICEServer {
 		}
 	}
 	return servers
+}
+
+// relays says whether clients are told of a TURN server, ours or another.
+func (f *Focus) relays() bool {
+	return len(f.turnURLs()) > 0 || slices.ContainsFunc(f.config.ICEServers, func(s ICEServer) bool {
+		return slices.ContainsFunc(s.URLs, func(url string) bool { return strings.HasPrefix(strings.ToLower(url), "turn") })
+	})
 }
 
 // turnURLs are the ways to our TURN server; none where it does not relay.

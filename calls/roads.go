@@ -111,6 +111,6 @@ const (
 func (p *Participant) blameRoad(now time.Time) {
 	f := p.room.focus
 	if now.Sub(p.spokeAt) < spokeLately && (p.stoodAt.IsZero() || now.Sub(p.stoodAt) < stoodShort+f.config.Grace) {
-		f.roads.set(p, p.road.next(f.config.TCPPort >= 0, len(f.turnURLs()) > 0))
+		f.roads.set(p, p.road.next(f.config.TCPPort >= 0, f.relays()))
 	}
 }

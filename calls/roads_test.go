@@ -10,6 +10,7 @@ import (
 	"github.com/pion/webrtc/v4"
 
 	"chancery/calls/signal"
+	"chancery/calls/turn"
 )
 
 // TestNextRoad: UDP, TCP, TURN, and from the beginning; what the focus has not is left out.
@@ -55,6 +56,19 @@ func TestServersOfARoad(t *testing.T) {
 	}
 	if n := len(relayRoad.servers(all[:1])); n != 1 {
 		t.Errorf("got %d servers where none is reached by TCP, want what there is", n)
+	}
+}
+
+// TestAnOperatorsRelaysAreARoad: where ours does not relay, another may.
+func TestAnOperatorsRelaysAreARoad(t *testing.T) {
+	for url, want := range map[string]bool{"": false, "stun:stun.example": false, "turn:turn.example": true, "TURNS:turn.example:443": true} {
+		f := &Focus{turn: &turn.Server{}}
+		if url != "" {
+			f.config.ICEServers = []ICEServer{{URLs: []string{"stun:other.example", url}}}
+		}
+		if got := f.relays(); got != want {
+			t.Errorf("with %q: got %v, want %v", url, got, want)
+		}
 	}
 }
 

@@ -49,7 +49,7 @@ func (p *Participant) onSimulate(m *signal.Simulate) {
 	case *signal.Simulate_ServerLeave:
 		p.end(signal.DisconnectReason_SERVER_SHUTDOWN, signal.Leave_DISCONNECT)
 	case *signal.Simulate_SwitchCandidateProtocol:
-		if wanted := road(s.SwitchCandidateProtocol); wanted != relayRoad || len(p.room.focus.turnURLs()) > 0 {
+		if wanted := road(s.SwitchCandidateProtocol); wanted != relayRoad || p.room.focus.relays() {
 			p.room.focus.roads.set(p, wanted)
 		}
 	case *signal.Simulate_SubscriberBandwidth:
