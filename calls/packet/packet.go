@@ -73,6 +73,25 @@ func (h *Header) Extension(b []byte, id uint8) []byte {
 	return nil
 }
 
+// RenameExtension gives the header extension of one id another, in place. It is false if there is none, or if the packet's form has no such id.
+// b is the parsed packet.
+func (h *Header) RenameExtension(b []byte, from, to uint8) bool {
+	ext := h.Extension(b, from)
+	if ext == nil || to == 0 {
+		return false
+	}
+	at := cap(b) - cap(ext) // where its bytes begin
+	switch {
+	case h.extProfile != 0xBEDE:
+		b[at-2] = to
+	case to < 15:
+		b[at-1] = to<<4 | b[at-1]&0x0f
+	default:
+		return false
+	}
+	return true
+}
+
 func oneByteExtension(ext []byte, id uint8) []byte {
 	for i := 0; i < len(ext); {
 		if ext[i] == 0 { // padding

@@ -199,7 +199,10 @@ func FuzzParseHeader(f *testing.F) {
 			t.Errorf("payload: got %x, want %x", payload, want.Payload)
 		}
 		for id := range uint8(16) {
-			h.Extension(b, id)
+			said, renamed := h.Extension(b, id), bytes.Clone(b)
+			if h.RenameExtension(renamed, id, 14) && id != 14 && h.Extension(b, 14) == nil && !bytes.Equal(h.Extension(renamed, 14), said) {
+				t.Errorf("extension %d by another name: got %x, want %x", id, h.Extension(renamed, 14), said)
+			}
 		}
 		for _, c := range []Codec{Audio, VP8, VP9, H264, AV1, OtherVideo} {
 			Describe(c, &h, payload)

@@ -12,7 +12,10 @@ import (
 )
 
 // names are the header extensions by which a client says whose a stream is, in its first packets (RFC 8852). 0: it says nothing.
-type names struct{ mid, rid, repaired atomic.Uint32 }
+type names struct {
+	mid, rid, repaired atomic.Uint32
+	repairs            [2]atomic.Uint64 // which payload types are those of repairs, a bit for each
+}
 
 // streamName is what a client says of a stream: of which section it is, and which of its layers it is or repairs.
 type streamName struct {
@@ -32,6 +35,31 @@ func (n *names) expect(description string) {
 			n.repaired.Store(id)
 		}
 	}
+	var repairs [2]uint64
+	for line := range strings.Lines(description) {
+		rest, ok := strings.CutPrefix(line, "a=rtpmap:")
+		format, codec, _ := strings.Cut(rest, " ")
+		name, _, _ := strings.Cut(strings.TrimSpace(codec), "/")
+		if payload, err := strconv.ParseUint(format, 10, 7); ok && err == nil && strings.EqualFold(name, "rtx") {
+			repairs[payload/64] |= 1 << (payload % 64)
+		}
+	}
+	for i := range repairs {
+		n.repairs[i].Store(repairs[i])
+	}
+}
+
+// amend lets a packet of a repair stream say that it is one, before Pion reads it. There are clients, Pion's own among them, that copy a packet's
+// extensions into its repair as they are: it then says that it is the layer, whose place it would take. It is false for one that cannot
+// say it, and must not be read.
+func (n *names) amend(b []byte) bool {
+	h, ok := packet.ParseHeader(b)
+	rid, repaired := uint8(n.rid.Load()), uint8(n.repaired.Load())
+	if !ok || n.repairs[h.PayloadType/64].Load()>>(h.PayloadType%64)&1 == 0 ||
+		h.Extension(b, rid) == nil || h.Extension(b, repaired) != nil {
+		return true
+	}
+	return h.RenameExtension(b, rid, repaired)
 }
 
 // extensions are a description's header extensions; a bundle has one id of each for all its sections (RFC 9143, section 7.1.3).

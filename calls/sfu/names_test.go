@@ -42,12 +42,16 @@ func (r *rawTrack) send(t *testing.T, ssrc uint32, kind uint8, uri string, seq u
 	must(t, err)
 }
 
-// TestRepairsOfAnotherStreamOfALayer: a client sends a simulcast layer under another SSRC, whose repairs come under another one too. They are
-// its own, and those of the stream before never are.
-func TestRepairsOfAnotherStreamOfALayer(t *testing.T) {
-	if poolsEmpty > 0 {
-		t.Skip("Pion gives a layer another stream without a lock against its reader (webrtc v4.2.20, rtpreceiver.go:582)")
-	}
+// layered is a client that sends a simulcast layer, packet by packet.
+type layered struct {
+	t          *testing.T
+	raw        *rawTrack
+	up         *UpTrack
+	peer       *Peer
+	seq, again map[uint32]uint16 // the newest number of each stream, and of each that repairs one
+}
+
+func newLayered(t *testing.T) *layered {
 	e, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
 	must(t, err)
 	t.Cleanup(func() { _ = e.Close() })
@@ -56,56 +60,73 @@ func TestRepairsOfAnotherStreamOfALayer(t *testing.T) {
 		must(t, err)
 		return &rawTrack{TrackLocalStaticRTP: track, agreed: make(chan webrtc.TrackLocalContext, 4)}
 	}
-	raw, up := layer("q"), (*UpTrack)(nil)
+	l := &layered{t: t, raw: layer("q"), seq: map[uint32]uint16{}, again: map[uint32]uint16{}}
 	g := join(t, e, nil, false, func(g guest) {
-		tr, err := g.pc.AddTransceiverFromTrack(raw, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
+		tr, err := g.pc.AddTransceiverFromTrack(l.raw, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly})
 		must(t, err)
 		must(t, tr.Sender().AddEncoding(layer("h"))) // one alone has no name
-		up = g.peer.NewUpTrack(true, [MaxLayers]Size{})
-		g.peer.OnTrack(func(remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) { up.AddLayer(0, remote, receiver) })
+		l.up = g.peer.NewUpTrack(true, [MaxLayers]Size{})
+		g.peer.OnTrack(func(remote *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) { l.up.AddLayer(0, remote, receiver) })
 	})
-	t.Cleanup(up.Close)
-	raw.bound, raw.mid = await(t, "what was agreed", raw.agreed), g.pc.GetTransceivers()[0].Mid()
+	t.Cleanup(l.up.Close)
+	l.peer, l.raw.bound, l.raw.mid = g.peer, await(t, "what was agreed", l.raw.agreed), g.pc.GetTransceivers()[0].Mid()
+	return l
+}
 
-	picture := []byte{0x10, 0, 0, 0, 0x9d, 1, 0x2a, 0, 1, 0, 1}
+// until sends something again and again, until it has come.
+func (l *layered) until(what string, send func(), done func() bool) {
+	l.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	until := func(what string, send func(), done func() bool) {
-		t.Helper()
-		for late := time.After(patience); !done(); {
-			select {
-			case <-tick.C:
-				send()
-			case <-late:
-				t.Fatalf("%s did not come", what)
-			}
+	for late := time.After(patience); !done(); {
+		select {
+		case <-tick.C:
+			send()
+		case <-late:
+			l.t.Fatalf("%s did not come", what)
 		}
 	}
-	seq, again := map[uint32]uint16{}, map[uint32]uint16{}
-	media := func(ssrc uint32) func() {
-		return func() { seq[ssrc]++; raw.send(t, ssrc, 96, sdp.SDESRTPStreamIDURI, seq[ssrc], picture) }
+}
+
+var somePicture = []byte{0x10, 0, 0, 0, 0x9d, 1, 0x2a, 0, 1, 0, 1}
+
+// media sends the next packet of a stream.
+func (l *layered) media(ssrc uint32) {
+	l.seq[ssrc]++
+	l.raw.send(l.t, ssrc, 96, sdp.SDESRTPStreamIDURI, l.seq[ssrc], somePicture)
+}
+
+// repair sends a packet again; uri is by what it names its layer.
+func (l *layered) repair(ssrc uint32, uri string, original uint16) {
+	l.again[ssrc]++
+	l.raw.send(l.t, ssrc, 97, uri, l.again[ssrc], append(binary.BigEndian.AppendUint16(nil, original), somePicture...))
+}
+
+// owner is whose a stream is.
+func (l *layered) owner(ssrc uint32) *Layer {
+	if s := l.peer.in.stream(ssrc); s != nil && s.owner.Load() != nil {
+		return s.owner.Load().layer
 	}
-	repair := func(ssrc uint32, original uint16) func() {
-		return func() {
-			again[ssrc]++
-			raw.send(t, ssrc, 97, sdp.SDESRepairRTPStreamIDURI, again[ssrc], append(binary.BigEndian.AppendUint16(nil, original), picture...))
-		}
-	}
-	owned := func(ssrc uint32) *Layer {
-		if s := g.peer.in.stream(ssrc); s != nil && s.owner.Load() != nil {
-			return s.owner.Load().layer
-		}
-		return nil
+	return nil
+}
+
+// TestRepairsOfAnotherStreamOfALayer: a client sends a simulcast layer under another SSRC, whose repairs come under another one too. They are
+// its own, and those of the stream before never are.
+func TestRepairsOfAnotherStreamOfALayer(t *testing.T) {
+	if poolsEmpty > 0 {
+		t.Skip("Pion gives a layer another stream without a lock against its reader (webrtc v4.2.20, rtpreceiver.go:582)")
 	}
 	const one, oneAgain, other, otherAgain = 1111, 1112, 2222, 2223
-	until("the layer", media(one), func() bool { return owned(one) != nil })
-	until("its repairs", repair(oneAgain, 1), func() bool { return owned(oneAgain) == owned(one) })
-	seq[other] = 30_000
-	until("the other stream of the layer", media(other), func() bool { return owned(other) != nil && up.Layer(0) == owned(other) })
-	taken := up.Layer(0)
-	media(other)()
-	lost := seq[other] + 1
-	seq[other]++
+	l := newLayered(t)
+	repair := func(ssrc uint32, original uint16) { l.repair(ssrc, sdp.SDESRepairRTPStreamIDURI, original) }
+	l.until("the layer", func() { l.media(one) }, func() bool { return l.owner(one) != nil })
+	l.until("its repairs", func() { repair(oneAgain, 1) }, func() bool { return l.owner(oneAgain) == l.owner(one) })
+	l.seq[other] = 30_000
+	l.until("the other stream of the layer", func() { l.media(other) }, func() bool { return l.owner(other) != nil && l.up.Layer(0) == l.owner(other) })
+	taken := l.up.Layer(0)
+	l.media(other)
+	lost := l.seq[other] + 1
+	l.seq[other]++
 	has := func() bool {
 		var meta packet.Meta
 		taken.reading.Lock()
@@ -114,13 +135,24 @@ func TestRepairsOfAnotherStreamOfALayer(t *testing.T) {
 		_, ok := taken.cache.Get(highest-int64(uint16(highest)-lost), &meta, make([]byte, receiveMTU))
 		return ok
 	}
-	until("what comes after the lost packet", media(other), func() bool { return uint16(taken.newest.Load())-lost < 1<<15 })
+	l.until("what comes after the lost packet", func() { l.media(other) }, func() bool { return uint16(taken.newest.Load())-lost < 1<<15 })
 	if has() {
 		t.Fatal("the packet that was to be lost came")
 	}
-	until("the lost packet", func() { repair(otherAgain, lost)(); repair(oneAgain, 7)(); media(other)() }, has)
-	if owned(oneAgain) == taken || owned(otherAgain) != taken {
-		t.Errorf("the repairs before are the layer's: %v, its own are: %v", owned(oneAgain) == taken, owned(otherAgain) == taken)
+	l.until("the lost packet", func() { repair(otherAgain, lost); repair(oneAgain, 7); l.media(other) }, has)
+	if l.owner(oneAgain) == taken || l.owner(otherAgain) != taken {
+		t.Errorf("the repairs before are the layer's: %v, its own are: %v", l.owner(oneAgain) == taken, l.owner(otherAgain) == taken)
+	}
+}
+
+// TestRepairsThatSayTheyAreTheLayer: they repair it all the same, and do not take its place.
+func TestRepairsThatSayTheyAreTheLayer(t *testing.T) {
+	const one, oneAgain = 1111, 1112
+	l := newLayered(t)
+	l.until("the layer", func() { l.media(one) }, func() bool { return l.owner(one) != nil })
+	l.until("its repairs", func() { l.repair(oneAgain, sdp.SDESRTPStreamIDURI, 1); l.media(one) }, func() bool { return l.owner(oneAgain) != nil })
+	if l.up.Layer(0) != l.owner(one) || l.owner(oneAgain) != l.owner(one) {
+		t.Error("the repairs are the layer now")
 	}
 }
 
@@ -152,5 +184,52 @@ func TestNamesOfStreams(t *testing.T) {
 	}
 	if n.of([]byte{0x80}) != nil {
 		t.Error("half a packet has a name")
+	}
+}
+
+// TestAmendedRepairs: what a packet of a repair stream says of itself when Pion reads it.
+func TestAmendedRepairs(t *testing.T) {
+	const twoBytes = 0x1000
+	extensions := func(repaired string) string {
+		return strings.Join([]string{"a=rtpmap:96 VP8/90000", "a=rtpmap:97 rtx/90000", "a=rtpmap:127 RTX/90000", "a=rtpmap:300 rtx/90000",
+			"a=extmap:1 " + sdp.SDESMidURI, "a=extmap:2 " + sdp.SDESRTPStreamIDURI, repaired, ""}, "\r\n")
+	}
+	low, high := "a=extmap:3 "+sdp.SDESRepairRTPStreamIDURI, "a=extmap:16 "+sdp.SDESRepairRTPStreamIDURI
+	for _, c := range []struct {
+		name     string
+		offered  string
+		payload  uint8
+		form     uint16
+		says     map[uint8]string
+		want     map[uint8]string
+		unspoken bool
+	}{
+		{"a repair that says so", low, 97, 0, map[uint8]string{1: "0", 3: "q"}, map[uint8]string{1: "0", 2: "", 3: "q"}, false},
+		{"one that says it is the layer", low, 97, 0, map[uint8]string{1: "0", 2: "q"}, map[uint8]string{1: "0", 2: "", 3: "q"}, false},
+		{"the last of all formats", low, 127, 0, map[uint8]string{2: "q"}, map[uint8]string{2: "", 3: "q"}, false},
+		{"one that says both", low, 97, 0, map[uint8]string{2: "h", 3: "q"}, map[uint8]string{2: "h", 3: "q"}, false},
+		{"in the long form", high, 97, twoBytes, map[uint8]string{1: "0", 2: "q"}, map[uint8]string{1: "0", 2: "", 16: "q"}, false},
+		{"one that has no room for it", high, 97, 0, map[uint8]string{1: "0", 2: "q"}, nil, true},
+		{"where it was not agreed on", "", 97, 0, map[uint8]string{1: "0", 2: "q"}, nil, true},
+		{"the layer", low, 96, 0, map[uint8]string{1: "0", 2: "q"}, map[uint8]string{1: "0", 2: "q", 3: ""}, false},
+	} {
+		var n names
+		n.expect(extensions(c.offered))
+		p := rtp.Packet{Header: rtp.Header{Version: 2, PayloadType: c.payload, Extension: c.form != 0, ExtensionProfile: c.form}, Payload: []byte{1, 2, 3}}
+		for id, value := range c.says {
+			must(t, p.SetExtension(id, []byte(value)))
+		}
+		b, err := p.Marshal()
+		must(t, err)
+		if n.amend(b) == c.unspoken {
+			t.Errorf("%s: it may be read: %v", c.name, c.unspoken)
+		}
+		var got rtp.Packet
+		must(t, got.Unmarshal(b))
+		for id, want := range c.want {
+			if value := string(got.GetExtension(id)); value != want {
+				t.Errorf("%s: extension %d: got %q, want %q", c.name, id, value, want)
+			}
+		}
 	}
 }

@@ -70,6 +70,9 @@ func (s *rtpStream) Write(b []byte) (int, error) {
 	now := time.Now()
 	if !s.take(b, now, nil) {
 		s.in.arrivals.early(s.ssrc, b, now)
+		if !s.in.names.amend(b) {
+			return len(b), nil
+		}
 		if s.named.Load() == nil {
 			s.named.Store(s.in.names.of(b))
 		}
