@@ -131,6 +131,30 @@ func swapPayload(token, subject string) string {
 	return strings.Join(parts, ".")
 }
 
+// TestOnePeerConnectionByEitherPath: a join request says that the client wants one peer connection, whichever way it comes.
+func TestOnePeerConnectionByEitherPath(t *testing.T) {
+	_, base := newTestFocus(t)
+	body, err := signal.Encode(&signal.Join{ClientInfo: &signal.ClientInfo{Protocol: 16}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped, err := signal.Encode(&signal.WrappedJoin{JoinRequest: body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := base64.URLEncoding.EncodeToString(wrapped)
+	for _, c := range []struct {
+		path, request string
+		two           bool
+	}{{"/rtc/v1", request, false}, {"/rtc", request, false}, {"/rtc", "", true}} {
+		ws := dialSocket(t, base, c.path, url.Values{"access_token": {testToken(t, "room", "ann")}, "join_request": {c.request}})
+		first, err := readResponse(ws)
+		if err != nil || first.GetJoin() == nil || first.GetJoin().SubscriberPrimary != c.two {
+			t.Errorf("%s with %q: got %v, %v, want a join, of two peer connections: %v", c.path, c.request, first, err, c.two)
+		}
+	}
+}
+
 func TestResumeOfAnUnknownSession(t *testing.T) {
 	_, base := newTestFocus(t)
 	ws := dialSocket(t, base, "/rtc", url.Values{"access_token": {testToken(t, "room", "ann")}, "reconnect": {"1"}, "sid": {"PA_gone"}})

@@ -307,7 +307,7 @@ func TestTheNewestRulingHolds(t *testing.T) {
 			return func() { p.obey(v) }
 		}},
 	} {
-		p := newParticipant(f.rooms["c"], &entry{claims: &Claims{Matrix: binding}, join: &signal.Join{}, ruling: unbound}, true)
+		p := newParticipant(f.rooms["c"], &entry{single: true, claims: &Claims{Matrix: binding}, join: &signal.Join{}, ruling: unbound})
 		f.rooms["c"].everyone.Store(&[]*Participant{p})
 		order(`{"muted":["` + string(ann) + `"]}`)
 		older := c.ask(p)

@@ -13,13 +13,16 @@ import (
 	"chancery/calls/signal"
 )
 
+// singlePath is where clients come that want one peer connection.
+const singlePath = "/rtc/v1"
+
 // routes is the focus's whole HTTP interface.
 func (f *Focus) routes() http.Handler {
 	mux := http.NewServeMux()
 	base := f.config.Path
-	mux.HandleFunc("GET "+base+"/rtc/v1", func(w http.ResponseWriter, r *http.Request) { f.serveSocket(w, r, true) })
-	mux.HandleFunc("GET "+base+"/rtc", func(w http.ResponseWriter, r *http.Request) { f.serveSocket(w, r, false) })
-	for _, path := range []string{"/rtc/v1/validate", "/rtc/validate"} {
+	mux.HandleFunc("GET "+base+singlePath, f.serveSocket)
+	mux.HandleFunc("GET "+base+"/rtc", f.serveSocket)
+	for _, path := range []string{singlePath + "/validate", "/rtc/validate"} {
 		mux.HandleFunc("GET "+base+path, f.serveValidate)
 		mux.HandleFunc("OPTIONS "+base+path, func(w http.ResponseWriter, _ *http.Request) { openToAll(w) })
 	}
@@ -110,6 +113,7 @@ func openToAll(w http.ResponseWriter) {
 type entry struct {
 	claims *Claims
 	join   *signal.Join
+	single bool // one peer connection for both directions
 	ruling ruling
 	hears  bool // see resumedBefore and triedBefore
 }
@@ -137,7 +141,9 @@ func (f *Focus) enter(r *http.Request) (*entry, error) {
 		return nil, &refusal{http.StatusUnauthorized, "the token does not permit to join"}
 	}
 	join := signal.ParseLegacyJoin(query)
-	if query.Has("join_request") {
+	single := strings.HasSuffix(r.URL.Path, singlePath)
+	if query.Get("join_request") != "" {
+		single = true // it is known by that too: LiveKit's SDK for Go comes to the older path
 		if join, err = signal.ParseJoin(query); err != nil {
 			return nil, &refusal{http.StatusBadRequest, "invalid join request"}
 		}
@@ -154,7 +160,7 @@ func (f *Focus) enter(r *http.Request) (*entry, error) {
 			return nil, undecided(r.Context(), err)
 		}
 	}
-	return &entry{claims: claims, join: join, ruling: ruling}, nil
+	return &entry{claims: claims, join: join, single: single, ruling: ruling}, nil
 }
 
 // undecided is the refusal of who may come in or not: it could not be found out.
@@ -227,7 +233,7 @@ func (f *Focus) serveValidate(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveSocket handles GET /rtc and /rtc/v1: the signalling socket of a join or a resume.
-func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool) {
+func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request) {
 	e, err := f.enter(r)
 	kind := "join"
 	if err == nil && e.join.Reconnect {
@@ -264,7 +270,7 @@ func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request, single bool)
 		sendAway(conn, signal.DisconnectReason_STATE_MISMATCH, signal.Leave_RECONNECT)
 		return
 	}
-	f.serveJoin(r.Context(), conn, room, e, single)
+	f.serveJoin(r.Context(), conn, room, e)
 }
 
 // placeOrResume is place; a resume may find no room, and is told so on the socket.
@@ -279,9 +285,9 @@ func (f *Focus) placeOrResume(e *entry) (*Room, error) {
 	return room, nil
 }
 
-func (f *Focus) serveJoin(ctx context.Context, conn *signal.Conn, room *Room, e *entry, single bool) {
+func (f *Focus) serveJoin(ctx context.Context, conn *signal.Conn, room *Room, e *entry) {
 	for range 3 { // a room may close under our hands
-		p := newParticipant(room, e, single)
+		p := newParticipant(room, e)
 		err := p.begin(conn)
 		if err == nil {
 			joins.WithLabelValues("join", "ok").Inc()

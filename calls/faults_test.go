@@ -74,7 +74,7 @@ func beginFaulty(t *testing.T, f *Focus) {
 		conn, err := signal.Accept(w, r, signal.Limits{})
 		if err == nil {
 			claims := &Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: "ann"}, Video: Grant{Room: "room", RoomJoin: true}}
-			err = newParticipant(theRoom(t, f), &entry{claims: claims, join: &signal.Join{AddTrackRequests: []*signal.AddTrack{nil}}, ruling: unbound}, false).begin(conn)
+			err = newParticipant(theRoom(t, f), &entry{claims: claims, join: &signal.Join{AddTrackRequests: []*signal.AddTrack{nil}}, ruling: unbound}).begin(conn)
 		}
 		begun <- err
 	}))

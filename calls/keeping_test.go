@@ -174,10 +174,10 @@ func TestRoomRulesAreNotCarried(t *testing.T) {
 		want    bool
 	}{{"forbidden for a while", false, nil, true}, {"taken", true, &no, false}} {
 		claims := &Claims{Matrix: &Matrix{User: "@ann:x", Device: "D", Room: "!a"}}
-		first := newParticipant(room, &entry{claims: claims, join: &signal.Join{}, ruling: ruling{publish: c.ruled}}, false)
+		first := newParticipant(room, &entry{claims: claims, join: &signal.Join{}, ruling: ruling{publish: c.ruled}})
 		first.granted = c.granted
 		again := first.carried()
-		second := newParticipant(room, &entry{claims: &again, join: &signal.Join{}, ruling: ruling{publish: true}}, false)
+		second := newParticipant(room, &entry{claims: &again, join: &signal.Join{}, ruling: ruling{publish: true}})
 		if got := second.info.Permission; got.CanPublish != c.want || !got.CanPublishData {
 			t.Errorf("%s: got %v, want to publish: %v", c.name, got, c.want)
 		}

@@ -115,11 +115,11 @@ const (
 	maxCapabilities  = 64
 )
 
-func newParticipant(r *Room, e *entry, single bool) *Participant {
+func newParticipant(r *Room, e *entry) *Participant {
 	now := time.Now()
 	claims, join := e.claims, e.join
 	p := &Participant{
-		room: r, sid: newID("PA_"), identity: claims.Subject, single: single,
+		room: r, sid: newID("PA_"), identity: claims.Subject, single: e.single,
 		claims: claims, join: join, ruling: e.ruling, hears: e.hears,
 		inbox: make(chan func(), participantInbox), done: make(chan struct{}),
 		published: map[string]*publication{}, peers: map[string]*peer{}, subs: map[string]*subscription{},

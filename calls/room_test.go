@@ -15,7 +15,7 @@ import (
 func TestJoinWhileTheRoomEnds(t *testing.T) {
 	f, _ := newTestFocus(t)
 	newcomer := func(r *Room) *Participant {
-		p := newParticipant(r, &entry{claims: &Claims{}, join: &signal.Join{}, ruling: unbound}, true)
+		p := newParticipant(r, &entry{single: true, claims: &Claims{}, join: &signal.Join{}, ruling: unbound})
 		p.identity = "ann"
 		return p
 	}
@@ -94,7 +94,7 @@ func TestTheRemovedLeaveNoPlace(t *testing.T) {
 			locked.locked = true
 			claims := &Claims{Again: true, RegisteredClaims: jwt.RegisteredClaims{Subject: "ann", NotBefore: jwt.NewNumericDate(time.Now().Add(-tokenSkew - time.Second))}}
 			session := func() *Participant {
-				return newParticipant(r, &entry{claims: claims, join: &signal.Join{}, ruling: locked}, true)
+				return newParticipant(r, &entry{single: true, claims: claims, join: &signal.Join{}, ruling: locked})
 			}
 			old, again := session(), session()
 			r.ask(func() { r.members["ann"] = old.snapshot(); r.setEveryone() })

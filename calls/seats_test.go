@@ -157,7 +157,7 @@ func TestAllCallsTogetherAreBounded(t *testing.T) {
 	f, _ := newTestFocus(t, func(c *Config) { c.MaxTotalParticipants = maxPlaces + 2 })
 	place := func(user id.UserID, device int) (*Participant, error) {
 		claims := &Claims{Matrix: &Matrix{User: user, Device: id.DeviceID(fmt.Sprint("D", device)), Room: "!room:x"}}
-		p := newParticipant(newRoom(f, fmt.Sprint("room ", device)), &entry{claims: claims, join: &signal.Join{}, ruling: unbound}, true)
+		p := newParticipant(newRoom(f, fmt.Sprint("room ", device)), &entry{single: true, claims: claims, join: &signal.Join{}, ruling: unbound})
 		return p, p.takePlace()
 	}
 	var eves []*Participant
