@@ -274,7 +274,8 @@ func TestNacksThatHideOneAnother(t *testing.T) {
 	got := 0
 	for now := int64(10_000); now < 10_000+repairedKept; now += 500 {
 		for _, seq := range []uint16{40, 40 + videoCache, 40, 40 + videoCache} {
-			if r.allow(seq, now, 0) {
+			if r.allows(seq, now, 0) {
+				r.note(seq, now)
 				got++
 			}
 		}

@@ -38,7 +38,7 @@ func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 
 func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	in, span, ok := d.numbers.Back(out)
-	if !ok || !d.repaired.allow(out, now, d.counts.rtt.Load()/1000) {
+	if !ok || !d.repaired.allows(out, now, d.counts.rtt.Load()/1000) {
 		return
 	}
 	l := d.streams[span.Layer]
@@ -54,6 +54,7 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	if !d.repaired.afford(n+packetOverhead, d.repairRate(l), now) || d.up.video && !d.link.mayRepair(n) {
 		return
 	}
+	d.repaired.note(out, now)
 	d.counts.repaired.Add(1)
 	payload, extra := buf[2:2+n], buf[2+n:2+n+int(meta.Extra)]
 	if b.rtx == 0 {
@@ -128,21 +129,30 @@ const (
 	leastAudioRepairs = 8_000  // and of a voice
 )
 
-func (r *repaired) allow(seq uint16, now, rttMillis int64) bool {
-	s := &r.slots[int(seq)%len(r.slots)]
-	if old := now-s.at > repairedKept; s.seq != seq || old {
-		if !old && int16(seq-s.seq) < 0 {
-			return false // so old that another has its place: it would be forgotten how often that was sent
-		}
-		s.seq, s.tries, s.at = seq, 0, 0
+// allows says whether a packet may be sent again: not when it was a moment ago, or a few times.
+func (r *repaired) allows(seq uint16, now, rttMillis int64) bool {
+	s := r.slot(seq)
+	switch {
+	case now-s.at > repairedKept:
+		return true
+	case s.seq != seq:
+		return int16(seq-s.seq) > 0 // so old that another has its place: it would be forgotten how often that was sent
 	}
-	if s.tries >= maxRepairs || now-s.at < min(max(rttMillis, 10), 200) {
-		return false
+	return s.tries < maxRepairs && now-s.at >= min(max(rttMillis, 10), 200)
+}
+
+// note takes note that a packet is sent again. What is merely asked for does not count: until the publisher has repeated a packet that was lost on
+// its way to us, subscribers ask for it in vain, every few milliseconds.
+func (r *repaired) note(seq uint16, now int64) {
+	s := r.slot(seq)
+	if s.seq != seq || now-s.at > repairedKept {
+		*s = repairedSlot{seq: seq}
 	}
 	s.tries++
 	s.at = now
-	return true
 }
+
+func (r *repaired) slot(seq uint16) *repairedSlot { return &r.slots[int(seq)%len(r.slots)] }
 
 // afford takes the bytes of a packet from what may be sent again, of a track that takes so many bytes in a second.
 func (r *repaired) afford(size int, rate float64, now int64) bool {

@@ -75,3 +75,26 @@ func TestWhatIsTooOldIsNotSentAgain(t *testing.T) {
 		t.Errorf("got the packet %d times, want at most %d", got, maxRepairs)
 	}
 }
+
+// TestAskedForBeforeItCame: who asks for a packet that the publisher itself has to send again, and again when that is lost too, gets it.
+func TestAskedForBeforeItCame(t *testing.T) {
+	s, v := newStage(t, 1), &stream{seq: 100}
+	s.feed(t, 0, v.frame(true, 0, 1)...)
+	late := v.frame(false, 0, 1)
+	s.feed(t, 0, v.frame(false, 0, 1)...)
+	missing := s.out.packets[len(s.out.packets)-1].SequenceNumber - 1
+	ask := func() int {
+		sent := len(s.out.packets)
+		s.down.repair(missing, 0, make([]byte, receiveMTU+2))
+		return len(s.out.packets) - sent
+	}
+	for range 2 * maxRepairs {
+		if got := ask(); got != 0 {
+			t.Fatalf("got %d packets before it came", got)
+		}
+	}
+	s.feed(t, 0, late...) // and this is lost on its way to the subscriber
+	if got := ask(); got != 1 {
+		t.Errorf("got %d packets, want the one that was lost twice", got)
+	}
+}
