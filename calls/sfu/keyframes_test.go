@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -37,6 +38,49 @@ func TestAsksForKeyFramesAFewTimesAtOnceAndThenSeldom(t *testing.T) {
 		if got := asked(s, 2) - before; got != c.want {
 			t.Errorf("%s: got %d questions, want %d", c.name, got, c.want)
 		}
+	}
+}
+
+// TestAsksUntilAKeyFrameComes: a question that was lost, or came too soon, is asked again by itself; one that met its answer on the way is not.
+func TestAsksUntilAKeyFrameComes(t *testing.T) {
+	s, v := newStage(t, 1), &stream{seq: 100}
+	l := s.layers[0]
+	next := func(key bool) (asks uint64) { // a frame, half a second later
+		for _, at := range []*atomic.Int64{&l.lastAsk, &l.lastKey, &l.keyWish, &l.askDue, &s.up.lastAsk} {
+			if at.Load() != 0 {
+				at.Add(-500)
+			}
+		}
+		before := asked(s, 0)
+		s.feed(t, 0, v.frame(key, 0, 1)...)
+		return asked(s, 0) - before
+	}
+	next(true)
+	for _, c := range []struct {
+		name string
+		asks bool // a subscriber does
+		key  bool // comes with the next frame
+		want uint64
+	}{
+		{"nobody asks", false, false, 0},
+		{"the question is lost", true, false, 1},
+		{"and the next too", false, false, 1},
+		{"the answer comes", false, true, 0},
+		{"nobody waits any more", false, false, 0},
+		{"a new question, answered", true, true, 0},
+		{"all is well", false, false, 0},
+	} {
+		if c.asks {
+			s.down.AskKeyFrame()
+		}
+		if got := next(c.key); got != c.want {
+			t.Errorf("%s: got %d questions, want %d", c.name, got, c.want)
+		}
+	}
+	next(true)
+	s.down.AskKeyFrame() // within the same millisecond
+	if got := next(false); got != 0 {
+		t.Errorf("just after a key frame: got %d questions more, want none", got)
 	}
 }
 

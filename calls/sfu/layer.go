@@ -28,6 +28,7 @@ type Layer struct {
 	report     atomic.Pointer[senderReport]
 	lastPacket atomic.Int64 // milliseconds
 	lastAsk    atomic.Int64 // when a key frame was last asked for, milliseconds
+	keyWish    atomic.Int64 // since when one is waited for, milliseconds; 0: nobody waits
 	lastKey    atomic.Int64 // when the newest key frame began, milliseconds
 	askDue     atomic.Int64 // when so many key frames were asked for as may be in the long run, milliseconds
 	newest     atomic.Int64 // highest number received
@@ -196,7 +197,20 @@ func (l *Layer) receive(b []byte, now time.Time) {
 			l.RequestKeyFrame()
 		}
 	}
+	if wish := l.keyWish.Load(); wish != 0 {
+		l.pursue(wish)
+	}
 	l.push(p)
+}
+
+// pursue asks again for a key frame that has not come: the question may have been lost, or was not allowed yet. Browsers repeat theirs only after
+// three seconds in which they could show nothing. (Chromium 156)
+func (l *Layer) pursue(since int64) {
+	if l.lastKey.Load() >= since {
+		l.keyWish.CompareAndSwap(since, 0)
+		return
+	}
+	l.ask(millis(time.Now()))
 }
 
 // push gives a packet to all who want it.
@@ -266,12 +280,21 @@ func (l *Layer) askAgain(ms int64) {
 
 // RequestKeyFrame asks the publisher for a key frame, at most so often: a few at once, as when somebody joins and then shows
 // the picture, but in the long run no more than one in a keyFrameEvery. Who waits asks with every packet.
+// What is not allowed yet, or has no answer, is asked when the layer's packets come. Who asks just after a key frame has not seen it yet.
 func (l *Layer) RequestKeyFrame() {
+	now := millis(time.Now())
+	if now-l.lastKey.Load() > keyFrameUnseen.Milliseconds() {
+		l.keyWish.CompareAndSwap(0, now)
+	}
+	l.ask(now)
+}
+
+// ask asks for a key frame if it may.
+func (l *Layer) ask(now int64) {
 	every := keyFrameEvery
 	if l.Index == 0 {
 		every = lowKeyFrameEvery
 	}
-	now := millis(time.Now())
 	last := l.lastAsk.Load()
 	wait := keyFrameLost
 	if l.lastKey.Load() > last {
@@ -298,6 +321,7 @@ const (
 	lowKeyFrameEvery = 500 * time.Millisecond // a small key frame is cheap
 	keyFrameEvery    = time.Second
 	keyFrameLost     = 500 * time.Millisecond // after which a question without an answer is asked again
+	keyFrameUnseen   = 200 * time.Millisecond // in which a question may have met an answer on its way
 	keyFrameAgain    = 300 * time.Millisecond // after an answer: browsers hear no question that comes sooner (Chromium 156)
 )
 
