@@ -13,6 +13,7 @@ type estimate struct {
 	sent    []sentPacket // by number; nil until the first packet with one, and longer when feedback tells of what was forgotten
 	number  uint16       // the newest
 	base    delays       // the least delay of late, the length of the empty line
+	steady  steady       // how long the slowest packets have taken while it was calm
 	window  arrived
 	out     arrived // what was sent, on our clock
 	oldest  int64   // first arrival, on the receiver's clock
@@ -85,6 +86,7 @@ type cut struct {
 // feedbackRound is what one feedback said.
 type feedbackRound struct {
 	least    int64 // least delay in it, on two clocks
+	most     int64 // and the greatest, if something was received
 	received int
 	lost     int
 }
@@ -94,12 +96,13 @@ func (e *estimate) note(seq uint16, size int, at int64, probe bool) {
 	if e.sent == nil {
 		e.sent = make([]sentPacket, sentPackets)
 	}
+	probe = probe || e.probe.running() && at < e.probe.until
 	if probe {
-		e.probe.seq = seq
+		e.probe.went(seq, size, at)
 	}
 	e.out.add(at, size*8)
 	e.number = seq
-	*e.place(seq) = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe || e.probe.running() && at < e.probe.until}
+	*e.place(seq) = sentPacket{at: at, size: uint16(size), seq: seq, fresh: true, probe: probe}
 }
 
 // resent is told that a packet goes out once more, under the same number.
@@ -191,6 +194,9 @@ func (e *estimate) arrival(seq uint16, received bool, at int64, r *feedbackRound
 	if p.again {
 		return
 	}
+	if wait := at - p.at; r.received == 0 || wait > r.most {
+		r.most = wait
+	}
 	r.received++
 	r.least = min(r.least, at-p.at)
 	if p.at >= e.watched {
@@ -262,15 +268,18 @@ func (e *estimate) hear(now int64, r *feedbackRound) (fell bool) {
 	e.before = e.queued
 	switch {
 	case congested && e.queued <= before-queueFalls && !e.lossy: // it drains: what is sent now is little enough
-		e.bad, e.calm = 0, 0
+		e.bad, e.calm, e.steady = 0, 0, steady{}
 		return false
 	case congested:
-		e.calm = 0
+		e.calm, e.steady = 0, steady{}
 		return e.narrow(now)
 	}
 	e.bad = 0
 	if e.calm == 0 {
 		e.calm = now
+	}
+	if e.bounded && r.received > 0 && !e.probe.running() && e.steady.fell(now, r.most) {
+		e.probe.soon(now)
 	}
 	if e.bounded && e.queued < queueBounded/2 && !e.probe.running() && now >= e.probe.quiet { // padding is no load of ours
 		e.grow(since)
@@ -432,23 +441,56 @@ func (d *delays) least(now, delay int64) int64 {
 	return all
 }
 
+// steady keeps, of the last moments in which the line was calm, how long the slowest packet of a feedback took at least. A narrow line takes its
+// time for each packet, and more for large ones: when all come sooner than they did, it has become wider.
+type steady struct {
+	slot   int64
+	least  int64 // of this slot
+	before [2]int64
+	known  int // slots before this one
+}
+
+const (
+	steadySlot = 500_000
+	comesSoon  = 4_000 // sooner than in the slots before
+)
+
+// fell takes the greatest delay of a feedback. It is true when that is well below all of the last second.
+func (s *steady) fell(now, delay int64) bool {
+	switch slot := now / steadySlot; {
+	case s.slot == slot:
+		s.least = min(s.least, delay)
+	case s.slot >= slot-2: // a probe may lie between
+		s.before = [2]int64{s.least, s.before[0]}
+		s.slot, s.least, s.known = slot, delay, s.known+1
+	default: // nothing was heard for long
+		*s = steady{slot: slot, least: delay}
+	}
+	if s.known < len(s.before) || delay > min(s.before[0], s.before[1])-comesSoon {
+		return false
+	}
+	s.before = [2]int64{delay, delay}
+	return true
+}
+
 // probe is a short burst of padding by which the line proves that it carries more.
 type probe struct {
 	rate    int // bits per second, 0: none
 	until   int64
-	alone   bool   // nothing goes out beside it
 	quiet   int64  // until then its queue counts for nothing
 	failed  bool   // no more padding is sent
 	seq     uint16 // number of its last packet
-	told    bool   // feedback has come so far
+	told    bool   // feedback has come of it
 	first   int64  // arrivals on the receiver's clock
 	last    int64
 	bits    int // after the first
 	next    int64
 	backoff int64
-	proved  int     // probes in a row that went through
-	debt    float64 // bytes of padding that are due
-	paid    int64   // when it was last counted
+	proved  int   // probes in a row that went through
+	sent    int   // bytes that have gone out in it
+	head    int   // of which in its first packet
+	from    int64 // when that went
+	to      int64 // when the last one went
 }
 
 const (
@@ -457,14 +499,29 @@ const (
 	probeSoon  = 100_000
 	probeLeast = 1_000_000
 	probeMost  = 3_000_000
-	probeProof = 0.85 // of the rate must arrive
+	probeProof = 0.85   // of the rate must arrive
+	probeStep  = 40_000 // bits per second beyond what goes out anyway: two packets of padding, since less proves nothing
 )
 
 func (p *probe) running() bool { return p.rate > 0 }
 
 // start begins a probe that brings the line's load to rate; seq is the number of the packet that comes next.
 func (p *probe) start(now int64, rate int, seq uint16) {
-	*p = probe{rate: rate, seq: seq, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, proved: p.proved, paid: now}
+	*p = probe{rate: rate, seq: seq, until: now + probeTime, quiet: now + probeTime + probeWait, backoff: p.backoff, proved: p.proved}
+}
+
+// went is told of what goes out while it runs.
+func (p *probe) went(seq uint16, size int, at int64) {
+	if p.sent == 0 {
+		p.head, p.from = size, at
+	}
+	p.seq, p.told, p.to = seq, false, at
+	p.sent += size
+}
+
+// due is how many bytes of padding would bring what has gone out until now to the probe's rate: pictures come in lumps.
+func (p *probe) due(now int64) int {
+	return int(float64(p.rate)/8*float64(now-p.until+probeTime)/1e6) - p.sent
 }
 
 func (p *probe) heard(at int64, bits int) {
@@ -476,15 +533,33 @@ func (p *probe) heard(at int64, bits int) {
 	p.last = max(p.last, at)
 }
 
+// measured is what has arrived of it until now, in bits per second, and at least acked.
+func (p *probe) measured(acked int) int { return max(acked, paceOf(p.bits, p.last-p.first)) }
+
+// proven says whether it has arrived as fast as it went. The first packet counts on neither side: it may be a large one.
+func (p *probe) proven(acked int) bool {
+	went := min(p.rate, paceOf((p.sent-p.head)*8, p.to-p.from))
+	return went > 0 && float64(p.measured(acked)) >= probeProof*float64(went)
+}
+
+// paceOf is so many bits of a probe in such a time, for each second.
+func paceOf(bits int, micros int64) int {
+	return int(int64(bits) * 1_000_000 / max(micros, probeTime/2))
+}
+
+// over says whether there is nothing to wait for any more: it has proved its rate, or all that it sent is told of.
+func (p *probe) over(now int64, acked int) bool {
+	return now >= p.until && (p.told || now >= p.quiet || p.proven(acked))
+}
+
+// soon has the next probe begin now, whatever became of those before.
+func (p *probe) soon(now int64) { p.next, p.backoff = min(p.next, now), 0 }
+
 // end judges a probe that is over: what it has proved, 0 for nothing. The next comes soon after success.
 func (p *probe) end(now int64, acked int) (proved int) {
-	rate := p.rate
+	rate, measured, proven := p.rate, p.measured(acked), p.proven(acked)
 	p.rate = 0
-	measured := acked
-	if d := p.last - p.first; d > 0 {
-		measured = max(measured, int(int64(p.bits)*1_000_000/d))
-	}
-	if float64(measured) < probeProof*float64(rate) {
+	if !proven {
 		p.backoff = min(max(p.backoff*3/2, probeLeast), probeMost)
 		p.next, p.proved = now+p.backoff, 0
 		return 0

@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -60,6 +61,7 @@ type drive struct {
 	told  []bool
 	padN  int
 	quiet []*UpTrack // others of which nothing comes
+	lumps int64      // microseconds from one picture to the next; 0: they come evenly
 }
 
 func newDrive(t *testing.T, bps int) *drive {
@@ -110,7 +112,7 @@ func (d *drive) run(length time.Duration, each func(second float64)) {
 			d.audio.up.layers[0].Load().lastPacket.Store(millis(d.time()))
 		}
 		video += float64(d.sending()) * tick / 8e6
-		for ; video >= 1000; video -= 1000 {
+		for due := d.lumps == 0 || d.now%d.lumps == 0; due && video >= 1000; video -= 1000 {
 			d.packet(1000, false)
 		}
 		voice += float64(d.voice) * tick / 8e6
@@ -419,9 +421,10 @@ type padWriter struct{ d *drive }
 
 func (w padWriter) WriteRTP(h *rtp.Header, _ []byte) (int, error) {
 	w.d.padN++
-	w.d.road.send(w.d.link.next, int(h.PaddingSize)+packetOverhead, w.d.now)
-	// the packet was noted with the time of the test's start
-	w.d.link.estimate.note(w.d.link.next, int(h.PaddingSize)+packetOverhead, w.d.now, true)
+	size := int(h.PaddingSize) + packetOverhead
+	w.d.road.send(w.d.link.next, size, w.d.now)
+	w.d.link.estimate.probe.sent -= size // the packet was noted with the time of the test's start
+	w.d.link.estimate.note(w.d.link.next, size, w.d.now, true)
 	w.d.seq = w.d.link.next
 	return 0, nil
 }
@@ -492,6 +495,52 @@ func TestLossByChance(t *testing.T) {
 		}
 		if lossy != c.want {
 			t.Errorf("%s: got %v with %.2f lost, want %v", c.name, lossy, e.loss, c.want)
+		}
+	}
+}
+
+// However long the line was narrow, all comes back soon when it is wide again: that packets come sooner than they did says so at once. Pictures
+// come in lumps, and a probe is filled up to its rate all the same.
+func TestBackSoon(t *testing.T) {
+	for _, c := range []struct {
+		bps, voice int
+		lumps      int64
+		stopped    bool // there is no room for a picture
+	}{
+		{60_000, 45_000, 0, true},
+		{100_000, 75_000, 0, true},
+		{100_000, 40_000, 65_000, true},
+		{250_000, 40_000, 0, false},
+		{250_000, 40_000, 65_000, false},
+	} {
+		var some, all []time.Duration // until there is a picture, and until it is the best
+		for phase := range 35 {
+			d := newDrive(t, c.bps)
+			d.voice, d.lumps = c.voice, c.lumps
+			d.audio.up.layers[0].Load().rates.usual.Store(int64(d.voice))
+			d.run(12*time.Second+time.Duration(phase)*100*time.Millisecond, nil)
+			if target := d.down.target.Load(); target > 0 || c.stopped && target != paused {
+				t.Fatalf("%+v: got layer %d", c, target)
+			}
+			lifted := d.now
+			first, best := 20*time.Second, 20*time.Second
+			d.road.bps = 0
+			d.run(10*time.Second, func(float64) {
+				since := time.Duration(d.now-lifted) * time.Microsecond
+				if target := d.down.target.Load(); target != paused {
+					first = min(first, since)
+				}
+				if d.down.target.Load() == 2 {
+					best = min(best, since)
+				}
+			})
+			some, all = append(some, first), append(all, best)
+		}
+		slices.Sort(some)
+		slices.Sort(all)
+		t.Logf("%+v: a picture after %v to %v, the best after %v, %v in the median, %v at most", c, some[0], some[34], all[0], all[17], all[34])
+		if some[34] > time.Second || all[34] > 2*time.Second {
+			t.Errorf("%+v: got a picture after %v, the best after %v, want within a second and within two", c, some, all)
 		}
 	}
 }

@@ -274,11 +274,9 @@ func (l *Downlink) steer(at time.Time) time.Duration {
 func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next time.Duration) {
 	l.line.Lock()
 	e := &l.estimate
-	if e.probe.running() && now >= e.probe.until {
-		if e.probe.told || now >= e.probe.quiet {
-			if proved := e.probe.end(now, e.acked); proved > 0 {
-				e.bps = max(e.bps, proved)
-			}
+	if e.probe.running() && e.probe.over(now, e.acked) {
+		if proved := e.probe.end(now, e.acked); proved > 0 {
+			e.bps = max(e.bps, proved)
 		}
 	}
 	bounded, budget, whole, most := e.bounded, e.budget(), e.bps, l.most
@@ -392,20 +390,17 @@ func (l *Downlink) probe(now int64, at time.Time, budget, audio int) time.Durati
 			l.wake()
 		}
 	}
-	if idle || e.probe.running() && e.probe.alone {
+	if idle {
 		load = 0
 	}
-	goal := min(l.allRate(audio), e.goal())
+	goal := min(l.allRate(audio), max(e.goal(), load+probeStep))
 	start := !e.probe.running() && e.calm != 0 && now >= e.probe.next && now >= e.calm+probeLeast/2 && goal > budget && goal > load && e.heard != 0
 	if start {
 		e.probe.start(now, goal, l.next+1)
-		e.probe.alone = idle
 	}
 	pad := 0
 	if e.probe.running() && now < e.probe.until && !e.probe.failed {
-		e.probe.debt += float64(e.probe.rate-load) / 8 * float64(now-e.probe.paid) / 1e6
-		e.probe.paid = now
-		pad = int(min(e.probe.debt, padBurst))
+		pad = min(e.probe.due(now), padBurst)
 	}
 	running := e.probe.running()
 	l.line.Unlock()
@@ -434,10 +429,7 @@ const padBurst = 6000
 // pad sends so much padding on the first track that can. It is false if there is none.
 func (l *Downlink) pad(bytes int) bool {
 	for _, t := range l.tracks {
-		if sent := t.pad(bytes); sent > 0 {
-			l.line.Lock()
-			l.estimate.probe.debt -= float64(sent)
-			l.line.Unlock()
+		if t.pad(bytes) > 0 {
 			return true
 		}
 	}
