@@ -536,10 +536,14 @@ func (p *probe) heard(at int64, bits int) {
 // measured is what has arrived of it until now, in bits per second, and at least acked.
 func (p *probe) measured(acked int) int { return max(acked, paceOf(p.bits, p.last-p.first)) }
 
-// proven says whether it has arrived as fast as it went. The first packet counts on neither side: it may be a large one.
+// proven says whether it has arrived as fast as it went. The first packet counts on neither side: it may be a large one. Where it was broken off, or
+// not much of it went out, nothing less than its rate will do.
 func (p *probe) proven(acked int) bool {
-	went := min(p.rate, paceOf((p.sent-p.head)*8, p.to-p.from))
-	return went > 0 && float64(p.measured(acked)) >= probeProof*float64(went)
+	need := p.rate
+	if filled := float64(p.sent) * 8e6 / probeTime; !p.failed && filled > probeProof*float64(p.rate) {
+		need = min(need, paceOf((p.sent-p.head)*8, p.to-p.from))
+	}
+	return need > 0 && float64(p.measured(acked)) >= probeProof*float64(need)
 }
 
 // paceOf is so many bits of a probe in such a time, for each second.
