@@ -77,6 +77,14 @@ func TestAsksUntilAKeyFrameComes(t *testing.T) {
 			t.Errorf("%s: got %d questions, want %d", c.name, got, c.want)
 		}
 	}
+	s.down.AskKeyFrame()
+	asks := uint64(0)
+	for range 30 {
+		asks += next(false)
+	}
+	if asks < 5 || asks > 12 || next(false) != 0 {
+		t.Errorf("of a publisher that makes none: got %d questions in fifteen seconds, want some, and then no more", asks)
+	}
 	next(true)
 	s.down.AskKeyFrame() // within the same millisecond
 	if got := next(false); got != 0 {

@@ -206,11 +206,12 @@ func (l *Layer) receive(b []byte, now time.Time) {
 // pursue asks again for a key frame that has not come: the question may have been lost, or was not allowed yet. Browsers repeat theirs only after
 // three seconds in which they could show nothing. (Chromium 156)
 func (l *Layer) pursue(since int64) {
-	if l.lastKey.Load() >= since {
+	now := millis(time.Now())
+	if l.lastKey.Load() >= since || now-since > keyFrameNever.Milliseconds() {
 		l.keyWish.CompareAndSwap(since, 0)
 		return
 	}
-	l.ask(millis(time.Now()))
+	l.ask(now)
 }
 
 // push gives a packet to all who want it.
@@ -283,7 +284,7 @@ func (l *Layer) askAgain(ms int64) {
 // What is not allowed yet, or has no answer, is asked when the layer's packets come. Who asks just after a key frame has not seen it yet.
 func (l *Layer) RequestKeyFrame() {
 	now := millis(time.Now())
-	if now-l.lastKey.Load() > keyFrameUnseen.Milliseconds() {
+	if l.codec.KeyFrames() && now-l.lastKey.Load() > keyFrameUnseen.Milliseconds() {
 		l.keyWish.CompareAndSwap(0, now)
 	}
 	l.ask(now)
@@ -322,6 +323,7 @@ const (
 	keyFrameEvery    = time.Second
 	keyFrameLost     = 500 * time.Millisecond // after which a question without an answer is asked again
 	keyFrameUnseen   = 200 * time.Millisecond // in which a question may have met an answer on its way
+	keyFrameNever    = 5 * time.Second        // after which it does not come: not every publisher makes one when asked
 	keyFrameAgain    = 300 * time.Millisecond // after an answer: browsers hear no question that comes sooner (Chromium 156)
 )
 
