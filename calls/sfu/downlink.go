@@ -30,6 +30,7 @@ type Downlink struct {
 	most     int     // bits per second that it is never thought to exceed; 0: none
 	next     uint16  // transport-wide number
 	repairs  float64 // bytes that may be sent again on a bounded line
+	voices   int     // bits per second that they take of it
 	steered  int64   // when they were last counted
 
 	mu      sync.Mutex // guards what follows
@@ -57,7 +58,7 @@ const (
 	// plentyFor is how long a line must carry a third more than all that is wished for, until it is thought of as open.
 	plentyFor  = 5 * time.Second
 	plenty     = 1.3
-	repairPart = 0.25 // of a narrow line may go to repairs of video
+	repairPart = 0.25 // of what the voices leave of a narrow line may go to repairs of video
 	lossBad    = 12   // percent, in the reports of a client that gives no feedback
 	lossGood   = 3
 	mostRate   = 1_000_000_000 // beyond which nobody asks what a line carries
@@ -280,8 +281,8 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 		}
 	}
 	bounded, budget, whole, most := e.bounded, e.budget(), e.bps, l.most
-	part := float64(e.bps) / 8 * repairPart
-	l.repairs = min(l.repairs+part*float64(now-l.steered)/1e6, part/2)
+	part := float64(max(e.budget()-l.voices, 0)) / 8 * repairPart
+	l.repairs = min(l.repairs+part*float64(now-l.steered)/1e6, max(part/2, receiveMTU))
 	l.steered = now
 	l.line.Unlock()
 	if most > 0 {
@@ -301,6 +302,9 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 	l.bounded = true
 	l.gather(at)
 	audio := l.thrift(budget, at)
+	l.line.Lock()
+	l.voices = audio
+	l.line.Unlock()
 	allocate(budget-audio, whole-audio, l.demands, l.cfg.MayPause)
 	told = l.grantDemands()
 	if most > 0 {

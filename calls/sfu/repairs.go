@@ -37,6 +37,9 @@ func (d *DownTrack) repair(first, mask uint16, buf []byte) {
 }
 
 func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
+	if d.up.video && d.target.Load() == paused {
+		return // a key frame comes before the picture goes on
+	}
 	in, span, ok := d.numbers.Back(out)
 	if !ok || !d.repaired.allows(out, now, d.counts.rtt.Load()/1000) {
 		return

@@ -98,3 +98,39 @@ func TestAskedForBeforeItCame(t *testing.T) {
 		t.Errorf("got %d packets, want the one that was lost twice", got)
 	}
 }
+
+// TestRepairsComeAfterTheVoice: on a narrow line repairs of a picture take a part of what the voices leave, and of one that has stopped nothing.
+func TestRepairsComeAfterTheVoice(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		bps, voice  int
+		least, most int // bytes in ten seconds
+	}{
+		{"a voice that leaves half of the line", 100_000, 50_000, 10_000, 16_000},
+		{"one that leaves little", 100_000, 95_000, 800, 2000},
+		{"one that leaves nothing", 60_000, 75_000, 0, 200},
+	} {
+		d := newDrive(t, c.bps)
+		d.audio.up.layers[0].Load().rates.usual.Store(int64(c.voice))
+		d.link.estimate.bounded, d.link.estimate.bps = true, c.bps
+		got := 0
+		for range 100 {
+			d.now += 100_000
+			d.audio.up.layers[0].Load().lastPacket.Store(millis(d.time()))
+			d.link.steerLocked(d.now, d.time())
+			for d.link.mayRepair(100) {
+				got += 100
+			}
+		}
+		if got < c.least || got > c.most {
+			t.Errorf("%s: got %d bytes of repairs, want %d to %d", c.name, got, c.least, c.most)
+		}
+	}
+	s, v := newStage(t, 1), &stream{seq: 100}
+	s.feed(t, 0, v.frame(true, 0, 1)...)
+	s.down.setGrant(grant{layer: paused})
+	sent := len(s.out.packets)
+	if s.down.repair(s.out.packets[sent-1].SequenceNumber, 0, make([]byte, receiveMTU+2)); len(s.out.packets) != sent {
+		t.Error("a picture that has stopped was repaired")
+	}
+}
