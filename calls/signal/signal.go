@@ -16,6 +16,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -67,7 +68,7 @@ var sdks = map[string]uint32{
 	"rust": 8, "python": 9, "cpp": 10, "unityweb": 11, "node": 12, "esp32": 14,
 }
 
-// ParseLegacyJoin reads the parameters of /rtc, where each setting is a parameter of its own.
+// ParseLegacyJoin reads the parameters of /rtc, where each setting is a parameter of its own. Attributes that cannot be read are none.
 func ParseLegacyJoin(query url.Values) *Join {
 	number := func(name string) int32 {
 		n, _ := strconv.ParseInt(query.Get(name), 10, 32)
@@ -99,7 +100,21 @@ func ParseLegacyJoin(query url.Values) *Join {
 		ConnectionSettings: settings,
 		Reconnect:          flag("reconnect"),
 		ParticipantSid:     query.Get("sid"),
+
+		ParticipantAttributes: legacyAttributes(query.Get("attributes")),
 	}
+}
+
+// legacyAttributes reads a JSON object of strings in base64.
+func legacyAttributes(encoded string) (attributes map[string]string) {
+	if len(encoded) > maxJoin {
+		return nil
+	}
+	data, err := decodeBase64(encoded)
+	if err != nil || json.Unmarshal(data, &attributes) != nil {
+		return nil
+	}
+	return attributes
 }
 
 func gunzip(in []byte) ([]byte, error) {

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -79,6 +80,13 @@ func TestParseLegacyJoin(t *testing.T) {
 	if got.ConnectionSettings.AutoSubscribe || !got.ConnectionSettings.AdaptiveStream || !got.Reconnect ||
 		got.ParticipantSid != "PA_a" || got.ClientInfo.Protocol != 17 || got.ConnectionSettings.GetSubscriberAllowPause() {
 		t.Errorf("got %v", got)
+	}
+	for encoded, want := range map[string]map[string]string{
+		"eyJhIjoiMSIsImIiOiLDpCJ9": {"a": "1", "b": "ä"}, "eyJhIjoiMSJ9": {"a": "1"}, "": nil, "eyJhIjoxfQ": nil, "W10": nil, "%": nil,
+	} {
+		if got := ParseLegacyJoin(url.Values{"attributes": {encoded}}).ParticipantAttributes; !maps.Equal(got, want) {
+			t.Errorf("attributes %q: got %v, want %v", encoded, got, want)
+		}
 	}
 	if !ParseLegacyJoin(url.Values{}).ConnectionSettings.AutoSubscribe {
 		t.Error("auto_subscribe absent: got false, want true")
