@@ -351,7 +351,7 @@ func (p *Participant) tellOffer(sdp string) {
 	p.offers.flying, p.offers.told, p.offers.overdue = true, time.Now(), 0
 	p.offers.id++
 	p.send(&signal.Response{Message: &signal.Response_Offer{Offer: &signal.SessionDescription{
-		Type: "offer", Sdp: p.told(withAudioForms(sdp, p.audioForms(p.sub))), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
+		Type: "offer", Sdp: p.told(withAudioForms(sfu.WithoutREMB(sdp), p.audioForms(p.sub))), Id: p.offers.id, MidToTrackId: p.trackByMid(p.sub),
 	}}})
 }
 

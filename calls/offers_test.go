@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -64,6 +65,8 @@ func TestOffersOfOtherBrowsers(t *testing.T) {
 		{"Firefox with VP9", offeredHead + firefoxAudio + firefoxVideo, "vp9", "109", "121", false},
 		{"Safari", offeredHead + safariAudio + safariVideo, "h264", "63 111", "98", true},
 		{"Safari without copies", offeredHead + safariAudio + safariVideo, "vp8", "111", "100", false},
+		{"REMB in place of transport-wide feedback", offeredHead + audioOffer("96", "a=rtpmap:96 opus/48000/2") +
+			videoOffer("97", "a=rtpmap:97 VP8/90000", "a=rtcp-fb:97 goog-remb", "a=rtcp-fb:97 nack"), "vp8", "96", "97", true},
 		{"nothing but the codecs", offeredHead + audioOffer("96", "a=rtpmap:96 opus/48000/2") + videoOffer("97", "a=rtpmap:97 VP8/90000"), "vp8", "96", "97", true},
 		{"unusual parameters of Opus", offeredHead + audioOffer("96 97", "a=rtpmap:96 opus/48000/2", "a=fmtp:96 minptime=3;useinbandfec=0;cbr=1", "a=rtpmap:97 red/48000/2", "a=fmtp:97 96/96") +
 			videoOffer("98", "a=rtpmap:98 VP8/90000"), "vp8", "97 96", "98", true},
@@ -90,6 +93,10 @@ func TestOffersOfOtherBrowsers(t *testing.T) {
 			}
 			for i, first := range []string{c.audio, c.video} {
 				checkAnswered(t, answer.MediaDescriptions[i], c.offer, first)
+			}
+			remb := strings.Contains(c.offer, " goog-remb") && !strings.Contains(c.offer, " transport-cc")
+			if got := strings.Contains(fmt.Sprint(answer.MediaDescriptions[1].Attributes), " goog-remb"); got != remb {
+				t.Errorf("got an answer that agrees to REMB: %v, want %v", got, remb)
 			}
 		})
 	}

@@ -71,6 +71,17 @@ function without(mime) {
   RTCPeerConnection.prototype.createAnswer = function (...a) { narrow(this); return createAnswer.apply(this, a); };
 }
 
+// bare lets the page's browser seem to know no transport-wide feedback, but REMB, as older ones and some devices do.
+function bare() {
+  const { createOffer, createAnswer } = RTCPeerConnection.prototype;
+  for (const [name, make] of Object.entries({ createOffer, createAnswer })) {
+    RTCPeerConnection.prototype[name] = async function (...args) {
+      const { type, sdp } = await make.apply(this, args);
+      return { type, sdp: sdp.replace(/^a=(rtcp-fb:\S+ transport-cc|extmap:\S+ \S*transport-wide-cc\S*)\r\n/gm, '') };
+    };
+  }
+}
+
 // canvas is a picture that moves, for a second track.
 function canvas(width, height, rate) {
   const canvas = Object.assign(document.createElement('canvas'), { width, height });
@@ -155,11 +166,13 @@ window.call = {
   canvas,
   tone,
   // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with; the
-  // way to the focus (relay, tcp, turn); the codec, one behind it, and when that takes its place; a codec that the browser lacks.
-  async join(url, token, { single = true, publish = true, secret, adaptive = true, resolution = 'h360', codec = 'vp8', backup = false, policy, lacks, auto = true, pause, relay, tcp, turn } = {}) {
+  // way to the focus (relay, tcp, turn); the codec, one behind it, and when that takes its place; a codec that the browser lacks; whether
+  // it lacks transport-wide feedback too.
+  async join(url, token, { single = true, publish = true, secret, remb, adaptive = true, resolution = 'h360', codec = 'vp8', backup = false, policy, lacks, auto = true, pause, relay, tcp, turn } = {}) {
     useWay({ relay, tcp });
     if (turn) throughTURN(turn);
     if (lacks) without(lacks);
+    if (remb) bare();
     const options = {
       adaptiveStream: adaptive, dynacast: true, singlePeerConnection: single,
       publishDefaults: { simulcast: true, red: false, videoCodec: codec, backupCodec: backup && { codec: backup }, backupCodecPolicy: policy },

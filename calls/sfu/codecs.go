@@ -15,8 +15,9 @@ const MimeTypeRED = "audio/red"
 
 const audioLevelURI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"
 
+// videoFeedback is what we understand. Of transport-wide feedback and REMB a connection has one: see onlyOurs and WithoutREMB.
 var videoFeedback = []webrtc.RTCPFeedback{
-	{Type: "transport-cc"}, {Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"},
+	{Type: "goog-remb"}, {Type: "transport-cc"}, {Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"},
 }
 
 // The payload types of audio where the focus offers, as browsers number them.

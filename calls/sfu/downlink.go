@@ -29,6 +29,9 @@ type Downlink struct {
 	estimate estimate
 	most     int     // bits per second that it is never thought to exceed; 0: none
 	next     uint16  // transport-wide number
+	said     int     // bits per second that the subscriber thinks it carries (REMB)
+	saidAt   int64   // when it said so
+	fell     bool    // and less than before, since the reports were judged
 	repairs  float64 // bytes that may be sent again on a bounded line
 	voices   int     // bits per second that they take of it
 	steered  int64   // when they were last counted
@@ -61,6 +64,9 @@ const (
 	repairPart = 0.25 // of what the voices leave of a narrow line may go to repairs of video
 	lossBad    = 12   // percent, in the reports of a client that gives no feedback
 	lossGood   = 3
+	saidFor    = 3_000_000     // microseconds that a REMB is the one before: browsers send one each second
+	saidFalls  = 0.97          // of the one before
+	saidLess   = 0.95          // of what was sent
 	mostRate   = 1_000_000_000 // beyond which nobody asks what a line carries
 )
 
@@ -219,6 +225,27 @@ func (l *Downlink) report(now time.Time) {
 	}
 }
 
+// told takes what the subscriber itself thinks that the line carries (REMB), which counts where it gives no transport feedback. It thinks of little
+// more than it gets, and comes to more slowly: only when it thinks of less than before, and than was sent, is that a word on the line.
+func (l *Downlink) told(bps float64) {
+	if !(bps >= 0) { // not a number either
+		return
+	}
+	now := l.micros(time.Now())
+	l.line.Lock()
+	e := &l.estimate
+	said := int(min(max(bps, leastRate), mostRate))
+	falls := now-l.saidAt < saidFor && float64(said) < saidFalls*float64(l.said) && float64(said) < saidLess*float64(e.acked)
+	l.said, l.saidAt = said, now
+	if falls = falls && e.heard == 0; falls {
+		e.bounded, e.bps, l.fell = true, said, true
+	}
+	l.line.Unlock()
+	if falls {
+		l.wake()
+	}
+}
+
 // judgeReports bounds the line of a client that gives no transport feedback by what its receiver reports say is lost of
 // every track that was sent: a narrow line takes from all of them, a bad publisher only from its own. A narrow line on which nothing
 // was sent, since all is paused, has lost nothing.
@@ -241,7 +268,11 @@ func (l *Downlink) judgeReports() {
 	if e.heard != 0 || rate == 0 && !e.bounded || len(l.tracks) == 0 {
 		return
 	}
+	fell := l.fell
+	l.fell = false
 	switch {
+	case fell:
+		l.clean, l.lossy = 0, 0
 	case least >= lossBad:
 		l.clean = 0
 		if l.lossy++; l.lossy >= 2 {

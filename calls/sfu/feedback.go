@@ -26,6 +26,8 @@ func (d *DownTrack) feedback(p rtcp.Packet, ssrc uint32, scratch []byte) {
 		for _, pair := range p.Nacks {
 			d.repair(pair.PacketID, uint16(pair.LostPackets), scratch)
 		}
+	case *rtcp.ReceiverEstimatedMaximumBitrate:
+		d.link.told(float64(p.Bitrate))
 	case *rtcp.ReceiverReport:
 		d.noteReception(p.Reports)
 	case *rtcp.SenderReport: // of one who publishes too

@@ -16,6 +16,7 @@ var errLooks = errors.New("sfu: description has too many formats and lines")
 // onlyOurs gives a peer's description without the formats that we do not forward. Browsers name some forty for each section, and
 // Pion looks through all lines of a section once for each format in it: of an offer with eight sections that was nine tenths of the answer's time.
 // A section without any format of ours stays as it is, for Pion to refuse. (RFC 8866, section 5.14; RFC 3264, section 6.1)
+// REMB is left out where the peer knows transport-wide feedback: it would give both.
 func onlyOurs(description string) (string, error) {
 	var kept strings.Builder
 	kept.Grow(len(description))
@@ -40,7 +41,7 @@ func keepOurs(to *strings.Builder, section string) (looks int) {
 		to.WriteString(section)
 		return 0
 	}
-	ours := formatsIn(rest)
+	ours, tells := formatsIn(rest), strings.Contains(rest, " transport-cc")
 	list := fields[:3:3]
 	for _, format := range fields[3:] {
 		if ours[format] {
@@ -54,12 +55,29 @@ func keepOurs(to *strings.Builder, section string) (looks int) {
 	to.WriteString(strings.Join(list, " "))
 	to.WriteString("\r\n")
 	for line := range strings.Lines(rest) {
-		if format := formatOf(line); format == "" || format == "*" || ours[format] {
+		if format := formatOf(line); (format == "" || format == "*" || ours[format]) && !(tells && isREMB(line)) {
 			to.WriteString(line)
 			looks += len(list) - 3
 		}
 	}
 	return looks
+}
+
+// isREMB says whether a line agrees to REMB (draft-alvestrand-rmcat-remb-03, section 2.4).
+func isREMB(line string) bool {
+	return strings.HasPrefix(line, "a=rtcp-fb:") && strings.HasSuffix(strings.TrimRight(line, "\r\n"), " goog-remb")
+}
+
+// WithoutREMB gives an offer of ours as it is told: with transport-wide feedback, and without what is worse.
+func WithoutREMB(offer string) string {
+	var kept strings.Builder
+	kept.Grow(len(offer))
+	for line := range strings.Lines(offer) {
+		if !isREMB(line) {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 // formatsIn names the payload types of a section that we forward, and those that repair them.

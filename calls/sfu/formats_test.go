@@ -33,6 +33,10 @@ func TestOnlyOurs(t *testing.T) {
 			lines("m=video 9 UDP/TLS/RTP/SAVPF 96 97 102 103 45", "a=rtpmap:96 vp8/90000", "a=rtpmap:97 rtx/90000", "a=fmtp:97 apt=96",
 				"a=rtpmap:102 H264/90000", "a=fmtp:102 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=4d0029",
 				"a=rtpmap:103 rtx/90000", "a=fmtp:103 apt=102", "a=rtpmap:45 AV1/90000", "a=rtcp-fb:* ccm fir")},
+		{"REMB beside transport-wide feedback", lines("m=video 9 UDP/TLS/RTP/SAVPF 96", "a=rtpmap:96 VP8/90000", "a=rtcp-fb:96 goog-remb", "a=rtcp-fb:96 transport-cc"),
+			lines("m=video 9 UDP/TLS/RTP/SAVPF 96", "a=rtpmap:96 VP8/90000", "a=rtcp-fb:96 transport-cc")},
+		{"REMB alone", lines("m=video 9 UDP/TLS/RTP/SAVPF 96", "a=rtpmap:96 VP8/90000", "a=rtcp-fb:96 goog-remb"),
+			lines("m=video 9 UDP/TLS/RTP/SAVPF 96", "a=rtpmap:96 VP8/90000", "a=rtcp-fb:96 goog-remb")},
 		{"nothing of ours", lines("m=audio 9 UDP/TLS/RTP/SAVPF 0 8", "a=rtpmap:0 PCMU/8000"), lines("m=audio 9 UDP/TLS/RTP/SAVPF 0 8", "a=rtpmap:0 PCMU/8000")},
 		{"data", lines("m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=sctp-port:5000"), lines("m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=sctp-port:5000")},
 		{"no sections", "", ""},
@@ -68,6 +72,33 @@ func TestADescriptionThatCostsTooMuch(t *testing.T) {
 	err = peer.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: section.String()})
 	if took := time.Since(begun); !errors.Is(err, errLooks) || took > time.Second {
 		t.Errorf("got %v after %v, want %v at once", err, took, errLooks)
+	}
+}
+
+// TestOurOffersNameOneFeedback: transport-wide feedback, and not REMB too.
+func TestOurOffersNameOneFeedback(t *testing.T) {
+	engine, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
+	must(t, err)
+	t.Cleanup(func() { _ = engine.Close() })
+	peer, err := engine.NewPeer()
+	must(t, err)
+	t.Cleanup(func() { _ = peer.Close() })
+	_, err = peer.AddTransceiverFromKind(webrtc.RTPCodecTypeVideo)
+	must(t, err)
+	offer, err := peer.CreateOffer(nil)
+	must(t, err)
+	told := WithoutREMB(offer.SDP)
+	for _, c := range []struct {
+		sdp  string
+		want int
+	}{{offer.SDP, len(videoCodecs)}, {told, 0}} {
+		if got := strings.Count(c.sdp, " goog-remb\r\n"); got != c.want {
+			t.Errorf("got REMB of %d formats, want %d", got, c.want)
+		}
+	}
+	tells, gone := strings.Count(told, " transport-cc\r\n"), strings.Count(offer.SDP, "\n")-strings.Count(told, "\n")
+	if tells != len(videoCodecs) || gone != len(videoCodecs) {
+		t.Errorf("got transport-wide feedback of %d formats and %d lines less, want %d of both", tells, gone, len(videoCodecs))
 	}
 }
 

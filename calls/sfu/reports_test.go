@@ -1,6 +1,7 @@
 package sfu
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -118,6 +119,42 @@ func TestReportsJudgeTheLineAlone(t *testing.T) {
 		}
 		if n := s.link.Numbers(); n.Bounded != c.bounded {
 			t.Errorf("%s: got %+v, want it bounded: %v", c.name, n, c.bounded)
+		}
+	}
+}
+
+// TestWhatASubscriberSaysOfItsLine: where there is no transport-wide feedback a REMB that falls below what is sent is the line's rate, and no other is:
+// a receiver comes to more slowly than it could be sent more.
+func TestWhatASubscriberSaysOfItsLine(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		said  []float32 // parts of what is sent
+		heard int64
+		want  float64 // part of it; 0: open
+	}{
+		{name: "it falls", said: []float32{1.2, 0.5}, want: 0.5},
+		{name: "it falls twice", said: []float32{1.2, 0.5, 0.4}, want: 0.4},
+		{name: "it falls, and rises", said: []float32{1.2, 0.5, 0.6, 0.7}, want: 0.5},
+		{name: "it is less from the beginning, and rises", said: []float32{0.3, 0.4, 0.5}},
+		{name: "it falls to more than is sent", said: []float32{3, 1.5, 1}},
+		{name: "by a little", said: []float32{0.9, 0.89}},
+		{name: "transport-wide feedback tells more", said: []float32{1.2, 0.5}, heard: 1},
+		{name: "no number", said: []float32{1.2, float32(math.NaN()), -1}},
+	} {
+		s := newStage(t, 3)
+		s.link.estimate.heard = c.heard
+		s.second(0)
+		s.second(0)
+		sent := s.link.estimate.acked
+		if c.heard == 0 && sent == 0 {
+			t.Fatal("nothing was sent: the test tests nothing")
+		}
+		for _, part := range c.said {
+			s.down.feedback(&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: part * float32(sent), SSRCs: []uint32{7}}, 7, nil)
+		}
+		n := s.link.Numbers()
+		if want := int(float64(float32(c.want) * float32(sent))); n.Bounded != (c.want > 0) || n.Bounded && (n.Estimate < want-1 || n.Estimate > want+1) {
+			t.Errorf("%s: got %+v, want %d bit/s of %d", c.name, n, want, sent)
 		}
 	}
 }

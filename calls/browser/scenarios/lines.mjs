@@ -1,4 +1,4 @@
-import { other, pause, yardstick } from '../stage.mjs';
+import { other, pause, until, yardstick } from '../stage.mjs';
 
 // concealed: the share of who's sound that p had to invent in the next ms, in percent.
 async function concealed(p, who, ms) {
@@ -85,4 +85,25 @@ export const alone = {
     stage.figure('250 kbit/s: frames', '/s', rate, { least: 10 });
     return `${rate.toFixed(1)} frames/s of ${height} lines, ${lost.toFixed(1)} % of the sound concealed; the high layer back after ${back} ms`;
   }),
+  async 'a narrow line of a browser that knows REMB alone'(stage) {
+    const way = await stage.relay();
+    await stage.participant('ann', { publish: ['camera', 'tone'], resolution: 'h720' });
+    const b = await stage.participant('bob', { relay: way, publish: false, remb: true });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    await pause(5000);
+    let since = Date.now();
+    await way.change({ down: { kbps: 400 } });
+    await until('bob sees less of ann', 20000, async () => (await b.height('ann')) < 720);
+    const down = Date.now() - since;
+    if (down > 5000) throw new Error(`less after ${down} ms: its reports alone tell as much`);
+    await pause(3000);
+    const lost = await concealed(b, 'ann', 8000);
+    if (lost > 10) throw new Error(`${lost.toFixed(1)} % of the sound concealed`);
+    since = Date.now();
+    await way.change({ down: {} });
+    await b.sees(720, 'ann', 60000);
+    return `less after ${down} ms, ${lost.toFixed(1)} % of the sound concealed, the high layer back after ${Date.now() - since} ms`;
+  },
 };
