@@ -47,17 +47,20 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	l := d.streams[span.Layer]
 	meta := &d.meta
 	n, ok := l.cache.Get(in, meta, buf[2:])
-	if !ok && d.up.video && in < l.newest.Load()-videoCache {
-		d.AskKeyFrame() // too old to be sent again
+	if !ok && d.up.video && in < l.newest.Load()-videoCache { // too old to be sent again
+		d.repaired.note(out, now)
+		if int32(span.Layer) == d.current.Load() { // another layer has begun with a key frame since
+			d.AskKeyFrame()
+		}
 	}
 	again := b.remembered(out)
 	if !ok || meta.Empty || b.rtx == 0 && again == nil { // under this number went something else, or nothing
 		return
 	}
+	d.repaired.note(out, now)
 	if !d.repaired.afford(n+packetOverhead, d.repairRate(l), now) || d.up.video && !d.link.mayRepair(n) {
 		return
 	}
-	d.repaired.note(out, now)
 	d.counts.repaired.Add(1)
 	payload, extra := buf[2:2+n], buf[2+n:2+n+int(meta.Extra)]
 	if b.rtx == 0 {
@@ -144,8 +147,8 @@ func (r *repaired) allows(seq uint16, now, rttMillis int64) bool {
 	return s.tries < maxRepairs && now-s.at >= min(max(rttMillis, 10), 200)
 }
 
-// note takes note that a packet is sent again. What is merely asked for does not count: until the publisher has repeated a packet that was lost on
-// its way to us, subscribers ask for it in vain, every few milliseconds.
+// note takes note that a packet is sent again, or that there is no room for it: on a narrow line who asks often enough gets no more. What has not come
+// yet does not count: until the publisher has repeated a packet that was lost on its way to us, subscribers ask for it in vain, every few milliseconds.
 func (r *repaired) note(seq uint16, now int64) {
 	s := r.slot(seq)
 	if s.seq != seq || now-s.at > repairedKept {

@@ -61,6 +61,13 @@ func TestWhatIsTooOldIsNotSentAgain(t *testing.T) {
 	if again, asks := ask(2); again != 0 || asks != 1 {
 		t.Errorf("too old: got %d packets and %d key frames asked for, want a key frame", again, asks)
 	}
+	for range 2 * maxRepairs {
+		s.down.repaired.slots[int(s.out.packets[2].SequenceNumber)%videoCache].at -= 300
+		ask(2)
+	}
+	if got := s.down.repaired.slots[int(s.out.packets[2].SequenceNumber)%videoCache].tries; got != maxRepairs {
+		t.Errorf("too old: got %d questions that were heard, want %d", got, maxRepairs)
+	}
 	newest := len(s.out.packets) - 1
 	if again, asks := ask(newest); again != 1 || asks != 0 {
 		t.Errorf("new: got %d packets and %d key frames asked for, want the packet", again, asks)
@@ -132,5 +139,30 @@ func TestRepairsComeAfterTheVoice(t *testing.T) {
 	sent := len(s.out.packets)
 	if s.down.repair(s.out.packets[sent-1].SequenceNumber, 0, make([]byte, receiveMTU+2)); len(s.out.packets) != sent {
 		t.Error("a picture that has stopped was repaired")
+	}
+}
+
+// TestOldPacketsOfAnotherLayer: what is missing of a layer that is not shown any more needs no key frame, for the one that is has begun with one.
+func TestOldPacketsOfAnotherLayer(t *testing.T) {
+	s := newStage(t, 3)
+	high, low := &stream{seq: 100}, &stream{seq: 9000, ts: 1e9}
+	s.feed(t, 2, high.frame(true, 0, 3)...)
+	s.feed(t, 2, high.frame(false, 0, 3)...)
+	old := s.out.packets[len(s.out.packets)-1].SequenceNumber
+	s.down.SetWish(Wish{Quality: 0})
+	s.feed(t, 0, low.frame(true, 0, 3)...)
+	for range videoCache {
+		s.feed(t, 2, high.frame(false, 0, 3)...)
+	}
+	if got := s.down.current.Load(); got != 0 {
+		t.Fatalf("got layer %d, want 0: the test tests nothing", got)
+	}
+	s.layers[0].lastAsk.Store(0)
+	s.layers[0].askDue.Store(0)
+	s.up.lastAsk.Store(0)
+	before := asked(s, 0)
+	s.down.repair(old, 0, make([]byte, receiveMTU+2))
+	if got := asked(s, 0) - before; got != 0 {
+		t.Errorf("got %d key frames asked for, want none", got)
 	}
 }
