@@ -16,9 +16,7 @@ import (
 // checked is a client that has its place, and what its checks say.
 func checked(t *testing.T) (e *Engine, g guest, check []byte) {
 	t.Helper()
-	e, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
-	must(t, err)
-	t.Cleanup(func() { _ = e.Close() })
+	e = newEngine(t)
 	g = join(t, e, nil, false, func(g guest) {
 		_, err := g.pc.CreateDataChannel("x", nil)
 		must(t, err)

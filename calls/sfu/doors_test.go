@@ -137,9 +137,7 @@ func addressOfTCP(c *net.TCPConn) netip.AddrPort { return c.LocalAddr().(*net.TC
 
 // TestAClientKeepsSomeConnections: by ICE a client's connection is its own, until it has too many others.
 func TestAClientKeepsSomeConnections(t *testing.T) {
-	e, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
-	must(t, err)
-	t.Cleanup(func() { _ = e.Close() })
+	e := newEngine(t)
 	d := e.ways.doors
 	strangers := func() int {
 		d.mu.Lock()

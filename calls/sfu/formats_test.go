@@ -2,7 +2,6 @@ package sfu
 
 import (
 	"errors"
-	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -62,10 +61,7 @@ func TestADescriptionThatCostsTooMuch(t *testing.T) {
 		section.WriteString("\r\na=rtpmap:" + strconv.Itoa(n) + " VP8/90000")
 	}
 	section.WriteString("\r\na=mid:0" + strings.Repeat("\r\na=x", 40_000) + "\r\n")
-	engine, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
-	must(t, err)
-	t.Cleanup(func() { _ = engine.Close() })
-	peer, err := engine.NewPeer()
+	peer, err := newEngine(t).NewPeer()
 	must(t, err)
 	t.Cleanup(func() { _ = peer.Close() })
 	begun := time.Now()
@@ -77,10 +73,7 @@ func TestADescriptionThatCostsTooMuch(t *testing.T) {
 
 // TestOurOffersNameOneFeedback: transport-wide feedback, and not REMB too.
 func TestOurOffersNameOneFeedback(t *testing.T) {
-	engine, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
-	must(t, err)
-	t.Cleanup(func() { _ = engine.Close() })
-	peer, err := engine.NewPeer()
+	peer, err := newEngine(t).NewPeer()
 	must(t, err)
 	t.Cleanup(func() { _ = peer.Close() })
 	_, err = peer.AddTransceiverFromKind(webrtc.RTPCodecTypeVideo)

@@ -2,7 +2,6 @@ package sfu
 
 import (
 	"encoding/binary"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -52,9 +51,7 @@ type layered struct {
 }
 
 func newLayered(t *testing.T) *layered {
-	e, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
-	must(t, err)
-	t.Cleanup(func() { _ = e.Close() })
+	e := newEngine(t)
 	layer := func(rid string) *rawTrack {
 		track, err := webrtc.NewTrackLocalStaticRTP(webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP8}, "v", "s", webrtc.WithRTPStreamID(rid))
 		must(t, err)

@@ -78,6 +78,15 @@ func join(t *testing.T, e *Engine, set func(*webrtc.SettingEngine), ours bool, p
 	return g
 }
 
+// newEngine is an engine at the loopback address, closed with the test.
+func newEngine(t testing.TB) *Engine {
+	t.Helper()
+	e, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
+	must(t, err)
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -113,9 +122,7 @@ func TestMediaGoByTheWire(t *testing.T) {
 		{name: "the subscriber waits for our handshake", set: passive, ours: true, pion: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e, err := NewEngine(Ports{Listen: []net.IP{net.IPv4(127, 0, 0, 1)}, Loopback: true})
-			must(t, err)
-			t.Cleanup(func() { _ = e.Close() })
+			e := newEngine(t)
 
 			track, err := webrtc.NewTrackLocalStaticRTP(webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP8}, "v", "s")
 			must(t, err)
