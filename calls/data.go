@@ -14,8 +14,9 @@ import (
 // dataPort is a participant's end of the data channels. It is used by Pion's goroutines as well as by p's own:
 // data pass from one participant to another without passing through a room.
 type dataPort struct {
-	may      atomic.Bool // the client may send
-	mu       sync.Mutex  // also held while a reliable packet is queued, so that what is told again keeps its place
+	may      atomic.Bool  // the client may send
+	opened   atomic.Int32 // channels that the client has opened since it came, also those that are closed
+	mu       sync.Mutex   // also held while a reliable packet is queued, so that what is told again keeps its place
 	reliable *webrtc.DataChannel
 	lossy    *webrtc.DataChannel
 	last     uint32            // newest reliable sequence that came from the client
@@ -29,6 +30,7 @@ const (
 	reliableLabel   = "_reliable"
 	lossyLabel      = "_lossy"
 	maxData         = 64 << 10
+	maxChannels     = 16      // that one client opens; each costs a goroutine and a buffer of 64 KiB, and livekit-client has three
 	maxDestinations = 1000    // named in one packet
 	packetCost      = 256     // bytes that a packet counts beside its own
 	nameCost        = 64      // and for each that it names
@@ -77,8 +79,13 @@ func (p *Participant) sendsOn(c *webrtc.DataChannel) {
 }
 
 // onDataChannel takes a channel that the client made. With one connection we send on it too. It is called in Pion's goroutine, which opens and
-// reads the channel when this has returned: what came before there is somebody to hear it would be lost.
+// reads the channel when this has returned: what came before there is somebody to hear it would be lost. Who makes too many goes: Pion
+// keeps something even of those that are closed.
 func (p *Participant) onDataChannel(c *webrtc.DataChannel) {
+	if p.data.opened.Add(1) > maxChannels {
+		p.end(signal.DisconnectReason_JOIN_FAILURE, signal.Leave_DISCONNECT)
+		return
+	}
 	kind, ok := map[string]signal.DataPacket_Kind{reliableLabel: signal.DataPacket_RELIABLE, lossyLabel: signal.DataPacket_LOSSY}[c.Label()]
 	if !ok {
 		return
@@ -103,7 +110,7 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 		return
 	}
 	names, sids := packet.DestinationIdentities, []string(nil)
-	packet.Kind, packet.ParticipantSid, packet.ParticipantIdentity = kind, p.sid, p.identity
+	packet.Kind, packet.ParticipantSid, packet.ParticipantIdentity = kind, p.sid, p.identity // clients tell by the sid which packets they have
 	if u := packet.User; u != nil {
 		names, sids = append(names, u.DestinationIdentities...), u.DestinationSids
 		u.ParticipantSid, u.ParticipantIdentity = p.sid, p.identity

@@ -112,10 +112,14 @@ func (p *Participant) tellAgain(states []*signal.DataChannelReceiveState) {
 }
 
 // openReliable takes a channel that has opened. What was said since p came in is told first: others speak to whom they
-// see, and cannot see that its channel is not there yet.
+// see, and cannot see that its channel is not there yet. A further channel beside one that is open gets nothing: what waits
+// for a client has its bound on each.
 func (p *Participant) openReliable(c *webrtc.DataChannel) {
 	p.data.mu.Lock()
 	defer p.data.mu.Unlock()
+	if first := p.data.reliable; first != nil && first.ReadyState() == webrtc.DataChannelStateOpen {
+		return
+	}
 	p.data.reliable = c
 	for _, raw := range p.data.early {
 		queue(c, raw, reliableBuffer)
