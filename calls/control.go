@@ -163,8 +163,9 @@ func (p *Participant) muteByAdmin(sid string) (muted []*signal.Track) {
 		if sid != "" && t.info.Sid != sid {
 			continue
 		}
-		if !t.info.Muted {
-			t.info.Muted, t.hushed, changed = true, true, true
+		if !t.hushed { // also of one that its client has muted: it may send all the same
+			changed = changed || !t.info.Muted
+			t.info.Muted, t.hushed = true, true
 			t.quiet()
 			p.sendMute(t)
 		}

@@ -95,6 +95,20 @@ func TestMutedIsNotHeard(t *testing.T) {
 		t.Error("no voice after the client unmuted itself")
 	}
 
+	// Also one that its client says it has muted, and sends all the same.
+	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: true}}})
+	bob.wait("the client's mute", func(res *signal.Response) bool {
+		return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(p *signal.Participant) bool {
+			return slices.ContainsFunc(p.Tracks, func(t *signal.Track) bool { return t.Sid == sid && t.Muted })
+		})
+	})
+	p.do(func() { p.muteByAdmin(sid) })
+	bob.fallsSilent(voice)
+	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: false}}})
+	if !bob.brings(voice) {
+		t.Error("no voice after the client unmuted itself again")
+	}
+
 	// The call becomes view-only: nothing comes, whatever the client sends.
 	no := false
 	p.do(func() { p.granted = &no; p.permit() })
