@@ -78,8 +78,17 @@ func TestRoomServiceKeepsCalls(t *testing.T) {
 			return p.Identity == "ann" && p.Name == "Ann" && p.Attributes["a"] == "b" && !p.Permission.CanPublish && len(p.Tracks) == 0
 		})
 	})
-	if status, text := askService(t, base, "SendData", `{"room":"room","data":"aGk=","topic":"t"}`, admin); status != 200 {
-		t.Errorf("data: got %d %s", status, text)
+	for _, size := range []int{3, 60_000} { // what one may send at once, though as JSON it is longer than that
+		data := base64.StdEncoding.EncodeToString(make([]byte, size))
+		if status, text := askService(t, base, "SendData", `{"room":"room","data":"`+data+`","topic":"t"}`, admin); status != 200 {
+			t.Errorf("%d bytes of data: got %d %s", size, status, text)
+		}
+	}
+	for size, want := range map[int]int{maxMetadata: 200, maxMetadata + 1: 400} {
+		metadata := strings.Repeat(`\"`, size)
+		if status, text := askService(t, base, "UpdateRoomMetadata", `{"room":"room","metadata":"`+metadata+`"}`, admin); status != want {
+			t.Errorf("%d bytes of metadata: got %d %.80s, want %d", size, status, text, want)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"chancery/calls/signal"
@@ -35,7 +36,8 @@ var (
 	errTwirpMethod      = &twirpError{http.StatusNotFound, "bad_route", "no such method"}
 )
 
-const maxTwirp = 64 << 10
+// maxTwirp bounds a request's body: what it may hold (maxData, maxMetadata) has room in it as JSON too, and it has room in a message of the bus.
+const maxTwirp = 256 << 10
 
 // serveRoomService handles POST /twirp/livekit.RoomService/{method}, in JSON or protobuf. The call's home answers it, or all
 // foci together.
@@ -213,14 +215,7 @@ func (f *Focus) listRooms(c *Claims, decode decoder) (signal.Message, error) {
 	}
 	res := &signal.ListRoomsResponse{}
 	for _, room := range f.liveRooms(req.Names...) {
-		peers := room.peers()
-		publishers := 0
-		for _, p := range peers {
-			if p.info.IsPublisher {
-				publishers++
-			}
-		}
-		res.Rooms = append(res.Rooms, room.describe(len(peers), publishers))
+		res.Rooms = append(res.Rooms, room.describe(countPeers(slices.Values(room.peers()))))
 	}
 	return res, nil
 }
