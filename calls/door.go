@@ -239,6 +239,9 @@ func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request) {
 	if err == nil && e.join.Reconnect {
 		kind = "resume"
 	}
+	if err == nil && !signal.Asks(r) { // no call begins for one who cannot come in
+		err = &refusal{http.StatusBadRequest, "no WebSocket: a proxy has to pass the headers Upgrade and Connection on"}
+	}
 	if err == nil && !f.door.allow(e.claims.Video.Room, e.claims.Subject) {
 		err = &refusal{http.StatusTooManyRequests, "too many joins"}
 	}

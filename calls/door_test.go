@@ -82,6 +82,16 @@ func TestAskingMakesNoCall(t *testing.T) {
 		return resp.StatusCode
 	}
 	anns := testToken(t, "room", "ann")
+	for _, path := range []string{"/rtc", "/rtc/v1"} { // without asking for a socket
+		resp, err := http.Get("http" + strings.TrimPrefix(base, "ws") + path + "?" + url.Values{"access_token": {anns}}.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 400 || len(f.liveRooms()) != 0 {
+			t.Errorf("GET %s without a socket: got %d, and %d calls, want 400 and none", path, resp.StatusCode, len(f.liveRooms()))
+		}
+	}
 	if got := ask(base, anns); got != 200 {
 		t.Errorf("of a call that may begin: got %d, want 200", got)
 	}

@@ -80,6 +80,9 @@ var upgrader = websocket.Upgrader{
 	CheckOrigin: func(*http.Request) bool { return true },
 }
 
+// Asks says whether a request asks for a socket.
+func Asks(r *http.Request) bool { return websocket.IsWebSocketUpgrade(r) }
+
 // Accept upgrades the request. On error the answer has been written already.
 func Accept(w http.ResponseWriter, r *http.Request, limits Limits) (*Conn, error) {
 	ws, err := upgrader.Upgrade(w, r, nil)
