@@ -93,6 +93,7 @@ type joining struct {
 	anew      bool                // as livekit-client comes back by itself
 	mute      bool                // subscribes to nothing
 	single    bool                // one connection for both directions
+	hidden    bool                // the others are not to know
 	steady    bool                // its pictures are not to stop for its line: where a test leaves tracks unread, that looks like a bad one
 }
 
@@ -101,7 +102,7 @@ func joinAs(t *testing.T, base, room, identity string, how joining) *testClient 
 	networks, media := how.networks, how.codecs
 	c := &testClient{t: t, said: make(chan *signal.Response, 256), media: make(chan *webrtc.TrackRemote, 16), answer: make(chan string, 8)}
 	query := url.Values{
-		"access_token": {testToken(t, room, identity, func(c *Claims) { c.Again = how.anew })},
+		"access_token": {testToken(t, room, identity, func(c *Claims) { c.Again, c.Video.Hidden = how.anew, how.hidden })},
 		"protocol":     {"16"}, "auto_subscribe": {"1"}, "subscriber_allow_pause": {"1"},
 	}
 	if how.anew {

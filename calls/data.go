@@ -15,6 +15,7 @@ import (
 // data pass from one participant to another without passing through a room.
 type dataPort struct {
 	may      atomic.Bool  // the client may send
+	hidden   atomic.Bool  // the others do not know of it
 	opened   atomic.Int32 // channels that the client has opened since it came, also those that are closed
 	mu       sync.Mutex   // also held while a reliable packet is queued, so that what is told again keeps its place
 	reliable *webrtc.DataChannel
@@ -114,6 +115,12 @@ func (p *Participant) forwardData(kind signal.DataPacket_Kind, raw []byte) {
 	if u := packet.User; u != nil {
 		names, sids = append(names, u.DestinationIdentities...), u.DestinationSids
 		u.ParticipantSid, u.ParticipantIdentity = p.sid, p.identity
+	}
+	if p.data.hidden.Load() {
+		packet.ParticipantIdentity = ""
+		if u := packet.User; u != nil {
+			u.ParticipantSid, u.ParticipantIdentity = "", ""
+		}
 	}
 	if named := len(names) + len(sids); named > maxDestinations || named > 0 && !p.mayPass(p.data.in, kind, named*nameCost) {
 		return

@@ -37,7 +37,7 @@ func (p *Participant) noteWanted(track, subscriber string, w want, first bool) {
 	if p.wanted[track] == nil {
 		p.wanted[track] = map[string]want{}
 	}
-	if first && len(p.wanted[track]) == 0 {
+	if first && !p.hidden(subscriber) && !p.hasHearer(track) {
 		p.send(&signal.Response{Message: &signal.Response_TrackSubscribed{TrackSubscribed: &signal.TrackSubscribed{TrackSid: track}}})
 	}
 	if w.layer < 0 {
@@ -54,6 +54,22 @@ func (p *Participant) noteWanted(track, subscriber string, w want, first bool) {
 	if more {
 		p.sendQualities(t)
 	}
+}
+
+// hasHearer says whether somebody wants the track whom p's client knows of.
+func (p *Participant) hasHearer(track string) bool {
+	for subscriber := range p.wanted[track] {
+		if !p.hidden(subscriber) {
+			return true
+		}
+	}
+	return false
+}
+
+// hidden says whether p's client may not know of another.
+func (p *Participant) hidden(sid string) bool {
+	o := p.peers[sid]
+	return o != nil && o.info.Permission.GetHidden()
 }
 
 // forgetWants lets what a participant wanted end with it.

@@ -145,6 +145,7 @@ func newParticipant(r *Room, e *entry) *Participant {
 		ClientProtocol: join.GetClientInfo().GetClientProtocol(), Capabilities: join.GetClientInfo().GetCapabilities(),
 	}
 	p.data.may.Store(p.info.Permission.CanPublishData)
+	p.data.hidden.Store(grant.Hidden)
 	if len(p.info.Capabilities) > maxCapabilities {
 		p.info.Capabilities = nil
 	}

@@ -1,6 +1,8 @@
 package calls
 
 import (
+	"iter"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -37,7 +39,7 @@ type Room struct {
 	replaced map[*Participant]bool // no members any more, who have not come to say that they leave
 	emptyAt  time.Time
 	speakers map[string]*speaker // by participant sid
-	counted  [2]int              // members and publishers, as last told
+	counted  headcount           // as last told
 	ticks    int
 }
 
@@ -303,14 +305,14 @@ func (r *Room) find(identity string) *Participant {
 }
 
 // describe is the room as clients see it.
-func (r *Room) describe(participants, publishers int) *signal.Room {
+func (r *Room) describe(n headcount) *signal.Room {
 	room := &signal.Room{
 		Sid: r.sid, Name: r.name,
 		EmptyTimeout:     uint32(r.focus.config.EmptyTimeout.Seconds()),
 		DepartureTimeout: uint32(r.focus.config.EmptyTimeout.Seconds()),
 		MaxParticipants:  uint32(r.focus.config.MaxParticipants),
 		CreationTime:     r.created.Unix(), CreationTimeMs: r.created.UnixMilli(),
-		NumParticipants: uint32(participants), NumPublishers: uint32(publishers),
+		NumParticipants: uint32(n.members), NumPublishers: uint32(n.publishers),
 	}
 	kept := r.kept()
 	if room.Metadata = kept.metadata; kept.most > 0 {
@@ -340,21 +342,30 @@ func (r *Room) tick(now time.Time) {
 		return
 	}
 	r.tellQuality()
-	n, publishers := len(r.members), r.publishers()
-	if counted := [2]int{n, publishers}; counted != r.counted {
+	if counted := countPeers(maps.Values(r.members)); counted != r.counted {
 		r.counted = counted
-		r.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: r.describe(n, publishers)}}})
+		r.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: r.describe(counted)}}})
 	}
 }
 
-// publishers is how many publish.
-func (r *Room) publishers() (n int) {
-	for _, m := range r.members {
-		if m.info.IsPublisher {
-			n++
-		}
+// headcount is how many are in a call, as clients are told: hidden ones are not counted.
+type headcount struct{ members, publishers int }
+
+func countPeers(all iter.Seq[*peer]) (n headcount) {
+	for o := range all {
+		n.add(o.info)
 	}
 	return n
+}
+
+func (n *headcount) add(info *signal.Participant) {
+	if info.Permission.GetHidden() {
+		return
+	}
+	n.members++
+	if info.IsPublisher {
+		n.publishers++
+	}
 }
 
 // say sends a message to everybody.

@@ -83,7 +83,7 @@ func (r *Room) keep(change func(*roomKeeps)) (described *signal.Room, ok bool) {
 		now := before
 		change(&now)
 		r.keeps.Store(&now)
-		described = r.describe(len(r.members), r.publishers())
+		described = r.describe(countPeers(maps.Values(r.members)))
 		if now != before {
 			r.say(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: described}}})
 		}
@@ -161,6 +161,7 @@ func (p *Participant) change(req *signal.UpdateParticipantRequest) {
 		permission.CanSubscribe, permission.CanUpdateMetadata = q.CanSubscribe, q.CanUpdateMetadata
 		permission.CanPublishSources, permission.Hidden = q.CanPublishSources, q.Hidden
 		p.info.Permission = permission
+		p.data.hidden.Store(q.Hidden)
 		p.permit()
 		p.withdraw(func(t *publication) bool { return !p.maySend(t.info.Source) })
 		p.resubscribe()

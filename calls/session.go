@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -72,7 +73,7 @@ func (p *Participant) welcome(others []*peer) {
 		codecs = append(codecs, &signal.Codec{Mime: mime})
 	}
 	p.send(&signal.Response{Message: &signal.Response_Join{Join: &signal.Joined{
-		Room: p.room.describe(len(others)+1, p.publishers()), Participant: p.snapshot().info, OtherParticipants: infos,
+		Room: p.room.describe(p.headcount()), Participant: p.snapshot().info, OtherParticipants: infos,
 		ServerVersion: serverVersion, ServerInfo: p.serverInfo(),
 		IceServers: p.road.servers(p.room.focus.iceServers(p)), ClientConfiguration: p.road.configuration(), SubscriberPrimary: !p.single, FastPublish: p.single || p.returning.on,
 		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
@@ -97,16 +98,10 @@ func (p *Participant) introduce() {
 	p.resubscribe()
 }
 
-// publishers counts who publishes, as far as p has heard.
-func (p *Participant) publishers() (n int) {
-	for _, o := range p.peers {
-		if o.info.IsPublisher {
-			n++
-		}
-	}
-	if len(p.published) > 0 {
-		n++
-	}
+// headcount counts who is there, as far as p has heard, and p itself.
+func (p *Participant) headcount() headcount {
+	n := countPeers(maps.Values(p.peers))
+	n.add(&signal.Participant{Permission: p.info.Permission, IsPublisher: len(p.published) > 0})
 	return n
 }
 
@@ -205,7 +200,7 @@ func (p *Participant) resume(c *signal.Conn, e *entry) {
 		}
 	}
 	p.send(&signal.Response{Message: &signal.Response_Update{Update: update}})
-	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(len(p.peers)+1, p.publishers())}}})
+	p.send(&signal.Response{Message: &signal.Response_RoomUpdate{RoomUpdate: &signal.RoomUpdate{Room: p.room.describe(p.headcount())}}})
 	p.sendToken()
 	p.hear()
 	p.stopWaiting()

@@ -52,7 +52,9 @@ func (p *Participant) peerChanged(now *peer) {
 	}
 	if now.info.State == signal.Participant_DISCONNECTED {
 		delete(p.peers, sid)
-		p.gone.note(now.info, time.Now())
+		if !now.info.Permission.GetHidden() {
+			p.gone.note(now.info, time.Now())
+		}
 	} else {
 		p.peers[sid] = now
 		p.tellPermissions(before, now)

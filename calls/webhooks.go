@@ -146,13 +146,13 @@ func (h *hooks) post(ctx context.Context, e *signal.WebhookEvent) error {
 
 // described is the call as hooks tell of it, without one who leaves it, or nil.
 func (r *Room) described(leaver *Participant) *signal.Room {
-	n := 0
+	n := headcount{}
 	for _, p := range *r.everyone.Load() {
-		if p != leaver {
-			n++
+		if p != leaver && !p.data.hidden.Load() {
+			n.members++
 		}
 	}
-	return r.describe(n, 0)
+	return r.describe(n)
 }
 
 // hook tells of p, or of a track of its own that others know.
