@@ -44,7 +44,8 @@ type DownTrack struct {
 	numbers  packet.Map
 	streams  [MaxLayers]*Layer // whose packets the numbers are of
 	last     shown
-	ended    bool      // another goes on where it was, with its numbers
+	ended    bool // another goes on where it was, with its numbers
+	filled   filled
 	repaired *repaired // nil until something was asked for again
 	rtxSeq   uint16
 	out      *outbox // for what is being sent; nil: it leaves alone
@@ -96,6 +97,7 @@ type binding struct {
 type sending struct {
 	known     bool
 	numbered  bool // number holds
+	filling   bool // mere padding
 	kind      uint8
 	seq       uint16
 	transport uint16 // the transport-wide number
@@ -312,7 +314,9 @@ func (d *DownTrack) forward(b *binding, p *Packet, target int32) {
 // pass sends a packet of the current layer, or leaves it out.
 func (d *DownTrack) pass(b *binding, l *Layer, seq int64, meta *packet.Meta, payload []byte) {
 	if !d.wanted(seq, meta) {
-		d.numbers.Drop(seq, d.shiftAfterDrop(meta))
+		if !d.numbers.Drop(seq, d.shiftAfterDrop(meta)) {
+			d.fill(b, seq, meta)
+		}
 		return
 	}
 	out, span, ok := d.numbers.Forward(seq)
@@ -535,39 +539,3 @@ func (d *DownTrack) setNumber(b *binding, seq uint16) {
 	binary.BigEndian.PutUint16(d.number[:], seq)
 	d.header.Extension, d.header.ExtensionProfile, d.header.Extensions = true, rtp.ExtensionProfileOneByte, b.numbers
 }
-
-// pad sends packets of padding on the repair stream, by which the line is probed. It says how many bytes went out, 0 if
-// this track has nothing to pad on.
-func (d *DownTrack) pad(bytes int) (sent int) {
-	b := d.binding.Load()
-	if b == nil || b.rtx == 0 || b.numbers == nil {
-		return 0
-	}
-	out := borrowOutbox()
-	defer out.giveBack() // without the lock
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ended {
-		return 0
-	}
-	d.out = out
-	defer func() { d.out = nil }()
-	for sent < bytes {
-		d.header = rtp.Header{
-			Version: 2, Padding: true, PaddingSize: paddingSize, PayloadType: b.rtx, SSRC: b.rtxSSRC,
-			SequenceNumber: d.rtxSeq, Timestamp: d.last.timestamp,
-		}
-		d.rtxSeq++
-		d.stamp(b, paddingSize, true)
-		if d.emit(b, nil) != nil {
-			return sent
-		}
-		sent += paddingSize + packetOverhead
-	}
-	return sent
-}
-
-const (
-	paddingSize    = 224 // a multiple of the ciphers' blocks, as browsers do it
-	packetOverhead = 64  // headers of IP and UDP, header, extension and authentication of a packet
-)

@@ -53,9 +53,12 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 			d.AskKeyFrame()
 		}
 	}
-	again := b.remembered(out)
-	if !ok || meta.Empty || b.rtx == 0 && again == nil { // under this number went something else, or nothing
+	again, filling := b.remembered(out), meta.Empty || d.filled.has(in-span.In+span.Out)
+	if !ok || b.rtx == 0 && (again == nil || again.filling != filling) { // under this number went something else, or nothing
 		return
+	}
+	if filling {
+		n, *meta = 0, packet.Meta{Timestamp: meta.Timestamp}
 	}
 	d.repaired.note(out, now)
 	if !d.repaired.afford(n+packetOverhead, d.repairRate(l), now) || d.up.video && !d.link.mayRepair(n) {
@@ -63,7 +66,11 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 	}
 	d.counts.repaired.Add(1)
 	payload, extra := buf[2:2+n], buf[2+n:2+n+int(meta.Extra)]
-	if b.rtx == 0 {
+	switch {
+	case b.rtx == 0 && filling:
+		d.sendFilling(b, meta, span, int64(out), again)
+		return
+	case b.rtx == 0:
 		d.write(b, meta, span, int64(out), payload, extra, l.codec, again)
 		return
 	}
@@ -89,7 +96,7 @@ func (b *binding) remember(h *rtp.Header, number []byte) {
 		return
 	}
 	b.sent[int(h.SequenceNumber)%len(b.sent)] = sending{
-		known: true, numbered: h.Extension, kind: h.PayloadType, seq: h.SequenceNumber, transport: binary.BigEndian.Uint16(number),
+		known: true, numbered: h.Extension, filling: h.Padding, kind: h.PayloadType, seq: h.SequenceNumber, transport: binary.BigEndian.Uint16(number),
 	}
 }
 

@@ -225,14 +225,7 @@ func (d *DownTrack) tellView(p *Packet, s *scalable) {
 func (d *DownTrack) leaveOut(b *binding, p *Packet, late bool) {
 	switch {
 	case late:
-		if out, span, ok := d.numbers.Forward(p.Seq); ok {
-			d.header = rtp.Header{
-				Version: 2, Padding: true, PaddingSize: 4, PayloadType: b.payload, SSRC: b.ssrc,
-				SequenceNumber: uint16(out), Timestamp: p.Meta.Timestamp + span.Timestamp,
-			}
-			d.stamp(b, 4, false)
-			_ = d.emit(b, nil) // lost or closing: nobody misses it
-		}
+		d.fill(b, p.Seq, &p.Meta)
 	case d.view.left && !p.Meta.Empty:
 		d.numbers.Skip(p.Seq) // what is missing before it is of the same frame
 	default:
