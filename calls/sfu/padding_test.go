@@ -71,3 +71,23 @@ func TestLatePaddingLeavesNoHole(t *testing.T) {
 		})
 	}
 }
+
+// The padding in place of a late packet of a layer that is left out is sent again as that.
+func TestARepairOfPaddingInAScalableStream(t *testing.T) {
+	v := newSVC(2, 1, true)
+	s := newScalableStage(t, v)
+	s.down.SetWish(Wish{Quality: 0})
+	s.feed(t, 0, v.next(true)...)
+	picture := v.next(false) // one packet of the small layer, two of the large one
+	s.feed(t, 0, picture[0], picture[2])
+	s.feed(t, 0, v.next(false)...)
+	before := len(s.out.packets)
+	s.feed(t, 0, picture[1])
+	if len(s.out.packets) != before+1 || !s.out.packets[before].Padding {
+		t.Fatalf("got %v for the late packet, want padding", s.out.packets[before:])
+	}
+	s.down.repair(s.out.packets[before].SequenceNumber, 0, make([]byte, receiveMTU+2))
+	if again := s.out.packets[before+1:]; len(again) != 1 || len(again[0].Payload) != 2 {
+		t.Errorf("got %v again, want nothing but a number", again)
+	}
+}
