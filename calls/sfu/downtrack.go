@@ -39,8 +39,8 @@ type DownTrack struct {
 
 	mu       sync.Mutex // guards what follows: the forwarding state; held while a packet is written, by its own layer or a repair
 	curTID   uint8
-	spared   bool   // the newest frame to which no other refers was left out
-	sparedAt uint32 // its timestamp
+	spared   bool // the newest frame to which no other refers was left out
+	pictures pictures
 	numbers  packet.Map
 	streams  [MaxLayers]*Layer // whose packets the numbers are of
 	last     shown
@@ -313,10 +313,9 @@ func (d *DownTrack) forward(b *binding, p *Packet, target int32) {
 
 // pass sends a packet of the current layer, or leaves it out.
 func (d *DownTrack) pass(b *binding, l *Layer, seq int64, meta *packet.Meta, payload []byte) {
-	if !d.wanted(seq, meta) {
-		if !d.numbers.Drop(seq, d.shiftAfterDrop(meta)) {
-			d.fill(b, seq, meta)
-		}
+	late := d.numbers.Late(seq)
+	if goes, first := d.wanted(l, late, meta); !goes {
+		d.omit(b, seq, meta, late, first)
 		return
 	}
 	out, span, ok := d.numbers.Forward(seq)
@@ -428,45 +427,6 @@ func (d *DownTrack) align(l *Layer, timestamp uint32) uint32 {
 		}
 	}
 	return next - timestamp
-}
-
-// wanted says whether a packet of the current layer goes out, by its temporal layer.
-func (d *DownTrack) wanted(seq int64, meta *packet.Meta) bool {
-	if meta.Empty {
-		return false
-	}
-	v := &meta.VP8
-	if !v.HasTemporal() || d.numbers.Late(seq) {
-		return true
-	}
-	if v.Start {
-		limit := uint8(d.maxTID.Load())
-		switch {
-		case limit < d.curTID:
-			d.curTID = limit
-		case v.Temporal > d.curTID && v.Temporal <= limit && v.Sync:
-			d.curTID = v.Temporal
-		case meta.Key:
-			d.curTID = limit
-		}
-		if v.Loose {
-			d.spared = d.thin.Load() && !d.spared
-			d.sparedAt = meta.Timestamp
-		}
-	}
-	return v.Temporal <= d.curTID && !(v.Loose && d.spared && meta.Timestamp == d.sparedAt)
-}
-
-// shiftAfterDrop closes the gap that a dropped frame leaves in the picture IDs.
-func (d *DownTrack) shiftAfterDrop(meta *packet.Meta) packet.Shift {
-	var shift packet.Shift
-	if span := d.numbers.Current(); span != nil {
-		shift = span.VP8
-	}
-	if meta.VP8.Start && !meta.Empty {
-		shift.Picture--
-	}
-	return shift
 }
 
 // note keeps what the subscriber saw last, for the next switch.

@@ -53,7 +53,7 @@ func (d *DownTrack) repairOne(b *binding, out uint16, now int64, buf []byte) {
 			d.AskKeyFrame()
 		}
 	}
-	again, filling := b.remembered(out), meta.Empty || d.filled.has(in-span.In+span.Out)
+	again, filling := b.remembered(out), d.leftOut(span, meta) || d.filled.has(in-span.In+span.Out)
 	if !ok || b.rtx == 0 && (again == nil || again.filling != filling) { // under this number went something else, or nothing
 		return
 	}

@@ -1,0 +1,94 @@
+package sfu
+
+import "chancery/calls/packet"
+
+// wanted says whether a packet of the current layer goes out, by the temporal layer of its picture, and whether it is the first that
+// is seen of a picture.
+func (d *DownTrack) wanted(l *Layer, late bool, meta *packet.Meta) (goes, first bool) {
+	if meta.Empty {
+		return false, false
+	}
+	v := &meta.VP8
+	if !v.HasTemporal() {
+		return true, false
+	}
+	if goes, known := d.pictures.find(l.Index, meta.Timestamp); known {
+		return goes, false
+	}
+	if late {
+		goes = v.Temporal <= d.curTID
+	} else {
+		goes = d.nextPicture(meta)
+	}
+	d.pictures.note(l.Index, meta.Timestamp, goes)
+	return goes, true
+}
+
+// nextPicture decides on the picture that begins, of which the first packet may have been lost.
+func (d *DownTrack) nextPicture(meta *packet.Meta) bool {
+	v, limit := &meta.VP8, uint8(d.maxTID.Load())
+	switch {
+	case limit < d.curTID:
+		d.curTID = limit
+	case v.Temporal > d.curTID && v.Temporal <= limit && v.Sync:
+		d.curTID = v.Temporal
+	case meta.Key:
+		d.curTID = limit
+	}
+	if v.Loose {
+		d.spared = d.thin.Load() && !d.spared
+	}
+	return v.Temporal <= d.curTID && !(v.Loose && d.spared)
+}
+
+// omit closes the gaps that a packet which is left out leaves in the numbers, and its picture in the picture IDs. A late one's number is
+// spoken for, and goes out with padding.
+func (d *DownTrack) omit(b *binding, seq int64, meta *packet.Meta, late, first bool) {
+	span := d.numbers.Current()
+	switch {
+	case span == nil:
+	case late:
+		d.fill(b, seq, meta)
+	case meta.Empty:
+		d.numbers.Drop(seq, span.VP8)
+	case first:
+		shift := span.VP8
+		shift.Picture--
+		d.numbers.Drop(seq, shift)
+	default:
+		d.numbers.Skip(seq) // what is missing before it is of the same picture
+	}
+}
+
+// pictures are the newest pictures that were decided on: which of them go out.
+type pictures struct {
+	list  [64]picture
+	count int
+}
+
+type picture struct {
+	timestamp uint32
+	layer     int8
+	goes      bool
+}
+
+func (p *pictures) note(layer int, timestamp uint32, goes bool) {
+	p.list[p.count%len(p.list)] = picture{timestamp, int8(layer), goes}
+	p.count++
+}
+
+// find says whether a picture goes out, if that was decided.
+func (p *pictures) find(layer int, timestamp uint32) (goes, known bool) {
+	for i := p.count - 1; i >= max(0, p.count-len(p.list)); i-- {
+		if q := &p.list[i%len(p.list)]; q.timestamp == timestamp && int(q.layer) == layer {
+			return q.goes, true
+		}
+	}
+	return false, false
+}
+
+// leftOut says whether a packet was left out, or would have been if it had come before its layer was left.
+func (d *DownTrack) leftOut(span *packet.Span, meta *packet.Meta) bool {
+	goes, known := d.pictures.find(int(span.Layer), meta.Timestamp)
+	return meta.Empty || known && !goes
+}
