@@ -28,6 +28,11 @@ type arrivals struct {
 	mu      sync.Mutex // guards the rest; held for lines
 	writer  interceptor.RTCPWriter
 	record  *twcc.Recorder
+	sender  uint32 // SSRC of the feedback
+	last    uint16 // the highest transport-wide number; holds once known
+	known   bool
+	skipped int  // numbers that were passed over since the last feedback
+	anew    bool // the record was begun anew since then
 	noted   bool // since the last feedback
 	armed   bool
 	closed  bool
@@ -38,10 +43,15 @@ type arrivals struct {
 const (
 	feedbackEvery = 100 * time.Millisecond
 	reportRounds  = 10 // feedbacks between two receiver reports
+
+	// maxSkipped is how many transport-wide numbers may be missing between two feedbacks, or lie between a late packet and the newest: the
+	// record takes time for each of them.
+	maxSkipped = 4096
 )
 
 func newArrivals() *arrivals {
-	return &arrivals{began: time.Now(), record: twcc.NewRecorder(rand.Uint32()), streams: map[uint32]*arriving{}}
+	sender := rand.Uint32()
+	return &arrivals{began: time.Now(), sender: sender, record: twcc.NewRecorder(sender), streams: map[uint32]*arriving{}}
 }
 
 // BindRTCPWriter takes the mouth through which is told.
@@ -148,7 +158,7 @@ func (a *arrivals) read(s *arriving, b []byte, now time.Time) {
 }
 
 func (a *arrivals) noteNumber(ssrc uint32, ext []byte, now time.Time) {
-	if len(ext) >= 2 {
+	if len(ext) >= 2 && a.follows(binary.BigEndian.Uint16(ext)) {
 		a.record.Record(ssrc, binary.BigEndian.Uint16(ext), now.Sub(a.began).Microseconds())
 		a.noted = true
 	}
@@ -161,6 +171,27 @@ func (a *arrivals) noteNumber(ssrc uint32, ext []byte, now time.Time) {
 	} else {
 		a.timer.Reset(feedbackEvery)
 	}
+}
+
+// follows says whether a transport-wide number is recorded. One that lies far from those before begins the record anew, once between two
+// feedbacks; more of them are left out, for whoever makes up numbers shall not be dearer than others.
+func (a *arrivals) follows(number uint16) bool {
+	ahead := int(int16(number - a.last))
+	skipped := a.skipped + max(ahead-1, 0)
+	switch {
+	case !a.known:
+		a.known, a.last = true, number
+	case ahead >= -maxSkipped && skipped <= maxSkipped:
+		a.skipped = skipped
+		if ahead > 0 {
+			a.last = number
+		}
+	case a.anew:
+		return false
+	default:
+		a.record, a.anew, a.skipped, a.last = twcc.NewRecorder(a.sender), true, 0, number
+	}
+	return true
 }
 
 // noteReport takes the body of a sender report, for the round trip.
@@ -177,6 +208,7 @@ func (a *arrivals) tell() {
 	now := time.Now()
 	var said []rtcp.Packet
 	a.mu.Lock()
+	a.skipped, a.anew = 0, false
 	if a.closed || a.writer == nil {
 		a.armed = false
 		a.mu.Unlock()
