@@ -12,7 +12,7 @@ func (d *DownTrack) wanted(l *Layer, late bool, meta *packet.Meta) (goes, first 
 	if !v.HasTemporal() {
 		return true, false
 	}
-	if goes, known := d.pictures.find(l.Index, meta.Timestamp); known {
+	if goes, known := d.pictures.find(l.Index, meta.Timestamp, late); known {
 		return goes, false
 	}
 	if late {
@@ -20,7 +20,7 @@ func (d *DownTrack) wanted(l *Layer, late bool, meta *packet.Meta) (goes, first 
 	} else {
 		goes = d.nextPicture(meta)
 	}
-	d.pictures.note(l.Index, meta.Timestamp, goes)
+	d.pictures.note(picture{timestamp: meta.Timestamp, layer: int8(l.Index), goes: goes, known: true}, late)
 	return goes, true
 }
 
@@ -62,25 +62,37 @@ func (d *DownTrack) omit(b *binding, seq int64, meta *packet.Meta, late, first b
 
 // pictures are the newest pictures that were decided on: which of them go out.
 type pictures struct {
-	list  [64]picture
-	count int
+	list   [64]picture
+	count  int
+	newest picture // that did not come late
 }
 
 type picture struct {
 	timestamp uint32
 	layer     int8
 	goes      bool
+	known     bool
 }
 
-func (p *pictures) note(layer int, timestamp uint32, goes bool) {
-	p.list[p.count%len(p.list)] = picture{timestamp, int8(layer), goes}
+func (p *picture) is(layer int, timestamp uint32) bool {
+	return p.known && p.timestamp == timestamp && int(p.layer) == layer
+}
+
+func (p *pictures) note(q picture, late bool) {
+	p.list[p.count%len(p.list)] = q
 	p.count++
+	if !late {
+		p.newest = q
+	}
 }
 
-// find says whether a picture goes out, if that was decided.
-func (p *pictures) find(layer int, timestamp uint32) (goes, known bool) {
-	for i := p.count - 1; i >= max(0, p.count-len(p.list)); i-- {
-		if q := &p.list[i%len(p.list)]; q.timestamp == timestamp && int(q.layer) == layer {
+// find says whether a picture goes out, if that was decided. A packet that is not late is of the newest or of none.
+func (p *pictures) find(layer int, timestamp uint32, late bool) (goes, known bool) {
+	if !late {
+		return p.newest.goes, p.newest.is(layer, timestamp)
+	}
+	for i := range p.list {
+		if q := &p.list[i]; q.is(layer, timestamp) {
 			return q.goes, true
 		}
 	}
@@ -89,6 +101,6 @@ func (p *pictures) find(layer int, timestamp uint32) (goes, known bool) {
 
 // leftOut says whether a packet was left out, or would have been if it had come before its layer was left.
 func (d *DownTrack) leftOut(span *packet.Span, meta *packet.Meta) bool {
-	goes, known := d.pictures.find(int(span.Layer), meta.Timestamp)
+	goes, known := d.pictures.find(int(span.Layer), meta.Timestamp, true)
 	return meta.Empty || known && !goes
 }
