@@ -166,3 +166,33 @@ func TestOldPacketsOfAnotherLayer(t *testing.T) {
 		t.Errorf("got %d key frames asked for, want none", got)
 	}
 }
+
+func TestRepairsDoNotAllocate(t *testing.T) {
+	s, v := newStage(t, 1), &stream{seq: 100}
+	b := *s.down.binding.Load()
+	b.numbers = s.down.extension(3)
+	s.down.binding.Store(&b)
+	s.link.suspect() // every packet is numbered
+	s.feed(t, 0, v.frame(true, 0, 9)...)
+	s.feed(t, 0, v.bare())
+	late := v.bare()
+	s.feed(t, 0, v.frame(false, 0, 1)...)
+	s.feed(t, 0, late) // which went out as padding
+	first := s.out.packets[0].SequenceNumber
+	s.out.keep, s.out.count = false, 0
+	buf, rounds := make([]byte, receiveMTU+2), 0
+	ten := func() {
+		rounds++
+		if s.down.repaired != nil {
+			clear(s.down.repaired.slots) // long after
+			s.down.repaired.at = 0
+		}
+		s.down.repair(first, 1<<9-1, buf)
+	}
+	if got := testing.AllocsPerRun(200, ten); got > poolsEmpty {
+		t.Errorf("got %v allocations for ten packets again, want none", got)
+	}
+	if s.out.count != 10*rounds {
+		t.Errorf("got %d packets again, want %d: the test tests nothing", s.out.count, 10*rounds)
+	}
+}
