@@ -15,8 +15,8 @@ func (d *DownTrack) wanted(l *Layer, late bool, meta *packet.Meta) (goes, first 
 	if goes, known := d.pictures.find(l.Index, meta.Timestamp, late); known {
 		return goes, false
 	}
-	if late {
-		goes = v.Temporal <= d.curTID
+	if late { // nothing of it came in time, and its picture ID is kept free: browsers hold others back that come after a hole
+		goes = v.Temporal <= d.curTID || v.Sync || v.Loose && v.Temporal == d.curTID+1
 	} else {
 		goes = d.nextPicture(meta)
 	}

@@ -137,18 +137,42 @@ func TestAWishDoesNotChangePicturesOfBefore(t *testing.T) {
 	}
 }
 
-// A picture of which nothing has come in time is left out too, if it is of a layer that is.
+// A picture of which nothing has come in time goes out late, also of a layer that is left out, if it can be decoded: its picture ID was kept free.
 func TestALatePictureOfALayerThatIsLeftOut(t *testing.T) {
-	s, v := newStage(t, 1), &stream{seq: 1}
-	s.down.SetWish(Wish{Quality: 2, FPS: 15})
-	s.feed(t, 0, v.frame(true, 0, 1)...)
-	high, low := v.frame(false, 2, 2), v.frame(false, 1, 2)
-	s.feed(t, 0, v.frame(false, 0, 1)...)
-	s.feed(t, 0, high...)
-	s.feed(t, 0, low...)
-	all := s.inOrder(t)
-	if len(all) != 6 || len(all[1].Payload)+len(all[2].Payload) > 0 || len(all[3].Payload) == 0 || len(all[4].Payload) == 0 {
-		t.Errorf("got %v, want padding in place of the higher layer, and the lower", all)
+	for _, c := range []struct {
+		name        string
+		fps         uint32
+		sync, loose bool
+		goes        bool
+	}{
+		{"refers to the base alone", 8, true, false, true},
+		{"refers to what goes out, and nothing to it", 15, false, true, true},
+		{"may refer to what does not go out", 8, false, true, false},
+		{"others may refer to it", 15, false, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, v := newStage(t, 1), &stream{seq: 1}
+			s.down.SetWish(Wish{Quality: 2, FPS: c.fps})
+			s.feed(t, 0, v.frame(true, 0, 1)...)
+			high := v.frame(false, 2, 2)
+			for _, p := range high {
+				if !c.sync {
+					p.Payload[5] &^= 0x20
+				}
+				if c.loose {
+					p.Payload[0] |= 0x20
+				}
+			}
+			s.feed(t, 0, v.frame(false, 0, 1)...)
+			s.feed(t, 0, high...)
+			all := s.inOrder(t)
+			if len(all) != 4 || (len(all[1].Payload) > 0) != c.goes || (len(all[2].Payload) > 0) != c.goes {
+				t.Fatalf("got %v, want the late picture: %v", all, c.goes)
+			}
+			if c.goes {
+				whole(t, all, always(2))
+			}
+		})
 	}
 }
 
