@@ -1,5 +1,5 @@
 // What runs in each participant's page: a thin hand for the test around the unmodified livekit-client.
-import { ExternalE2EEKeyProvider, Room, RoomEvent, Track, VideoPresets } from 'livekit-client';
+import { BaseKeyProvider, ExternalE2EEKeyProvider, Room, RoomEvent, Track, VideoPresets } from 'livekit-client';
 
 const events = [];
 const watches = new Map(); // identity -> {video, frames, first}
@@ -161,14 +161,27 @@ function picture(identity, source = 'camera') {
   return String.fromCharCode(...c.getImageData(0, 0, 32, 18).data).slice(0, 2000);
 }
 
+// Keys are those that each participant has for its own media, by index; its windows are those of Element Call.
+class Keys extends BaseKeyProvider {
+  constructor() {
+    super({ ratchetWindowSize: 10, keyringSize: 256 });
+  }
+  // set: identity encrypts with what is made of secret from now on, and what says that it is of index is decrypted with it.
+  async set(identity, secret, index = 0) {
+    const bytes = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(`${identity}: ${secret}`));
+    this.onSetEncryptionKey(await crypto.subtle.importKey('raw', bytes, 'HKDF', false, ['deriveBits', 'deriveKey']), identity, index);
+  }
+}
+
 window.call = {
   events,
   canvas,
   tone,
-  // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with; the
+  // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with, or keys of each
+  // participant ([identity, secret, index], its own last: livekit-client 2.23.0 begins with the index that was set last); the
   // way to the focus (relay, tcp, turn); the codec, one behind it, and when that takes its place; a codec that the browser lacks; whether
   // it lacks transport-wide feedback too.
-  async join(url, token, { single = true, publish = true, secret, remb, adaptive = true, resolution = 'h360', codec = 'vp8', backup = false, policy, lacks, auto = true, pause, relay, tcp, turn } = {}) {
+  async join(url, token, { single = true, publish = true, secret, keys, remb, adaptive = true, resolution = 'h360', codec = 'vp8', backup = false, policy, lacks, auto = true, pause, relay, tcp, turn } = {}) {
     useWay({ relay, tcp });
     if (turn) throughTURN(turn);
     if (lacks) without(lacks);
@@ -178,9 +191,10 @@ window.call = {
       publishDefaults: { simulcast: true, red: false, videoCodec: codec, backupCodec: backup && { codec: backup }, backupCodecPolicy: policy },
       videoCaptureDefaults: { resolution: { ...VideoPresets[resolution].resolution, frameRate: 15 } },
     };
-    if (secret) {
-      const keyProvider = (window.keys = new ExternalE2EEKeyProvider());
-      await keyProvider.setKey(secret);
+    if (secret || keys) {
+      const keyProvider = (window.keys = keys ? new Keys() : new ExternalE2EEKeyProvider());
+      if (keys) for (const key of keys) await keyProvider.set(...key);
+      else await keyProvider.setKey(secret);
       options.encryption = { keyProvider, worker: new Worker('/worker.js', { type: 'module' }) };
     }
     room = new Room(options);
@@ -218,7 +232,7 @@ window.call = {
     // each attempt to have signalling again, and its end: the room says "reconnecting" once, and "reconnected" two seconds later
     for (const way of ['resuming', 'restarting']) room.engine.on(way, () => note('tries'));
     room.engine.on('signalResumed', () => note('signalling'));
-    if (secret) await room.setE2EEEnabled(true);
+    if (secret || keys) await room.setE2EEEnabled(true);
     if (publish === true) await room.localParticipant.enableCameraAndMicrophone();
     else if (publish) await Promise.all(publish.map((what) => window.call.publish(what)));
     return { connected };
