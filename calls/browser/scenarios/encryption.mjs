@@ -37,8 +37,34 @@ const rotated = (options) => async (stage) => {
   return `who was late sees again ${back} ms after it has the keys`;
 };
 
+// sealed: data that are encrypted arrive at who has the key, in both kinds, and streams do; who has another reads nothing of them until it
+// is given the right one.
+const sealed = (options) => async (stage) => {
+  const names = ['ann', 'bob', 'cat'];
+  const [a, b, c] = await Promise.all(names.map((name) =>
+    stage.participant(name, { ...options, publish: false, keys: ring(name, names, name === 'cat' ? 'another' : 'the first') })));
+  await Promise.all(stage.people.map((p) => p.others(2)));
+  await b.ask(() => window.room.registerTextStreamHandler('letters', async (reader) => window.call.note(`letter ${(await reader.readAll()).length}`)));
+  for (const [from, to] of [[a, b], [b, a]]) {
+    for (const kind of ['lossy', 'reliable']) {
+      await from.say(kind, { reliable: kind === 'reliable' });
+      await to.saw(`data:${kind}`, from.name);
+    }
+  }
+  await a.ask(() => window.room.localParticipant.sendText('x'.repeat(50000), { topic: 'letters' }));
+  await b.saw('letter 50000');
+  await give(c, [['ann', 'the first']]);
+  await a.say('now');
+  await c.saw('data:now', 'ann');
+  const read = await c.ask(() => window.call.events.filter((e) => e.what.startsWith('data:')).map((e) => e.what.slice(5)).join(', '));
+  if (read !== 'now') throw new Error(`cat read "${read}", want "now" alone: for the rest it had no key`);
+};
+
 export default {
   'encrypted calls, with late joiners and new keys': rotated({}),
+  'encrypted calls, with late joiners and new keys, with two peer connections': rotated({ single: false }),
+  'encrypted data, and who has no key for them': sealed({}),
+  'encrypted data, and who has no key for them, with two peer connections': sealed({ single: false }),
   async 'who has another key sees nothing'(stage) {
     await stage.participant('ann', { secret: 'the right secret' });
     const b = await stage.participant('bob', { secret: 'the wrong secret', publish: false });
