@@ -2,6 +2,7 @@ package calls
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
@@ -86,6 +87,7 @@ func TestBrowser(t *testing.T) {
 	stage, key, secret := newOtherStage(t), os.Getenv("SFU_KEY"), os.Getenv("SFU_SECRET")
 	if stage == nil {
 		f, url := newTestFocus(t)
+		f.admit = ruledHouse{}
 		stage, key, secret = newStage(t, f, url), testKey, testSecret
 	}
 	cmd := exec.CommandContext(t.Context(), node, append([]string{"run.mjs"}, strings.Fields(os.Getenv("SCENARIOS"))...)...)
@@ -133,6 +135,15 @@ func TestBrowser(t *testing.T) {
 	if ran < 30 && !stage.other && os.Getenv("SCENARIOS")+os.Getenv("YARDSTICKS") == "" {
 		t.Errorf("got %d scenarios, want at least 30", ran)
 	}
+}
+
+// ruledHouse lets in whom the token does, but for calls whose name says what a homeserver could: see rule in browser/stage.mjs.
+type ruledHouse struct{}
+
+func (ruledHouse) admit(_ context.Context, c *Claims) (ruling, error) {
+	v := unbound
+	v.start, v.locked = !strings.HasSuffix(c.Video.Room, ", begun by nobody"), strings.HasSuffix(c.Video.Room, ", locked")
+	return v, nil
 }
 
 // figure is what a scenario has measured.

@@ -150,6 +150,11 @@ class Stage {
     return res.json();
   }
 
+  // rule puts the call under a rule of those that the test's focus knows by the room's name: "locked", "begun by nobody".
+  rule(what) {
+    this.room += `, ${what}`;
+  }
+
   // all: everybody sees and hears everybody else.
   all(people = this.people, ms) {
     return Promise.all(people.flatMap((a) => people.filter((b) => b !== a).flatMap((b) => [a.moving(b.name, ms), a.hears(b.name, ms)])));
