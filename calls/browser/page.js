@@ -215,6 +215,7 @@ window.call = {
     room.on(RoomEvent.ConnectionQualityChanged, (q, p) => note('quality ' + q, p.identity));
     room.on(RoomEvent.TrackSubscriptionPermissionChanged, (pub, status, p) => note('permission ' + status, p.identity));
     room.on(RoomEvent.EncryptionError, (e) => note('encryption error ' + e.message));
+    room.on(RoomEvent.LocalTrackSubscribed, (pub) => note('heard:' + pub.source));
     room.on(RoomEvent.TrackSubscribed, (track, pub, p) => {
       note('subscribed:' + track.source, p.identity);
       if (track.kind === Track.Kind.Video) watch(p.identity, track);

@@ -2,6 +2,27 @@ import { pause, until } from '../stage.mjs';
 
 const unsubscribe = (yes) => (who, y) => window.room.remoteParticipants.get(who).videoTrackPublications.forEach((p) => p.setSubscribed(y));
 
+// firstHeard: who publishes hears of a track's first subscriber, and not of the next.
+const firstHeard = (options) => async (stage) => {
+  const a = await stage.participant('ann', { ...options, publish: ['picture', 'tone'] });
+  const b = await stage.participant('bob', { ...options, publish: false, auto: false });
+  await until('bob knows of the camera', 10000, () => b.ask(() => window.room.remoteParticipants.get('ann')?.videoTrackPublications.size === 1));
+  const heard = () => a.ask(() => window.call.events.filter((e) => e.what.startsWith('heard:')).map((e) => e.what.slice(6)).sort().join(', '));
+  const want = async (when, sources) => {
+    const got = await heard();
+    if (got !== sources) throw new Error(`${when}: ann has heard of "${got}", want "${sources}"`);
+  };
+  await want('while nobody gets anything', '');
+  await b.ask(unsubscribe(), 'ann', true);
+  await a.saw('heard:camera');
+  await b.moving('ann');
+  await want('with bob', 'camera');
+  const c = await stage.participant('cat', { ...options, publish: false });
+  await a.saw('heard:microphone');
+  await Promise.all([c.moving('ann'), c.hears('ann')]);
+  await want('with cat', 'camera, microphone');
+};
+
 export default {
   async 'muting and unmuting'(stage) {
     const [a, b] = await stage.participants(['ann', 'bob']);
@@ -92,6 +113,8 @@ export default {
     for (const one of [c, d]) await one.saw('permission allowed', 'ann', 3000, since);
     await stage.all();
   },
+  'who publishes hears of the first who gets it': firstHeard({}),
+  'who publishes hears of the first who gets it, with two peer connections': firstHeard({ single: false }),
   async 'who speaks is told'(stage) {
     const a = await stage.participant('ann', { publish: ['tone'] });
     const b = await stage.participant('bob', { publish: ['camera'] });
