@@ -15,6 +15,7 @@ const wanted = process.argv.slice(2);
 const together = [], alone = [];
 for (const file of readdirSync(join(here, 'scenarios')).sort()) {
   const module = await import(join(here, 'scenarios', file));
+  if (!module.default && !module.alone) throw new Error(`${file} has no scenarios`);
   for (const [list, found] of [[together, module.default], [alone, module.alone]]) {
     for (const [name, act] of Object.entries(found ?? {})) {
       if (wanted.length && !wanted.some((w) => name.includes(w.replaceAll('_', ' ')))) continue;

@@ -98,7 +98,7 @@ export const alone = {
     const b = await stage.participant('bob', { publish: false });
     await b.moving('ann');
     const got = (await b.ask(() => window.call.received('ann', 'camera'))).codec;
-    if (got.toLowerCase() !== 'video/h264') return `this Chromium does not encode H264: it sent ${got}`;
+    if (got.toLowerCase() !== 'video/h264') throw new Error(`got ${got}, want video/h264`);
     await announced(b, 'video/h264', onePerStream);
     await b.ask(() => window.call.resize('ann', 300, 168));
     await b.sees(180, 'ann');
