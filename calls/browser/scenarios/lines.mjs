@@ -19,7 +19,7 @@ async function stops(stage, wish, line) {
   let since = Date.now();
   await way.change({ down: { kbps: 100 } });
   const told = (await b.saw('stream paused', 'ann', 10000, since).catch((e) => { if (!other) throw e; })) ?? 0; // others may not pause
-  const stopped = told ? stage.figure(`${line}: the picture is paused`, 'ms', told - since) : 'never';
+  const stopped = told ? stage.figure(`${line}: the picture is paused`, 'ms', told - since, { most: 4000 }) : 'never';
   await pause(4000);
   const lost = stage.figure(`${line}: sound concealed`, '%', await concealed(b, 'ann', 5000), { most: 3 });
   since = Date.now();
@@ -38,11 +38,11 @@ export default {
     await b.saw('quality excellent', 'bob', 20000);
     let since = Date.now();
     await way.change({ up: { loss: 0.4 }, down: { loss: 0.4 } });
-    await b.saw('quality poor', 'bob', 30000, since);
+    await b.saw('quality poor', 'bob', 15000, since);
     const bad = Date.now() - since;
     since = Date.now();
     await way.change({ up: {}, down: {} });
-    await b.saw('quality excellent', 'bob', 40000, since);
+    await b.saw('quality excellent', 'bob', 30000, since);
     return `poor after ${bad} ms, excellent again after ${Date.now() - since} ms`;
   },
 };
@@ -59,7 +59,7 @@ export const alone = {
     const frozen = async (p, who) => (await p.ask((w) => window.call.received(w, 'camera'), who)).totalFreezesDuration;
     const before = await frozen(b, 'ann');
     const lost = await Promise.all([concealed(a, 'bob', 10000), concealed(b, 'ann', 10000)]);
-    stage.figure('5 % lost: frozen in 10 s', 's', (await frozen(b, 'ann')) - before);
+    stage.figure('5 % lost: frozen in 10 s', 's', (await frozen(b, 'ann')) - before, { most: 2.5 });
     stage.figure('5 % lost: sound concealed', '%', Math.max(...lost), { most: 3 });
     return `${lost.map((l) => l.toFixed(1)).join(' and ')} % of the sound concealed`;
   }),
@@ -77,7 +77,7 @@ export const alone = {
     await pause(10000);
     const rate = ((await b.frames('ann')) - before) / 10;
     const height = await b.height('ann');
-    const lost = stage.figure('250 kbit/s: sound concealed', '%', await sound);
+    const lost = stage.figure('250 kbit/s: sound concealed', '%', await sound, { most: 3 });
     await way.change({ down: {} });
     const open = Date.now();
     await b.sees(720, 'ann', 60000);
