@@ -75,6 +75,29 @@ export default {
 };
 
 export const alone = {
+  async 'a camera of H264 and a shared screen under encryption'(stage) {
+    const secret = 'a shared secret';
+    const a = await stage.participant('ann', { secret, codec: 'h264', resolution: 'h720', publish: ['camera'] });
+    const b = await stage.participant('bob', { secret, publish: false });
+    await b.moving('ann');
+    const { codec } = await b.ask(() => window.call.received('ann', 'camera'));
+    if (codec.toLowerCase() !== 'video/h264') throw new Error(`got ${codec}, want video/h264`);
+    await a.ask(() => window.call.publish('screen'));
+    await b.moving('ann', 40000, 'screen_share');
+    await b.ask(() => window.call.resize('ann', 300, 168));
+    await b.sees(180, 'ann');
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    await b.moving('ann');
+    const c = await stage.participant('cat', { secret: 'another', publish: false });
+    const d = await stage.participant('dan', { secret, publish: false });
+    await Promise.all([d.moving('ann'), d.moving('ann', 40000, 'screen_share')]);
+    for (const source of ['camera', 'screen_share']) {
+      if (!(await c.ask((s) => window.call.received('ann', s), source))?.bytesReceived) throw new Error(`cat gets nothing of the ${source}`);
+      if (await c.frames('ann', source)) throw new Error(`cat decoded the ${source}, for which it has no key`);
+    }
+  },
   async 'layers change under encryption'(stage) {
     const secret = 'a shared secret';
     await stage.participant('ann', { secret, resolution: 'h720' });
