@@ -1,4 +1,4 @@
-import { pause, until, yardstick } from '../stage.mjs';
+import { atLeast, atMost, pause, until, yardstick } from '../stage.mjs';
 
 const codecs = (codec, mime) => async (stage) => {
   const a = await stage.participant('ann', { codec, resolution: 'h720' });
@@ -43,6 +43,25 @@ export const alone = {
     await b.sees(180, 'ann');
     await b.ask(() => window.call.resize('ann', 160, 340));
     await b.sees(360, 'ann');
+  },
+  async 'who asks for fewer frames gets fewer, and then all again'(stage) {
+    // of VP8 livekit-client makes no temporal layers by itself
+    await stage.participant('ann', { codec: 'vp9', resolution: 'h360', publish: ['picture'] });
+    const [b, c] = await Promise.all(['bob', 'cat'].map((name) => stage.participant(name, { publish: false, adaptive: false }))); // otherwise a client may not ask by hand
+    await Promise.all([b.moving('ann'), c.moving('ann')]);
+    // share is how many of the frames that cat gets bob gets, soon after he asks for so many a second
+    const share = async (fps) => {
+      await b.ask((n) => window.room.remoteParticipants.get('ann').getTrackPublication('camera').setVideoFPS(n), fps);
+      await pause(1000);
+      const read = () => Promise.all([b, c].map((p) => p.frames('ann')));
+      const before = await read();
+      await pause(4000);
+      const after = await read();
+      return (after[0] - before[0]) / (after[1] - before[1]);
+    };
+    const few = atMost('the share of frames that are left', await share(5), 0.6);
+    const all = atLeast('the share of frames once more are asked for', await share(30), 0.8);
+    return `${few.toFixed(2)} and ${all.toFixed(2)} of the frames`;
   },
   async 'a subscriber who says that its line is narrow'(stage) {
     await stage.participant('ann', { adaptive: false, resolution: 'h720' });
