@@ -25,7 +25,7 @@ const each = {
 const all = {};
 for (const [name, { token, grants, rule, most, answer, says }] of Object.entries(each)) {
   const [, status, why] = /^(\d+) (.*)/.exec(answer);
-  all[`${name}: the client is refused, and says why`] = async (stage) => {
+  all[`${name}: what the refused client says`] = async (stage) => {
     if (rule) stage.rule(rule);
     if (most) {
       await stage.admin('CreateRoom', { name: stage.room, max_participants: most });
