@@ -21,7 +21,7 @@ const measureEvery = 2
 // what was last measured, and asks nobody.
 func (p *Participant) measure() {
 	m := &bus.LiveParticipant{
-		SID: p.sid, Identity: p.identity, UserID: p.user, DeviceID: p.device, Joined: p.info.JoinedAtMs, Rule: p.ruling.rule,
+		SID: p.sid, Identity: p.identity, UserID: p.user, DeviceID: p.device, Joined: p.info.JoinedAtMs, Rule: p.ruled(),
 		Publishes: p.info.Permission.GetCanPublish(), Connected: p.info.State == signal.Participant_ACTIVE,
 		Subscribed: len(p.subs), Tracks: []bus.LiveTrack{},
 	}

@@ -163,7 +163,7 @@ func (p *Participant) enters() {
 	if r := p.room.focus.records; r != nil {
 		p.record = storage.CallRecord{
 			Session: p.sid, CallSID: p.room.sid, Call: p.room.name, RoomID: p.matrixRoom, UserID: p.user, DeviceID: p.device,
-			Focus: p.room.focus.name(), Joined: p.info.JoinedAtMs, Rule: p.ruling.rule,
+			Focus: p.room.focus.name(), Joined: p.info.JoinedAtMs, Rule: p.ruled(),
 		}
 		p.recorded = r.note(p.record, true)
 	}

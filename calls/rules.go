@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tidwall/gjson"
 	"maunium.net/go/mautrix/event"
@@ -163,20 +164,45 @@ func (h *house) judge(r *roomRules, m *Matrix) (ruling, bool) {
 		needs = max(needs, auth.Level(*p))
 	}
 	v.moderate = level >= order && !h.externals.Name(server)
+	may := rulePublish
 	switch {
+	case m.Watch:
+		may = ruleWatch + "publishes at its own focus"
 	case !ours && policy.AnyServer(h.viewOnly, server):
-		v.rule = "member, only to watch: server"
+		may = ruleWatch + "server"
 	case level < needs:
-		v.rule = "member, only to watch: power level"
+		may = ruleWatch + "power level"
 	case r.settings.ViewOnly && !v.moderate:
-		v.rule = "member, only to watch: call is view-only"
-	default:
-		v.publish, v.rule = true, "member, may publish"
+		may = ruleWatch + "call is view-only"
+	}
+	v.publish, v.rule = may == rulePublish, v.bearer(ours)+may
+	return v, true
+}
+
+// How a rule ends, as operators read it; what follows ruleWatch says why.
+const (
+	rulePublish = "may publish"
+	ruleWatch   = "only to watch: "
+)
+
+// bearer is how a rule begins: as whom somebody is there.
+func (v *ruling) bearer(ours bool) string {
+	who := "member, "
+	if v.locked && v.moderate {
+		who = "moderator of a locked call, "
 	}
 	if !ours {
-		v.rule = "guest: " + v.rule
+		return "guest: " + who
 	}
-	return v, true
+	return who
+}
+
+// ruled names the rule by which p is there now. What an administrator has taken away since is not the room's doing.
+func (p *Participant) ruled() string {
+	if who, may := strings.CutSuffix(p.ruling.rule, rulePublish); may && !allowed(p.granted) {
+		return who + ruleWatch + "administrator"
+	}
+	return p.ruling.rule
 }
 
 // publishLevel is the power level that publishing needs: that of the event by which a client says that it is in the call.
