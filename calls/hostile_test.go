@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -37,18 +39,63 @@ import (
 //	     TestHiddenLines; signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer,
 //	     FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
-//	     TestTooManyStreamsAtOnce, TestAFloodIsCutOff, TestParticipantKeepsItsBudget, TestChoose (whose wish a layer is); FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet
+//	     TestTooManyStreamsAtOnce, TestAFloodIsCutOff, TestChoose (whose wish a layer is), FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet; TestParticipantKeepsItsBudget
 //	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing, sfu.TestStrangersByTCPAreBounded, sfu.TestStrangersByTCPDoNotStay; the version of pion/dtls: TestDTLSIsNewEnough
 //	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst, signal.TestDataPacketsHaveTheirShape; FuzzData,
 //	     signal.FuzzParseData
 //	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
-//	     FuzzUsername; TestCredentialsAreOnesOwn, TestCandidatesMakeUsSendNothing, TestHiddenLines
+//	     FuzzUsername; TestCredentialsAreTheUsers, TestCandidatesMakeUsSendNothing, TestHiddenLines
 //	C15  TestDoor (full), TestOneUserTakesSomePlaces, TestTracksAreBounded, TestJoinsAreCounted, TestCallKeepsItsBudget,
 //	     TestParticipantKeepsItsBudget, TestTheConfigurationBoundsEachCall; cmd/chancery TestRestrictedServers (guests), TestGuestsDoNotStart,
 //	     TestCallTokens (slots), TestCallsObeyTheRoom (capped); turn.TestAllocationsAreBounded, TestBandwidthIsBounded,
 //	     TestConnectionsAreBounded; sfu.TestBudget
 //	C16  cmd/chancery TestC16FrameKeysAreNeitherSeenNorLogged; sfu.TestEncryptedFramesAreUntouched
 //	C17  cmd/chancery TestMembershipIsAClaim
+
+// TestWhatTriesTheRules: each test that is named above is there. A package that is named holds until the next semicolon or rule.
+func TestWhatTriesTheRules(t *testing.T) {
+	raw, err := os.ReadFile("hostile_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(raw), "// Where each rule")
+	said, _, _ := strings.Cut(after, "\n\n")
+	folders := map[string]string{"": ".", "cmd/chancery ": "../cmd/chancery", "remote.": "../federation/remote", "sfu.": "sfu", "signal.": "signal", "turn.": "turn"}
+	there := map[string]string{} // the source of the tests of a folder
+	for _, folder := range folders {
+		files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: got %d files, %v, want tests", folder, len(files), err)
+		}
+		for _, name := range files {
+			source, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			there[folder] += string(source)
+		}
+	}
+	of, named := "", 0
+	for _, word := range namedTests.FindAllStringSubmatch(said, -1) {
+		if word[0] == ";" || word[2] == "" {
+			of = ""
+			continue
+		}
+		if word[1] != "" {
+			of = word[1]
+		}
+		named++
+		if !strings.Contains(there[folders[of]], "\nfunc "+word[2]+"(") {
+			t.Errorf("%s%s is named, and is not in %s", of, word[2], folders[of])
+		}
+	}
+	if named < 50 {
+		t.Errorf("got %d names, want all", named)
+	}
+}
+
+// namedTests finds a rule, an end of what a package holds for, or a test with its package.
+var namedTests = regexp.MustCompile(`;|\tC\d+ |(cmd/chancery |\w+\.)?\b((?:Test|Fuzz)[A-Z]\w+)`)
 
 func trickle(candidate string) *signal.Request {
 	return &signal.Request{Message: &signal.Request_Trickle{Trickle: &signal.Trickle{CandidateInit: candidate}}}
