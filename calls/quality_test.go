@@ -1,9 +1,15 @@
 package calls
 
 import (
+	"fmt"
+	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/pion/webrtc/v4"
 
 	"chancery/calls/signal"
 )
@@ -93,4 +99,48 @@ func TestQualityGoesToWhomItConcerns(t *testing.T) {
 			t.Errorf("got the lines of %v, want %v", got, want)
 		}
 	}
+}
+
+// TestASilentLineIsLost: of whom nothing comes any more the others hear that the line is lost, and not that it is poor; and that it is not, once
+// something comes again.
+func TestASilentLineIsLost(t *testing.T) {
+	f, base := newTestFocus(t, func(c *Config) { c.Grace = time.Minute })
+	media := mediaAddress(t, f)
+	r := newRelay(t, media, strings.TrimPrefix(base, "ws://"))
+	_, from, _ := net.SplitHostPort(media)
+	ann := joinWith(t, base, "room", "ann", func(c *testClient) webrtc.Configuration {
+		c.through = strings.NewReplacer("127.0.0.1 "+from+" ", "127.0.0.1 "+strconv.Itoa(r.port())+" ").Replace
+		return webrtc.Configuration{}
+	})
+	bob := join(t, base, "room", "bob")
+	ann.publish("ann")
+	bob.hears("ann")
+	p, room := ann.session(f), theRoom(t, f)
+	// hears waits until ann's line is judged as wanted, and bob is told so.
+	hears := func(want ...signal.LinkQuality) {
+		t.Helper()
+		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			q := p.quality()
+			if q != nil && q.Score > 0 && slices.Contains(want, q.Quality) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("ann's line is judged as %v, want one of %v", q, want)
+			}
+		}
+		room.do(func() { room.tellQuality() })
+		bob.wait(fmt.Sprint(want), func(res *signal.Response) bool {
+			return slices.ContainsFunc(res.GetConnectionQuality().GetUpdates(), func(q *signal.LinkQualityInfo) bool {
+				return q.ParticipantSid == p.sid && slices.Contains(want, q.Quality)
+			})
+		})
+	}
+	const poor, good, excellent, lost = signal.LinkQuality_POOR, signal.LinkQuality_GOOD, signal.LinkQuality_EXCELLENT, signal.LinkQuality_LOST
+	hears(good, excellent)
+	r.up.Store(&way{Loss: 1})
+	r.down.Store(&way{Loss: 1})
+	hears(lost)
+	r.up.Store(&way{})
+	r.down.Store(&way{})
+	hears(poor, good, excellent)
 }
