@@ -28,6 +28,7 @@ func TestAFloodBeforeTheHandshake(t *testing.T) {
 		packet   func(n int) []byte
 	}{
 		{"one hello", true, func(n int) []byte { return record(22, 0, n, message(len(hello), 0, hello)) }},
+		{"other messages, one after the other", false, func(n int) []byte { return record(22, 0, n, message(len(filler), n, filler)) }},
 		{"pieces of hellos", false, func(n int) []byte { return record(22, 0, n, message(1<<20, n, filler)) }},
 		{"what is not yet to be read", false, func(n int) []byte { return record(23, 1, n, filler) }},
 		{"what cannot be read", false, func(int) []byte { return append([]byte{22}, filler...) }},

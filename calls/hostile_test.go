@@ -37,9 +37,10 @@ import (
 //	     TestHiddenLines; signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer,
 //	     FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,
-//	     TestTooManyStreamsAtOnce, TestAFloodIsCutOff, TestChoose (whose wish a layer is), FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet; TestParticipantKeepsItsBudget
-//	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing, TestAFloodBeforeTheHandshake, sfu.TestStrangersByTCPAreBounded, sfu.TestStrangersByTCPDoNotStay; the version of pion/dtls: TestDTLSIsNewEnough
-//	C13  TestDataPacketsAreBounded, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst, signal.TestDataPacketsHaveTheirShape; FuzzData,
+//	     TestTooManyStreamsAtOnce, TestAFloodIsCutOff, TestTransportNumbersThatJump, TestChoose (whose wish a layer is), FuzzReceive, FuzzIncomingRTCP, FuzzRepair, and the fuzz targets of packet; TestParticipantKeepsItsBudget
+//	C12  TestTheFingerprintMustMatch, TestStrangersCostNothing, TestAFloodBeforeTheHandshake, sfu.TestStrangersByTCPAreBounded, TestStrangersByTCPDoNotStay, TestHandshakesAreBounded,
+//	     TestNobodyHangsUpWithoutTheKeys; the version of pion/dtls: TestDTLSIsNewEnough
+//	C13  TestDataPacketsAreBounded, TestChannelsAreBounded, TestAFurtherChannelTellsNothingAgain, TestADataFloodWaitsOrIsDropped, TestASlowHearerIsDroppedFirst, signal.TestDataPacketsHaveTheirShape; FuzzData,
 //	     signal.FuzzParseData
 //	C14  turn.TestReachesNothingElse, TestCredentials, TestClassify, TestHostileConnections, TestFloodsAreNotAnswered, FuzzClassify, FuzzConnection,
 //	     FuzzUsername; TestCredentialsAreTheUsers, TestCandidatesMakeUsSendNothing, TestHiddenLines

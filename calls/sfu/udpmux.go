@@ -12,7 +12,7 @@ import (
 )
 
 // udpMux gives each of Pion's ICE agents what comes for it on one of the focus's addresses: a request by the user fragment that it names,
-// anything else by where it comes from. What an agent does not read in time is dropped; Pion's own would keep all of it, however much that is.
+// anything else by where it comes from, with a bound for handshakes. What an agent does not read in time is dropped; Pion's own would keep all of it, however much that is.
 type udpMux struct {
 	socket *socket
 	sorter sync.WaitGroup
@@ -27,6 +27,7 @@ type udpBox struct {
 	ufrag  string
 	waits  chan *datagram
 	checks pace
+	shakes handshakes       // from places that are not known
 	conns  int              // that are open; this and the next are guarded by the mux's lock
 	places []netip.AddrPort // where it is in at
 }
@@ -66,8 +67,12 @@ func (m *udpMux) whose(d *datagram, asked *stun.Message) *udpBox {
 	b := d.data[:d.n]
 	if !asks(b) {
 		m.mu.RLock()
-		defer m.mu.RUnlock()
-		return m.at[unmapped(d.from)]
+		box := m.at[unmapped(d.from)]
+		m.mu.RUnlock()
+		if box == nil || !m.socket.ways.handshakesOf(false, d.from, &box.shakes).take(b) {
+			return nil
+		}
+		return box
 	}
 	asked.Raw = b
 	if asked.Decode() != nil {

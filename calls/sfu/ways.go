@@ -209,9 +209,11 @@ type tcpConn struct {
 	ways   *ways
 	desk   *desk
 	checks pace
+	shakes handshakes // from places that are not known
 }
 
-// ReadFrom gives what is Pion's; media go where they belong, and a client that asks too often where it is is not answered.
+// ReadFrom gives what is Pion's; media go where they belong, and a client that asks too often where it is is not answered, nor one whose
+// handshake has no end.
 func (c *tcpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
 		n, from, err := c.PacketConn.ReadFrom(b)
@@ -227,6 +229,9 @@ func (c *tcpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 		w := c.ways.of(true, unmapped(tcp.AddrPort()), b[:n])
 		if w == nil {
+			if !c.ways.handshakesOf(true, tcp.AddrPort(), &c.shakes).take(b[:n]) {
+				continue
+			}
 			return n, from, nil
 		}
 		c.desk.begin()

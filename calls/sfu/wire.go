@@ -24,6 +24,8 @@ type wire struct {
 	received atomic.Uint64
 	to       atomic.Pointer[way]
 
+	handshakes handshakes
+
 	closed bool    // this and the next are guarded by the ways' lock
 	places []place // where the client is
 
@@ -70,6 +72,9 @@ func (w *wire) key(in, out *srtp.Context) {
 
 // shaken is told how the handshake stands; before Pion carries any media.
 func (w *wire) shaken(s webrtc.DTLSTransportState) {
+	if s == webrtc.DTLSTransportStateConnected {
+		w.handshakes.over.Store(true)
+	}
 	w.inward.Lock()
 	keyed := w.in != nil
 	w.inward.Unlock()
