@@ -114,7 +114,7 @@ func (p *Participant) withdraw(which func(*publication) bool) {
 		for up := range t.ups() {
 			up.Silence(true) // until the client has stopped, or for ever
 		}
-		t.end()
+		p.offers.ends(t.end())
 		p.hook("track_unpublished", t)
 		delete(p.published, sid)
 		delete(p.wanted, sid)

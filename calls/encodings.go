@@ -121,11 +121,17 @@ func (t *publication) ups() iter.Seq[*sfu.UpTrack] {
 	}
 }
 
-// end ends all that has come of the publication.
-func (t *publication) end() {
-	for up := range t.ups() {
-		up.Close()
+// end ends all that has come of the publication, and says how many media sections of the client's it had.
+func (t *publication) end() (sections int) {
+	for _, e := range t.encodings {
+		if e.up != nil {
+			e.up.Close()
+		}
+		if e.mid != "" {
+			sections++
+		}
 	}
+	return sections
 }
 
 // sources are the encodings that the others can subscribe to, as they are announced.

@@ -33,7 +33,7 @@ import (
 //	C8   cmd/chancery TestServiceIsNotForParticipants; TestServiceHasItsOwnKeys
 //	C9   cmd/chancery TestDelegatedLeave (addresses of callers), TestLeaveOfAnotherServersUser; remote.TestClientBaseIsFoundByName (redirects,
 //	     private ranges); TestWebhooks (the configuration's address alone)
-//	C10  TestAGreatCall (bounds), TestWorkIsEarned, TestWorkIsOwedAtTheDoor, TestMessagesCountOnEverySocket, TestOneMessageWaits; TestFloodsEndTheirSenderOnly, TestFramesThatAreNotTaken, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections,
+//	C10  TestAGreatCall (bounds), TestWorkIsEarned, TestWorkIsOwedAtTheDoor, TestMessagesCountOnEverySocket, TestOneMessageWaits; TestFloodsEndTheirSenderOnly, TestFramesThatAreNotTaken, TestNobodyFillsAnothersInbox, TestChangesAreGathered, TestNonsenseEndsItsSenderOnly, TestParseSections, TestDescriptionsBeforeTheTransport,
 //	     TestHiddenLines; signal.TestConnRefusesGiantFrames, TestConnClosesSlowClient, TestParseJoin; FuzzSections, FuzzParseSections, FuzzOffer,
 //	     FuzzTrickle, FuzzRequests; signal.FuzzParseJoin, FuzzParseRequest
 //	C11  sfu.TestBadPacketsAreLeftOut, TestAStormOfKeyFrameRequests, TestAStormOfNacks, TestFeedbackThatLies, TestUnknownStreams, TestStreamsThatNobodyOwns,

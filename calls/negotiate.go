@@ -17,6 +17,7 @@ type offers struct {
 	removed []*webrtc.RTPSender // to be taken away with the next negotiation
 	tidying bool                // there will be one for them alone
 	sent    int                 // the most subscriptions that there were at once, see widen
+	ended   int                 // sections of tracks of its own that have ended, likewise
 
 	// single mode: the client offers, and we say when it should
 	asked     bool // it was asked, and has not offered since
@@ -170,7 +171,7 @@ func (p *Participant) freeSections() (free [2]int) {
 
 // onOffer answers a client's offer: what it publishes is taken, what it waits for is put on free sections.
 func (p *Participant) onOffer(m *signal.SessionDescription) {
-	offer, all, err := p.readDescription(m.GetSdp())
+	offer, all, err := p.readDescription(m.GetSdp(), p.pub)
 	if err == nil {
 		err = p.answer(offer, m.GetId(), all)
 	}
@@ -430,7 +431,7 @@ func (p *Participant) onAnswer(m *signal.SessionDescription) {
 	if p.single || !p.offers.flying || m.GetId() != 0 && m.Id != p.offers.id {
 		return
 	}
-	answer, all, err := p.readDescription(m.GetSdp())
+	answer, all, err := p.readDescription(m.GetSdp(), p.sub)
 	if err == nil {
 		err = p.sub.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer})
 	}

@@ -344,6 +344,7 @@ func (p *Participant) unpublish() {
 		for _, e := range t.encodings[1:] {
 			if e.mid != "" && !p.sections.sends(e.mid, e.cid) {
 				e.withdrawn()
+				p.offers.ends(1)
 				changed = true
 			}
 		}
@@ -351,7 +352,7 @@ func (p *Participant) unpublish() {
 		if first.mid == "" || p.sections.sends(first.mid, first.cid) {
 			continue
 		}
-		t.end()
+		p.offers.ends(t.end())
 		p.hook("track_unpublished", t)
 		delete(p.published, sid)
 		delete(p.wanted, sid)

@@ -14,12 +14,17 @@ import (
 )
 
 // A description may be so long and have so many sections, and more with each track of others that the client was to get at once: with one
-// connection it offers a section for each of them, and a browser says some four and a half kilobytes about one for pictures.
+// connection it offers a section for each of them, and a browser says some four and a half kilobytes about one for pictures. And more with
+// each track of its own that has ended, whose section stays for good: livekit-client takes a new one for each. (2.23.0)
 const (
 	maxSDP        = 256 << 10
 	maxSections   = 200
 	sdpForEach    = 8 << 10
 	frameForEach  = 12 << 10 // of signalling: a client that resumes says its newest offer and the answer
+	earlySDP      = 1 << 20  // of all descriptions before a transport stands; Pion keeps each until then, as what takes seven times as much
+	earlyForEach  = 64 << 10
+	earlyBeside   = 4 << 10  // that each counts beside its own
+	mostEnded     = 300      // tracks of a client's own that give it reason for more
 	mostSent      = 800      // tracks that a client gets at once; more wait until a section is free
 	keptForSounds = 8        // one of so many sections is not for pictures
 	maxCandidates = 100      // of one client between two descriptions
@@ -66,32 +71,41 @@ func withoutCandidates(description string) (string, error) {
 	return kept.String(), nil
 }
 
-// readDescription takes an offer or answer of the client apart.
-func (p *Participant) readDescription(said string) (kept string, all sections, err error) {
+// readDescription takes an offer or answer of the client for a transport apart.
+func (p *Participant) readDescription(said string, t *transport) (kept string, all sections, err error) {
 	p.widen()
-	if len(said) > maxSDP+p.offers.sent*sdpForEach {
+	reason := p.offers.sent + p.offers.ended
+	if len(said) > maxSDP+reason*sdpForEach {
 		return "", nil, fmt.Errorf("%w: %d bytes", errSDPBound, len(said))
+	}
+	if !t.stood {
+		if t.early += len(said) + earlyBeside; t.early > earlySDP+p.offers.sent*earlyForEach {
+			return "", nil, fmt.Errorf("%w: %d bytes before the transport stands", errSDPBound, t.early)
+		}
 	}
 	if kept, err = withoutCandidates(said); err != nil {
 		return "", nil, err
 	}
-	all, err = parseSections(kept, p.offers.sent)
+	all, err = parseSections(kept, reason)
 	return kept, all, err
 }
 
-// widen lets the client say as much as its subscriptions give it reason for.
+// widen lets the client say as much as its subscriptions, and its own tracks that have ended, give it reason for.
 func (p *Participant) widen() {
 	p.offers.sent = max(p.offers.sent, min(len(p.subs), p.room.focus.mostSent))
-	p.conn.Take(signal.FrameBytes + p.offers.sent*frameForEach)
+	p.conn.Take(signal.FrameBytes + (p.offers.sent+p.offers.ended)*frameForEach)
 }
 
-// parseSections reads what negotiation needs of an offer or an answer without candidates, of a client that gets so many tracks.
-func parseSections(offer string, sent int) (sections, error) {
+// ends notes that so many sections of the client's own have had their track.
+func (o *offers) ends(sections int) { o.ended = min(o.ended+sections, mostEnded) }
+
+// parseSections reads what negotiation needs of an offer or an answer without candidates, of a client that has reason for so many sections more.
+func parseSections(offer string, reason int) (sections, error) {
 	var desc sdp.SessionDescription
 	if err := desc.UnmarshalString(offer); err != nil {
 		return nil, fmt.Errorf("calls: parse description: %w", err)
 	}
-	if len(desc.MediaDescriptions) > maxSections+sent {
+	if len(desc.MediaDescriptions) > maxSections+reason {
 		return nil, fmt.Errorf("%w: %d sections", errSDPBound, len(desc.MediaDescriptions))
 	}
 	if hides(offer, &desc) {

@@ -17,6 +17,8 @@ type transport struct {
 	state  webrtc.PeerConnectionState
 	held   *webrtc.ICECandidate // of ours, not yet sent
 	count  int                  // candidates of the client since its last description
+	stood  bool                 // at least once
+	early  int                  // bytes of the client's descriptions before
 }
 
 // newTransport makes a peer connection whose news come to p.
@@ -132,6 +134,7 @@ func (p *Participant) transportChanged(t *transport, s webrtc.PeerConnectionStat
 			p.connecting()
 		}
 	case webrtc.PeerConnectionStateConnected:
+		t.stood = true
 		if p.transportUp() {
 			p.graceEnds = time.Time{}
 		}
