@@ -106,7 +106,11 @@ func (p *Participant) negotiate() {
 
 // --- one peer connection: the client offers ---
 
-// askForOffer asks the client for an offer, with as many new sections as are missing.
+// spare: with the sections that are missing, of those that there are one in so many is asked for too. Pion keeps the whole of each description
+// that brings new ones, which in a call that fills one by one would grow with the square of its tracks.
+const spare = 4
+
+// askForOffer asks the client for an offer, with as many new sections as are missing, and some more in a great call.
 func (p *Participant) askForOffer() {
 	if !p.deaf.until.IsZero() {
 		return
@@ -127,7 +131,10 @@ func (p *Participant) askForOffer() {
 	helps := len(p.offers.removed) > 0 // an offer without new sections
 	for k := range ask {               // sounds first
 		room := min(left, p.mostOf(k)-p.offers.requested[k]-p.offers.seenFor[k])
-		ask[k] = max(0, min(need[k]-free[k]-p.offers.requested[k], room))
+		if ask[k] = need[k] - free[k] - p.offers.requested[k]; ask[k] > 0 {
+			ask[k] = max(ask[k], p.offers.seenFor[k]/spare)
+		}
+		ask[k] = max(0, min(ask[k], room))
 		left -= ask[k]
 		helps = helps || need[k] > 0 && free[k] > 0
 	}

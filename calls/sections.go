@@ -23,11 +23,11 @@ const (
 	frameForEach  = 12 << 10 // of signalling: a client that resumes says its newest offer and the answer
 	earlySDP      = 1 << 20  // of all descriptions before a transport stands; Pion keeps each until then, as what takes seven times as much
 	earlyForEach  = 64 << 10
-	earlyBeside   = 4 << 10  // that each counts beside its own
-	mostEnded     = 300      // tracks of a client's own that give it reason for more
-	mostSent      = 800      // tracks that a client gets at once; more wait until a section is free
-	keptForSounds = 8        // one of so many sections is not for pictures
-	maxCandidates = 100      // of one client between two descriptions
+	earlyBeside   = 4 << 10 // that each counts beside its own
+	mostEnded     = 300     // tracks of a client's own that give it reason for more
+	mostSent      = 800     // tracks that a client gets at once; more wait until a section is free
+	keptForSounds = 8       // one of so many sections is not for pictures
+	maxCandidates = 100     // of one client between two descriptions
 	maxCandidate  = 2048
 )
 
@@ -151,13 +151,14 @@ func hides(description string, parsed *sdp.SessionDescription) bool {
 	return media != 0 || attributes != len(parsed.Attributes) || slices.ContainsFunc(parsed.Attributes, sdp.Attribute.IsICECandidate)
 }
 
+// attribute takes a line. What it keeps is a copy: publications keep it for long, and the whole description with it.
 func (s *section) attribute(a sdp.Attribute) {
 	switch a.Key {
 	case sdp.AttrKeyMID:
-		s.mid = a.Value
+		s.mid = strings.Clone(a.Value)
 	case sdp.AttrKeyMsid:
 		if _, track, ok := strings.Cut(a.Value, " "); ok {
-			s.cid = track
+			s.cid = strings.Clone(track)
 		}
 	case sdp.AttrKeySendOnly:
 		s.takes = false
@@ -173,7 +174,7 @@ func (s *section) attribute(a sdp.Attribute) {
 		}
 	case "rid":
 		if rid, way, ok := strings.Cut(a.Value, " "); ok && strings.HasPrefix(way, "send") {
-			s.rids = append(s.rids, rid)
+			s.rids = append(s.rids, strings.Clone(rid))
 		}
 	}
 }

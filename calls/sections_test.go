@@ -3,6 +3,7 @@ package calls
 import (
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/pion/webrtc/v4"
 )
@@ -64,6 +65,22 @@ var disguises = map[string]func(offer, line string) string{
 		return strings.Replace(offer, "a=mid:", "\n\r\n\r"+line+"\r\na=mid:", 1)
 	},
 	"without what it speaks": func(offer, _ string) string { return strings.Replace(offer, "a=mid:", "a=candidate\r\na=mid:", 1) },
+}
+
+// What is kept of a description for long does not keep all of it.
+func TestSectionsAreCopies(t *testing.T) {
+	all, err := parseSections(chromeOffer, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := uintptr(unsafe.Pointer(unsafe.StringData(chromeOffer)))
+	for mid, s := range all {
+		for _, kept := range append([]string{mid, s.mid, s.cid}, s.rids...) {
+			if at := uintptr(unsafe.Pointer(unsafe.StringData(kept))); kept != "" && at >= begin && at < begin+uintptr(len(chromeOffer)) {
+				t.Errorf("section %s: %q is a part of the description", mid, kept)
+			}
+		}
+	}
 }
 
 // Lines that only the parser finds are refused, whatever they say.

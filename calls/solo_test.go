@@ -256,6 +256,29 @@ func TestSectionsAskedForOnALostSocket(t *testing.T) {
 	})
 }
 
+// TestACallThatFillsOneByOne: the more sections there are, the more are asked for at once, so that few descriptions bring new ones; in a small
+// call none is asked for that nothing waits for.
+func TestACallThatFillsOneByOne(t *testing.T) {
+	_, base := newTestFocus(t, func(c *Config) { c.MaxTracks, c.Grace = 64, time.Minute })
+	ann, bob := join(t, base, "room", "ann"), joinSolo(t, base, "bob", false)
+	bob.negotiate()
+	begun, asks := len(bob.kinds), 0
+	for tracks := 1; tracks <= 32; tracks++ {
+		had := len(bob.kinds)
+		ann.publishMany(1, 0)
+		bob.gets(tracks)
+		if len(bob.kinds) > had {
+			asks++
+		}
+		if free := len(bob.kinds) - (begun - 3) - tracks; free > 3 && free >= tracks/spare+1 {
+			t.Errorf("%d tracks: got %d free sections, want %d at most", tracks, free, tracks/spare)
+		}
+	}
+	if asks > 14 {
+		t.Errorf("asked for sections %d times, want 14 at most", asks)
+	}
+}
+
 // TestAnOfferThatCrossesTheQuestion: an offer without the sections that were asked for brings no further questions; the next one has them.
 func TestAnOfferThatCrossesTheQuestion(t *testing.T) {
 	_, base := newTestFocus(t)
