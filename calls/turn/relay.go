@@ -95,7 +95,7 @@ func (g generator) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 		}
 	}
 	right := Right(c.UserID[:1])
-	r := &relay{UDPConn: conn, server: s, user: c.UserID, right: right, told: told, at: at,
+	r := &relay{UDPConn: conn, server: s, user: c.UserID, right: right, session: newSession(right), told: told, at: at,
 		in:  rate.NewLimiter(rate.Limit(s.settings.Rate), s.settings.Rate),
 		out: rate.NewLimiter(rate.Limit(s.settings.Rate), s.settings.Rate)}
 	if !s.keep(r) {
@@ -220,6 +220,7 @@ type relay struct {
 	server  *Server
 	user    string
 	right   Right
+	session *session
 	told    netip.AddrPort // as peers know it
 	at      netip.AddrPort // as it is
 	in, out *rate.Limiter
@@ -293,7 +294,8 @@ func (r *relay) WriteTo(p []byte, to net.Addr) (int, error) {
 	return r.UDPConn.WriteToUDPAddrPort(p, at)
 }
 
-// ReadFrom gives the next packet that a peer may send.
+// ReadFrom gives the next packet that a peer may send. What Pion would drop for want of a permission is dropped here: a stranger who knows
+// the port shall not spend what the client's own peers have.
 func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
 	for {
 		n, from, err := r.UDPConn.ReadFromUDPAddrPort(p)
@@ -302,7 +304,7 @@ func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
 		}
 		told, ok := r.source(from)
 		switch {
-		case !ok:
+		case !ok || !r.session.hears(told.Addr()):
 			refused.WithLabelValues("peer").Inc()
 			continue
 		case !r.in.AllowN(r.server.now(), n) || !r.server.total.AllowN(r.server.now(), n):

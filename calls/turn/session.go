@@ -3,13 +3,46 @@ package turn
 import (
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 )
 
 // session is what a client with an allocation may do, and whom it may reach by now. It is guarded by the server's lock.
 type session struct {
 	right    Right
 	peers    map[netip.Addr]struct{} // that it has a permission for
+	bound    map[netip.Addr]int      // channels, by their peer's address
 	channels int
+	// heard are the addresses of both, in order, for whoever holds no lock. What it points to is never changed.
+	heard atomic.Pointer[[]netip.Addr]
+}
+
+func newSession(right Right) *session {
+	c := &session{right: right, peers: map[netip.Addr]struct{}{}, bound: map[netip.Addr]int{}}
+	c.heard.Store(&[]netip.Addr{})
+	return c
+}
+
+// hears says whether the client takes packets from an address. It may be asked without the lock.
+func (c *session) hears(peer netip.Addr) bool {
+	_, ok := slices.BinarySearchFunc(*c.heard.Load(), peer, netip.Addr.Compare)
+	return ok
+}
+
+// note brings heard up to date with what is known of a peer.
+func (c *session) note(peer netip.Addr) {
+	heard := *c.heard.Load()
+	at, was := slices.BinarySearchFunc(heard, peer, netip.Addr.Compare)
+	_, is := c.peers[peer]
+	switch is = is || c.bound[peer] > 0; {
+	case is == was:
+		return
+	case is:
+		heard = slices.Concat(heard[:at], []netip.Addr{peer}, heard[at:])
+	default:
+		heard = slices.Concat(heard[:at], heard[at+1:])
+	}
+	c.heard.Store(&heard)
 }
 
 // Each permission is kept for five minutes and each channel for ten, with a timer. A browser asks for one of either for each of the other
@@ -20,10 +53,12 @@ const (
 )
 
 // begun notes what the client at an address may do.
-func (s *Server) begun(from, _ net.Addr, _, user, _ string, _ net.Addr, _ int) {
+func (s *Server) begun(from, _ net.Addr, _, _, _ string, relay net.Addr, _ int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sessions[addressKey(from)] = &session{right: Right(user[:1]), peers: map[netip.Addr]struct{}{}}
+	if r := s.told[addrPort(relay)]; r != nil {
+		s.sessions[addressKey(from)] = r.session
+	}
 }
 
 // ended forgets what the client at an address might do.
@@ -45,33 +80,54 @@ func (s *Server) roomFor(from net.Addr, peer netip.Addr) (right Right, room bool
 	return c.right, (known || len(c.peers) < maxPeers) && c.channels < maxChannels
 }
 
-// change does something to the session at an address, if there is one.
-func (s *Server) change(from net.Addr, do func(*session)) {
+// change does something to the session of a relay and what it knows of a peer.
+func (s *Server) change(relay net.Addr, peer netip.Addr, do func(*session)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.sessions[addressKey(from)]; c != nil {
-		do(c)
+	if r := s.told[addrPort(relay)]; r != nil {
+		do(r.session)
+		r.session.note(peer)
 	}
 }
 
 // permitted is told that a permission is there, unpermitted that it has ended.
-func (s *Server) permitted(from, _ net.Addr, _, _, _ string, _ net.Addr, peer net.IP) {
+func (s *Server) permitted(_, _ net.Addr, _, _, _ string, relay net.Addr, peer net.IP) {
 	if ip, ok := netip.AddrFromSlice(peer); ok {
-		s.change(from, func(c *session) { c.peers[ip.Unmap()] = struct{}{} })
+		ip = ip.Unmap()
+		s.change(relay, ip, func(c *session) { c.peers[ip] = struct{}{} })
 	}
 }
 
-func (s *Server) unpermitted(from, _ net.Addr, _, _, _ string, _ net.Addr, peer net.IP) {
+func (s *Server) unpermitted(_, _ net.Addr, _, _, _ string, relay net.Addr, peer net.IP) {
 	if ip, ok := netip.AddrFromSlice(peer); ok {
-		s.change(from, func(c *session) { delete(c.peers, ip.Unmap()) })
+		ip = ip.Unmap()
+		s.change(relay, ip, func(c *session) { delete(c.peers, ip) })
 	}
 }
 
-// bound is told that a channel is there, unbound that it has ended.
-func (s *Server) bound(from, _ net.Addr, _, _, _ string, _, _ net.Addr, _ uint16) {
-	s.change(from, func(c *session) { c.channels++ })
+// bound is told that a channel is there, unbound that it has ended. It may outlive the permission that came with it.
+func (s *Server) bound(_, _ net.Addr, _, _, _ string, relay, peer net.Addr, _ uint16) {
+	ip := addrPort(peer).Addr()
+	s.change(relay, ip, func(c *session) {
+		c.channels++
+		c.bound[ip]++
+	})
 }
 
-func (s *Server) unbound(from, _ net.Addr, _, _, _ string, _, _ net.Addr, _ uint16) {
-	s.change(from, func(c *session) { c.channels-- })
+func (s *Server) unbound(_, _ net.Addr, _, _, _ string, relay, peer net.Addr, _ uint16) {
+	ip := addrPort(peer).Addr()
+	s.change(relay, ip, func(c *session) {
+		c.channels--
+		if c.bound[ip]--; c.bound[ip] <= 0 {
+			delete(c.bound, ip)
+		}
+	})
+}
+
+// addrPort is the plain address of what Pion names; none of what is not UDP's.
+func addrPort(a net.Addr) netip.AddrPort {
+	if u, ok := a.(*net.UDPAddr); ok {
+		return plain(u.AddrPort())
+	}
+	return netip.AddrPort{}
 }
