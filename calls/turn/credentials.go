@@ -99,7 +99,7 @@ func (s *Server) authenticate(r *turn.RequestAttributes) (user string, key []byt
 func (s *Server) quota(user, _ string, _ net.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.relays) >= s.settings.Allocations || s.users[user] >= s.settings.PerUser {
+	if !s.hasRoom(user) {
 		refused.WithLabelValues("quota").Inc()
 		return false
 	}

@@ -95,7 +95,7 @@ func (g generator) AllocatePacketConn(c turn.AllocateListenerConfig) (net.Packet
 		}
 	}
 	right := Right(c.UserID[:1])
-	r := &relay{UDPConn: conn, server: s, user: c.UserID, right: right, session: newSession(right), told: told, at: at,
+	r := &relay{UDPConn: conn, server: s, name: c.UserID, right: right, session: newSession(right), told: told, at: at,
 		in:  rate.NewLimiter(rate.Limit(s.settings.Rate), s.settings.Rate),
 		out: rate.NewLimiter(rate.Limit(s.settings.Rate), s.settings.Rate)}
 	if !s.keep(r) {
@@ -130,32 +130,6 @@ func (s *Server) listenRelay(network string, ip net.IP) (*net.UDPConn, error) {
 		}
 	}
 	return nil, fmt.Errorf("turn: no free port between %d and %d: %w", first, last, err)
-}
-
-// keep counts a relay, unless there are too many.
-func (s *Server) keep(r *relay) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.relays) >= s.settings.Allocations || s.users[r.user] >= s.settings.PerUser {
-		return false
-	}
-	s.relays[r] = struct{}{}
-	s.told[r.told], s.at[r.at] = r, r
-	s.users[r.user]++
-	allocations.Inc()
-	return true
-}
-
-func (s *Server) drop(r *relay) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.relays, r)
-	delete(s.told, r.told)
-	delete(s.at, r.at)
-	if s.users[r.user]--; s.users[r.user] <= 0 {
-		delete(s.users, r.user)
-	}
-	allocations.Dec()
 }
 
 // host are all addresses of the machine that we run on, as they were.
@@ -218,7 +192,8 @@ func (s *Server) permits(from net.Addr, peer net.IP) bool {
 type relay struct {
 	*net.UDPConn
 	server  *Server
-	user    string
+	name    string // of the user
+	user    *user  // from keep on
 	right   Right
 	session *session
 	told    netip.AddrPort // as peers know it
@@ -275,6 +250,12 @@ func (r *relay) source(from netip.AddrPort) (netip.AddrPort, bool) {
 	return from, s.abroad(from.Addr())
 }
 
+// may charges a packet to its direction, to the user and to all together, as far as there is room for it.
+func (r *relay) may(direction *rate.Limiter, n int) bool {
+	now := r.server.now()
+	return direction.AllowN(now, n) && r.user.rate.AllowN(now, n) && r.server.total.AllowN(now, n)
+}
+
 // WriteTo sends the client's packet to a peer. What may not be sent is dropped, as the net would drop it.
 func (r *relay) WriteTo(p []byte, to net.Addr) (int, error) {
 	peer, ok := to.(*net.UDPAddr)
@@ -286,7 +267,7 @@ func (r *relay) WriteTo(p []byte, to net.Addr) (int, error) {
 	case !ok:
 		refused.WithLabelValues("peer").Inc()
 		return len(p), nil
-	case !r.out.AllowN(r.server.now(), len(p)) || !r.server.total.AllowN(r.server.now(), len(p)):
+	case !r.may(r.out, len(p)):
 		refused.WithLabelValues("rate").Inc()
 		return len(p), nil
 	}
@@ -307,7 +288,7 @@ func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
 		case !ok || !r.session.hears(told.Addr()):
 			refused.WithLabelValues("peer").Inc()
 			continue
-		case !r.in.AllowN(r.server.now(), n) || !r.server.total.AllowN(r.server.now(), n):
+		case !r.may(r.in, n):
 			refused.WithLabelValues("rate").Inc()
 			continue
 		}

@@ -7,7 +7,8 @@
 //   - a credential opens allocations for an hour; those that it opened go on for a day at the longest, also where the host's
 //     clock is set meanwhile;
 //   - before a client has proven who it is, it costs a bounded number of packets, bytes and seconds;
-//   - allocations, whom they reach and their bandwidth are bounded, for each and in sum: what is too much is dropped;
+//   - allocations, whom they reach and their bandwidth are bounded, for each and in sum: what is too much is dropped. A user
+//     has a share of the bandwidth, not more for many allocations; whoever has no permission spends none of it;
 //   - nothing but UDP is relayed.
 package turn
 
@@ -46,7 +47,9 @@ type Settings struct {
 	Allocations int // at most so many at once; default 4096
 	PerUser     int // of one user, on several devices and in several calls; default 64
 	Rate        int // bytes in a second, of one allocation in one direction; default 2.5 million
-	TotalRate   int // of all together in both; default 125 million
+	// TotalRate is of all together in both; default 125 million. One user has an eighth of it, but never less than one
+	// allocation may have in both directions.
+	TotalRate int
 	// Early is how long a connection may take to its allocation; default 15 s.
 	Early time.Duration
 	// Now is what this host's clock shows, by which credentials are given; default time.Now.
@@ -106,7 +109,7 @@ type Server struct {
 	host     atomic.Pointer[host]
 
 	mu       sync.Mutex
-	users    map[string]int      // allocations, by user
+	users    map[string]*user    // with an allocation, or a while ago
 	relays   map[*relay]struct{} // all of them
 	told, at map[netip.AddrPort]*relay
 	sessions map[string]*session // of the clients with an allocation, by address
@@ -116,7 +119,7 @@ type Server struct {
 func New(settings Settings) (*Server, error) {
 	settings = settings.withDefaults()
 	s := &Server{settings: settings, now: time.Now, began: settings.Now(), own: map[netip.Addr]bool{},
-		users: map[string]int{}, relays: map[*relay]struct{}{}, told: map[netip.AddrPort]*relay{}, at: map[netip.AddrPort]*relay{}, sessions: map[string]*session{}}
+		users: map[string]*user{}, relays: map[*relay]struct{}{}, told: map[netip.AddrPort]*relay{}, at: map[netip.AddrPort]*relay{}, sessions: map[string]*session{}}
 	s.total = rate.NewLimiter(rate.Limit(s.settings.TotalRate), s.settings.TotalRate)
 	for _, ip := range append(append([]net.IP{}, settings.Listen...), settings.Told...) {
 		if a, ok := netip.AddrFromSlice(ip); ok {
