@@ -138,7 +138,8 @@ type TURN struct {
 	MaxRelays int `yaml:"max_relays"`
 	// MaxKbps bounds one relay in each direction, in kilobits a second; what is more is dropped. Default: 20000.
 	MaxKbps int `yaml:"max_kbps"`
-	// MaxTotalMbps bounds all of them together, in megabits a second. Default: 1000.
+	// MaxTotalMbps bounds all of them together, in megabits a second. One user has an eighth of it, but never less than one allocation may
+	// have in both directions. Default: 1000.
 	MaxTotalMbps int `yaml:"max_total_mbps"`
 	// DeniedNetworks are networks (CIDR) that nothing is relayed to in calls between two devices, such as your own public ones.
 	// Default: none beyond the private ones.
