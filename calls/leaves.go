@@ -81,6 +81,7 @@ type leaveJob struct {
 	restart time.Time     // when it is restarted next, while the participant is here
 	stirred time.Time     // when we last found that another process had the participant
 	present bool          // this focus has the participant
+	named   bool          // it has had one of exactly this name: the device no longer stands for it
 	here    bool          // it was the last that had
 	away    time.Time     // since when it has not; zero while it has
 	grace   time.Duration // how long it may be away
@@ -156,12 +157,26 @@ func (l *leaves) run(ctx context.Context) error {
 
 func (j *leaveJob) key() [2]string { return [2]string{j.Call, j.Identity} }
 
+// callDevice is a device in a call: it stands for a participant whose leave was handed over by another name than its session has.
+// Where a row has the session's name the device stands for no other: those are of sessions that were before, or are still to come.
+type callDevice struct {
+	call   string
+	user   id.UserID
+	device id.DeviceID
+}
+
+// by is the device that may stand for the participant, if there is one.
+func (j *leaveJob) by() (d callDevice, ok bool) {
+	return callDevice{j.Call, j.UserID, j.DeviceID}, j.DeviceID != "" && !j.named
+}
+
 // take notes a row. A Seen that we did not write is another process's word that the participant is there.
 func (l *leaves) take(row *storage.CallLeave, now time.Time) {
 	fresh := &leaveJob{CallLeave: row, known: now, stirred: now, grace: comeBack, since: now.Add(time.UnixMilli(row.Since).Sub(now.Round(0)))}
 	known := l.jobs[fresh.key()]
 	switch {
 	case known == nil || known.DelayID != row.DelayID:
+		fresh.named = known != nil && known.named
 		l.jobs[fresh.key()] = fresh
 	case row.Seen != 0 && row.Seen != known.Seen:
 		known.Seen, known.stirred = row.Seen, now
@@ -213,19 +228,9 @@ func (l *leaves) visit(ctx context.Context, now time.Time) {
 
 // witness notes which of the participants are here, in memory and now and then in the rows.
 func (l *leaves) witness(ctx context.Context, now time.Time) {
-	present := map[[2]string]bool{}
-	for _, r := range l.focus.liveRooms() {
-		for _, p := range *r.everyone.Load() {
-			if p.ended() { // the room has yet to hear of it
-				continue
-			}
-			present[[2]string{r.name, p.identity}] = true
-			present[[2]string{r.name, string(p.user) + " " + string(p.device)}] = true
-		}
-	}
+	l.find()
 	var saw, came [][2]string
 	for key, job := range l.jobs {
-		job.present = present[key] || job.DeviceID != "" && present[[2]string{job.Call, string(job.UserID) + " " + string(job.DeviceID)}]
 		switch {
 		case job.present:
 			if !job.here {
@@ -251,6 +256,31 @@ func (l *leaves) witness(ctx context.Context, now time.Time) {
 	}
 	for _, key := range saw {
 		l.jobs[key].Seen = now.UnixMilli()
+	}
+}
+
+// find says of each job whether its participant is here: by its name, or else by a session of its device that no row names.
+func (l *leaves) find() {
+	unnamed := map[callDevice]bool{}
+	for _, job := range l.jobs {
+		job.present = false
+	}
+	for _, r := range l.focus.liveRooms() {
+		for _, p := range *r.everyone.Load() {
+			if p.ended() { // the room has yet to hear of it
+				continue
+			}
+			if job := l.jobs[[2]string{r.name, p.identity}]; job != nil {
+				job.present, job.named = true, true
+			} else {
+				unnamed[callDevice{r.name, p.user, p.device}] = true
+			}
+		}
+	}
+	for _, job := range l.jobs {
+		if device, ok := job.by(); ok {
+			job.present = unnamed[device]
+		}
 	}
 }
 
@@ -299,16 +329,26 @@ func (j *leaveJob) patience(action bus.DelayedAction) time.Duration {
 // departed takes a session's end: who left for good is gone at once.
 func (l *leaves) departed(ctx context.Context, d goodbye) {
 	now := time.Now()
-	for _, job := range l.jobs {
-		if job.Call != d.call || job.Identity != d.identity && (job.UserID != d.user || job.DeviceID != d.device) {
-			continue
-		}
+	for _, job := range l.of(d) {
 		job.here, job.grace = true, d.grace
 		if job.away.IsZero() {
 			job.away = now
 		}
 	}
 	l.visit(ctx, now)
+}
+
+// of gives whom a session's end concerns: whom it names, or else those for whom its device stands.
+func (l *leaves) of(d goodbye) (jobs []*leaveJob) {
+	if job := l.jobs[[2]string{d.call, d.identity}]; job != nil {
+		return []*leaveJob{job}
+	}
+	for _, job := range l.jobs {
+		if device, ok := job.by(); ok && device == (callDevice{d.call, d.user, d.device}) {
+			jobs = append(jobs, job)
+		}
+	}
+	return jobs
 }
 
 // act does what a leave's time has come for, as soon as its server has answered others' questions.

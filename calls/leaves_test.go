@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,21 @@ func (l *leaves) inside(identities ...string) {
 		all = append(all, &Participant{identity: identity, done: make(chan struct{})})
 	}
 	l.focus.rooms["c"].everyone.Store(&all)
+}
+
+// insideOf has exactly these sessions of Ann's device be in the call.
+func (l *leaves) insideOf(device id.DeviceID, identities ...string) {
+	l.inside(identities...)
+	for _, p := range *l.focus.rooms["c"].everyone.Load() {
+		p.user, p.device = "@ann:interior.test", device
+	}
+}
+
+// ofDevice is a leave that a session of Ann's device has handed over.
+func ofDevice(device id.DeviceID, identity string) *storage.CallLeave {
+	row := aLeave("@ann:interior.test", time.Hour)
+	row.Identity, row.DeviceID, row.DelayID = identity, device, "d-"+identity
+	return row
 }
 
 func aLeave(user id.UserID, timeout time.Duration) *storage.CallLeave {
@@ -401,5 +417,89 @@ func TestLeavesWhenTheClockIsSet(t *testing.T) {
 		is("and again in time", here, stepped(t, now.Add(timeout*9/10), by), bus.DelayedRestart)
 		is("one who did not come yet", never, stepped(t, now.Add(timeout-time.Minute), by), "")
 		is("one who never came", never, stepped(t, now.Add(timeout+time.Minute), by), bus.DelayedSend)
+	}
+}
+
+// TestADeviceStandsForOneSession: a page that is loaded again is another participant of the same device, and keeps none alive that was before.
+func TestADeviceStandsForOneSession(t *testing.T) {
+	const restart, send = bus.DelayedRestart, bus.DelayedSend
+	newer := ofDevice("D", "one")
+	newer.DelayID = "newer"
+	for _, c := range []struct {
+		name  string
+		steps [][]string // who is in the call
+		then  *storage.CallLeave
+		last  []string
+		at    id.DeviceID                  // of those last; its own if empty
+		want  map[string]bus.DelayedAction // once who went has been away for comeBack
+	}{
+		{"loaded again", [][]string{{"one"}}, ofDevice("D", "two"), []string{"two"}, "", map[string]bus.DelayedAction{"one": send, "two": restart}},
+		{"both for a while", [][]string{{"one"}, {"one", "two"}}, ofDevice("D", "two"), []string{"two"}, "", map[string]bus.DelayedAction{"one": send, "two": restart}},
+		{"loaded again, nothing handed over", [][]string{{"one"}}, nil, []string{"two"}, "", map[string]bus.DelayedAction{"one": send}},
+		{"loaded again after a newer leave", [][]string{{"one"}}, newer, []string{"two"}, "", map[string]bus.DelayedAction{"one": ""}},
+		{"loaded again before it came", nil, ofDevice("D", "two"), []string{"two"}, "", map[string]bus.DelayedAction{"one": "", "two": restart}},
+		{"by another name", nil, nil, []string{"two"}, "", map[string]bus.DelayedAction{"one": restart}},
+		{"by another name, and gone", [][]string{{"two"}}, nil, nil, "", map[string]bus.DelayedAction{"one": send}},
+		{"by another name, beside one that has its own", nil, ofDevice("D", "two"), []string{"two", "three"}, "", map[string]bus.DelayedAction{"one": restart, "two": restart}},
+		{"another device", nil, nil, []string{"two"}, "E", map[string]bus.DelayedAction{"one": ""}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newTestLeaves(t)
+			now := time.Now()
+			l.take(ofDevice("D", "one"), now)
+			for _, inside := range c.steps {
+				l.insideOf("D", inside...)
+				l.witness(t.Context(), now)
+			}
+			if c.then != nil {
+				l.take(c.then, now)
+			}
+			l.insideOf(cmp.Or(c.at, "D"), c.last...)
+			l.witness(t.Context(), now)
+			now = now.Add(comeBack)
+			l.witness(t.Context(), now)
+			for identity, want := range c.want {
+				if got := l.due(l.jobs[[2]string{"c", identity}], now); got != want {
+					t.Errorf("%s: got %q, want %q", identity, got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestAGoodbyeIsOfOneSession: who says farewell does so for itself, and by its device only for one that goes by another name.
+func TestAGoodbyeIsOfOneSession(t *testing.T) {
+	const grace = time.Minute // as nothing else gives
+	for _, c := range []struct {
+		name   string
+		device id.DeviceID
+		was    string // has been in the call before
+		rows   []string
+		left   string
+		want   string // who is taken to have left
+	}{
+		{"its own", "D", "", []string{"one", "two"}, "one", "one"},
+		{"by another name", "D", "", []string{"two"}, "one", "two"},
+		{"one that has been here by its own", "D", "two", []string{"two"}, "one", ""},
+		{"one without a device", "", "", []string{"two"}, "one", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newTestLeaves(t)
+			for _, identity := range c.rows {
+				l.put(t, ofDevice(c.device, identity))
+			}
+			l.reload(t.Context(), time.Now())
+			if c.was != "" {
+				l.insideOf(c.device, c.was)
+				l.witness(t.Context(), time.Now())
+				l.inside()
+			}
+			l.departed(t.Context(), goodbye{call: "c", identity: c.left, user: "@ann:interior.test", device: c.device, grace: grace})
+			for _, identity := range c.rows {
+				if got := l.jobs[[2]string{"c", identity}].grace == grace; got != (identity == c.want) {
+					t.Errorf("%s: taken to have left: %v, want %v", identity, got, identity == c.want)
+				}
+			}
+		})
 	}
 }
