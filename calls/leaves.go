@@ -69,6 +69,7 @@ type goodbye struct {
 	call, identity string
 	user           id.UserID
 	device         id.DeviceID
+	came           time.Time     // since when it was in the call
 	grace          time.Duration // it may come back for so long
 }
 
@@ -113,7 +114,7 @@ func newLeaves(f *Focus, h *house) *leaves {
 
 // leftCall notes that p's session has ended. It never blocks: what does not fit is found when the rows are next looked at.
 func (l *leaves) leftCall(p *Participant) {
-	d := goodbye{call: p.room.name, identity: p.identity, user: p.user, device: p.device}
+	d := goodbye{call: p.room.name, identity: p.identity, user: p.user, device: p.device, came: p.came}
 	switch p.because.reason {
 	case signal.DisconnectReason_DUPLICATE_IDENTITY:
 		d.grace = comeBack
@@ -326,13 +327,17 @@ func (j *leaveJob) patience(action bus.DelayedAction) time.Duration {
 	return min(j.timeout(), longestWait)
 }
 
-// departed takes a session's end: who left for good is gone at once.
+// departed takes a session's end: who left for good is gone at once. A leave that was handed over during the session may be the next one's,
+// which has yet to come: it is waited for as one that may come back.
 func (l *leaves) departed(ctx context.Context, d goodbye) {
 	now := time.Now()
 	for _, job := range l.of(d) {
 		job.here, job.grace = true, d.grace
 		if job.away.IsZero() {
 			job.away = now
+		}
+		if d.came.Before(job.known) {
+			job.grace = max(d.grace, job.known.Add(comeBack).Sub(job.away))
 		}
 	}
 	l.visit(ctx, now)

@@ -503,3 +503,46 @@ func TestAGoodbyeIsOfOneSession(t *testing.T) {
 		})
 	}
 }
+
+// TestALeaveWaitsForItsSession: the end of a session sends no leave that was handed over for the next one, which has yet to come.
+func TestALeaveWaitsForItsSession(t *testing.T) {
+	const lost, farewell, twice = signal.DisconnectReason_CONNECTION_TIMEOUT, signal.DisconnectReason_CLIENT_INITIATED, signal.DisconnectReason_DUPLICATE_IDENTITY
+	for _, c := range []struct {
+		name           string
+		identity, left string
+		came, known    time.Duration // before the session's end
+		reason         signal.DisconnectReason
+		within         time.Duration // that the leave waits
+	}{
+		{"the next one's, just handed over", "two", "one", time.Minute, time.Second, lost, comeBack - time.Second},
+		{"of one that is named alike", "one", "one", time.Minute, time.Second, lost, comeBack - time.Second},
+		{"after a farewell", "two", "one", time.Minute, time.Second, farewell, comeBack - time.Second},
+		{"that may come back itself", "two", "one", time.Minute, time.Second, twice, comeBack},
+		{"its own, handed over before", "one", "one", time.Second, 2 * time.Second, lost, 0},
+		{"its own, and a farewell", "one", "one", time.Second, 2 * time.Second, farewell, beginsAnew},
+		{"handed over long ago", "one", "one", time.Hour, comeBack, lost, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newTestLeaves(t)
+			row := ofDevice("D", c.identity)
+			l.put(t, row)
+			begun := time.Now()
+			l.reload(t.Context(), begun)
+			job := l.jobs[[2]string{"c", c.identity}]
+			job.known = begun.Add(-c.known)
+			job.busy = true // nobody is asked
+			l.leftCall(&Participant{
+				room: l.focus.rooms["c"], identity: c.left, user: row.UserID, device: row.DeviceID, came: begun.Add(-c.came), because: ending{reason: c.reason},
+			})
+			l.departed(t.Context(), <-l.left)
+			if c.within > 0 {
+				if got := l.due(job, begun.Add(c.within-time.Millisecond)); got != "" {
+					t.Errorf("before %v: got %q, want nothing", c.within, got)
+				}
+			}
+			if got := l.due(job, job.away.Add(c.within)); got != bus.DelayedSend {
+				t.Errorf("after %v: got %q, want %q", c.within, got, bus.DelayedSend)
+			}
+		})
+	}
+}
