@@ -49,7 +49,8 @@ type DelayedEvents struct{ s *Store }
 const (
 	delayedColumns = `delay_id, user_id, device_id, room_id, type, state_key, content, path, transaction_id, delay, since, due,
 		outcome, finished, event_id, error, sticky`
-	delayedInsert        = "INSERT INTO delayed_events (" + delayedColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+	delayedInsert = "INSERT INTO delayed_events (" + delayedColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)" +
+		" ON CONFLICT (user_id, device_id, room_id, path, transaction_id) WHERE transaction_id IS NOT NULL DO NOTHING"
 	delayedByID          = "SELECT " + delayedColumns + " FROM delayed_events WHERE delay_id = $1"
 	delayedOutcome       = "SELECT COALESCE(outcome, ''), true FROM delayed_events WHERE delay_id = $1"
 	delayedByTransaction = "SELECT " + delayedColumns + ` FROM delayed_events
@@ -85,17 +86,27 @@ func scanDelayed(row dbutil.Scannable) (*DelayedEvent, error) {
 	return d, nil
 }
 
-// Add writes a new one.
-func (t *DelayedEvents) Add(ctx context.Context, d *DelayedEvent) error {
+// Add writes a new one. If as many of the user's wait as most already, or the same request has made one, it writes nothing, and added is false.
+func (t *DelayedEvents) Add(ctx context.Context, d *DelayedEvent, most int) (added bool, err error) {
 	var stateKey any
 	if d.StateKey != nil {
 		stateKey = escape(*d.StateKey)
 	}
-	return t.s.Do(ctx, func(ctx context.Context) error {
-		_, err := t.s.exec(ctx, delayedInsert, d.ID, d.UserID, d.DeviceID, d.RoomID, escape(d.Type), stateKey, []byte(d.Content), d.Path,
+	err = t.s.Do(ctx, func(ctx context.Context) error {
+		added = false
+		if waiting, err := t.Count(ctx, d.UserID); err != nil || waiting >= most {
+			return err
+		}
+		result, err := t.s.exec(ctx, delayedInsert, d.ID, d.UserID, d.DeviceID, d.RoomID, escape(d.Type), stateKey, []byte(d.Content), d.Path,
 			nullable(d.TransactionID), d.Delay, d.Since, d.Due, nullable(d.Outcome), nullable(d.Finished), nullable(d.EventID), []byte(d.Error), d.Sticky)
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		added = n == 1
 		return err
 	})
+	return added && err == nil, err
 }
 
 // ByID gives one, or nil.

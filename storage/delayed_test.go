@@ -2,7 +2,11 @@ package storage
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
+
+	"maunium.net/go/mautrix/id"
 )
 
 func TestDelayedEventsAreSweptAndCounted(t *testing.T) {
@@ -11,8 +15,8 @@ func TestDelayedEventsAreSweptAndCounted(t *testing.T) {
 		ctx := t.Context()
 		for n := range int64(6) {
 			d := &DelayedEvent{ID: fmt.Sprint("d", n), UserID: "@alice:interior", RoomID: "!r", Type: "org.test", Content: []byte(`{}`), Delay: 10, Since: n, Due: 100 + n, Sticky: n}
-			if err := s.DelayedEvents.Add(ctx, d); err != nil {
-				t.Fatal(err)
+			if added, err := s.DelayedEvents.Add(ctx, d, 10); err != nil || !added {
+				t.Fatalf("added %v (%v), want it to be", added, err)
 			}
 			if n == 0 {
 				continue // it waits
@@ -45,6 +49,46 @@ func TestDelayedEventsAreSweptAndCounted(t *testing.T) {
 		}{"d0": {"", true}, "d5": {DelayedSent, true}, "d1": {"", false}, "none": {"", false}} {
 			if outcome, found, err := s.DelayedEvents.Outcome(ctx, delay); err != nil || outcome != want.outcome || found != want.found {
 				t.Errorf("%s: got %q, %v, %v, want %+v", delay, outcome, found, err, want)
+			}
+		}
+	})
+}
+
+// TestDelayedEventsAreAddedOnce: of what comes at once one is written for each request, and of one user's no more than may wait.
+func TestDelayedEventsAreAddedOnce(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, cfg Config) {
+		s := openStore(t, cfg)
+		for _, c := range []struct {
+			name        string
+			transaction func(n int) string
+			most, want  int
+		}{
+			{"the same", func(int) string { return "t" }, 100, 1},
+			{"the same that is the last", func(int) string { return "t" }, 1, 1},
+			{"others", func(n int) string { return fmt.Sprint("t", n) }, 100, 20},
+			{"state", func(int) string { return "" }, 100, 20},
+			{"more than may wait", func(n int) string { return fmt.Sprint("t", n) }, 7, 7},
+			{"more state than may wait", func(int) string { return "" }, 7, 7},
+		} {
+			user := id.UserID("@" + c.name)
+			var adding sync.WaitGroup
+			var added atomic.Int32
+			for n := range 20 {
+				adding.Go(func() {
+					d := &DelayedEvent{ID: fmt.Sprint(c.name, n), UserID: user, DeviceID: "D", RoomID: "!r", Type: "org.test", Content: []byte(`{}`), Path: "p", TransactionID: c.transaction(n)}
+					yes, err := s.DelayedEvents.Add(t.Context(), d, c.most)
+					if err != nil {
+						t.Errorf("%s: %v", c.name, err)
+					}
+					if yes {
+						added.Add(1)
+					}
+				})
+			}
+			adding.Wait()
+			waiting, err := s.DelayedEvents.Count(t.Context(), user)
+			if err != nil || waiting != c.want || int(added.Load()) != c.want {
+				t.Errorf("%s: %d wait and %d were added (%v), want %d", c.name, waiting, added.Load(), err, c.want)
 			}
 		}
 	})

@@ -97,14 +97,8 @@ const addedPatience = 5 * time.Second
 // Spec: MSC4140
 func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, delay time.Duration) (any, error) {
 	ctx := r.Context()
-	if p.TransactionID != "" {
-		known, err := h.store.DelayedEvents.ByTransaction(ctx, p.Sender, p.Device, roomID, p.Path, p.TransactionID)
-		if err != nil {
-			return nil, err
-		}
-		if known != nil {
-			return delayAnswer{known.ID}, nil
-		}
+	if answer, err := h.scheduled(ctx, roomID, p); answer != nil || err != nil {
+		return answer, err
 	}
 	if p.Content == nil {
 		var err error
@@ -116,14 +110,8 @@ func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, d
 	if err != nil {
 		return nil, err
 	}
-	if waiting >= h.cfg.MaxDelayed {
-		next, err := h.store.DelayedEvents.Next(ctx, p.Sender)
-		if err != nil {
-			return nil, err
-		}
-		refusal := rest.LimitExceeded(time.UnixMilli(next).Sub(h.now()))
-		refusal.Err = "Too many of your events wait to be sent"
-		return nil, refusal.WithExtraField("org.matrix.msc4140.errcode", "M_MAX_DELAYED_EVENTS_EXCEEDED")
+	if waiting >= h.cfg.MaxDelayed { // counted again as it is written
+		return h.forestalled(ctx, roomID, p)
 	}
 	if err := h.mustBeJoined(ctx, p.Sender, roomID); err != nil {
 		return nil, err
@@ -136,8 +124,12 @@ func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, d
 		ID: newDelayID(), UserID: p.Sender, DeviceID: p.Device, RoomID: roomID, Type: p.Type, StateKey: p.StateKey, Content: p.Content,
 		Path: p.Path, TransactionID: p.TransactionID, Sticky: p.Sticky, Delay: delay.Milliseconds(), Since: now, Due: now + delay.Milliseconds(),
 	}
-	if err := h.store.DelayedEvents.Add(ctx, d); err != nil {
+	added, err := h.store.DelayedEvents.Add(ctx, d, h.cfg.MaxDelayed)
+	if err != nil {
 		return nil, err
+	}
+	if !added {
+		return h.forestalled(ctx, roomID, p)
 	}
 	// It is written, whatever becomes of this: a holder of the timers that does not hear of it reads the row when it looks the next time.
 	ctx, cancel := context.WithTimeout(ctx, addedPatience)
@@ -146,6 +138,32 @@ func (h *Handlers) schedule(r *rest.Request, roomID id.RoomID, p bus.Proposal, d
 		zerolog.Ctx(ctx).Warn().Err(err).Msg("Timers not told of a delayed event, will read of it")
 	}
 	return delayAnswer{d.ID}, nil
+}
+
+// scheduled is the answer to a request that has made its event already; nil if it has not.
+func (h *Handlers) scheduled(ctx context.Context, roomID id.RoomID, p bus.Proposal) (any, error) {
+	if p.TransactionID == "" {
+		return nil, nil
+	}
+	known, err := h.store.DelayedEvents.ByTransaction(ctx, p.Sender, p.Device, roomID, p.Path, p.TransactionID)
+	if known == nil || err != nil {
+		return nil, err
+	}
+	return delayAnswer{known.ID}, nil
+}
+
+// forestalled is the answer where others of the user's requests came first: the same one, meanwhile, or as many as may wait.
+func (h *Handlers) forestalled(ctx context.Context, roomID id.RoomID, p bus.Proposal) (any, error) {
+	if answer, err := h.scheduled(ctx, roomID, p); answer != nil || err != nil {
+		return answer, err
+	}
+	next, err := h.store.DelayedEvents.Next(ctx, p.Sender)
+	if err != nil {
+		return nil, err
+	}
+	refusal := rest.LimitExceeded(time.UnixMilli(next).Sub(h.now()))
+	refusal.Err = "Too many of your events wait to be sent"
+	return nil, refusal.WithExtraField("org.matrix.msc4140.errcode", "M_MAX_DELAYED_EVENTS_EXCEEDED")
 }
 
 // delayedItem is a delayed event as its owner sees it.

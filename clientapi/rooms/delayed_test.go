@@ -2,9 +2,13 @@ package rooms_test
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -174,6 +178,54 @@ func TestDelayedEventsAreListedAndChecked(t *testing.T) {
 		}
 		alice.set(room, "state/org.test/many?org.matrix.msc4140.delay=1000000", m{}).fails(429, "M_LIMIT_EXCEEDED")
 	})
+}
+
+// TestDelayedEventsAtOnce: a client that asks again before it is answered is told of the one event, and many requests at once have no
+// more wait than one after the other.
+func TestDelayedEventsAtOnce(t *testing.T) {
+	s := start(t)
+	alice := s.register("alice")
+	room := alice.create(m{})
+	atOnce := func(n int, path func(n int) string) (ids map[string]int, refused int) {
+		t.Helper()
+		answers := make([]*answer, n)
+		var asking sync.WaitGroup
+		for n := range answers {
+			asking.Go(func() { answers[n] = alice.set(room, path(n)+"?org.matrix.msc4140.delay=1000000", m{}) })
+		}
+		asking.Wait()
+		ids = map[string]int{}
+		for _, a := range answers {
+			if a.code == http.StatusTooManyRequests {
+				a.fails(429, "M_LIMIT_EXCEEDED").has(`org\.matrix\.msc4140\.errcode`, "M_MAX_DELAYED_EVENTS_EXCEEDED")
+				refused++
+				continue
+			}
+			ids[a.ok().str("delay_id")]++
+		}
+		return ids, refused
+	}
+	same := func(round int) string {
+		t.Helper()
+		ids, refused := atOnce(16, func(int) string { return fmt.Sprint("send/org.test/same", round) })
+		if len(ids) != 1 || refused > 0 {
+			t.Fatalf("the same, %d: got %d events and %d refused, want one", round, len(ids), refused)
+		}
+		return slices.Collect(maps.Keys(ids))[0]
+	}
+	const rounds = 5
+	for round := range rounds {
+		same(round)
+	}
+	ids, refused := atOnce(110, func(n int) string { return fmt.Sprint("send/org.test/many", n) })
+	if want := 100 - rounds; len(ids) != want || refused != 110-want {
+		t.Errorf("many: got %d events and %d refused, want %d and %d", len(ids), refused, want, 110-want)
+	}
+	last := slices.Collect(maps.Keys(ids))[0]
+	for round := range rounds {
+		alice.post(delayedPath+"/"+last+"/cancel", nil).ok() // there is place for one again
+		last = same(rounds + round)
+	}
 }
 
 // TestDelayedEventsOfBarredAccounts: what an account has scheduled is not said any more once the account may not speak. That it has left a
