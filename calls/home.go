@@ -286,8 +286,8 @@ func (h *homes) reconcile(ctx context.Context) error {
 		live[r.name] = r
 	}
 	for _, call := range rows {
-		if live[call] == nil && !h.expected(call) {
-			if err := h.rows.Release(ctx, call, process); err != nil {
+		if live[call] == nil {
+			if err := h.giveUp(ctx, call, process); err != nil {
 				return err
 			}
 		}
@@ -305,6 +305,15 @@ func (h *homes) reconcile(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// giveUp takes its row from a call that is not here, and that nobody is about to join. It asks in that order: where a
+// call begins, it is a room and no longer expected at once, for whoever asks for rooms last.
+func (h *homes) giveUp(ctx context.Context, call, process string) error {
+	if h.expected(call) || len(h.focus.liveRooms(call)) > 0 {
+		return nil
+	}
+	return h.rows.Release(ctx, call, process)
 }
 
 // expected says whether somebody may be about to join a call that we took.

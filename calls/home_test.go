@@ -1,6 +1,8 @@
 package calls
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -16,8 +18,8 @@ import (
 	"chancery/storage/bus"
 )
 
-// newTestFoci starts two focus processes' worth of foci on one database and one NATS; tokens alone let people in.
-func newTestFoci(t *testing.T) (foci [2]*Focus, bases [2]string) {
+// openNATS starts a NATS server, and gives its address.
+func openNATS(t *testing.T) string {
 	t.Helper()
 	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
 	if err != nil {
@@ -28,7 +30,13 @@ func newTestFoci(t *testing.T) (foci [2]*Focus, bases [2]string) {
 	if !ns.ReadyForConnections(patience) {
 		t.Fatal("NATS did not start")
 	}
-	messages, store := openStore(t, bus.Config{URL: ns.ClientURL()})
+	return ns.ClientURL()
+}
+
+// newTestFoci starts two focus processes' worth of foci on one database and one NATS; tokens alone let people in.
+func newTestFoci(t *testing.T) (foci [2]*Focus, bases [2]string) {
+	t.Helper()
+	messages, store := openStore(t, bus.Config{URL: openNATS(t)})
 	for n := range foci {
 		var handler http.Handler
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
@@ -137,6 +145,55 @@ func TestADrainedFocusKeepsNothing(t *testing.T) {
 	join(t, bases[0], "four", "ann")
 	if len(foci[0].liveRooms("four")) != 1 {
 		t.Error("taken back, the drain goes on: a new call is not on the one that carries less")
+	}
+}
+
+// TestACallThatBeginsKeepsItsHome: while a focus gives up the row of a call that has ended, another begins for which it has one.
+func TestACallThatBeginsKeepsItsHome(t *testing.T) {
+	messages, store := openStore(t, bus.Config{URL: openNATS(t)})
+	config := testConfig()
+	config.Standalone, config.Path, config.RelayAddress = false, "/calls", "http://127.0.0.1:1"
+	f, err := New(t.Context(), config, "interior.test", store, messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.shut() })
+	const ended, begun = "a", "b" // rows are gone through in their order
+	for _, call := range []string{ended, begun} {
+		if _, err := f.homes.claim(t.Context(), call); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.homes.mu.Lock()
+	f.homes.claimed[ended] = time.Now().Add(-2 * claimLife)
+	f.homes.mu.Unlock()
+	reconciled := make(chan error, 1)
+	err = store.Do(t.Context(), func(context.Context) error { // nobody else writes meanwhile
+		go func() { reconciled <- f.homes.reconcile(t.Context()) }()
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) { // until it has asked about the first, and is to write
+			f.homes.mu.Lock()
+			_, expected := f.homes.claimed[ended]
+			f.homes.mu.Unlock()
+			if !expected {
+				break
+			}
+			if time.Now().After(end) {
+				return errors.New("the call that has ended is not given up")
+			}
+		}
+		_, err := f.room(begun, true)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-reconciled; err != nil {
+		t.Fatal(err)
+	}
+	for call, want := range map[string]bool{ended: false, begun: true} {
+		if home, err := f.homes.rows.Home(t.Context(), call); err != nil || (home != nil) != want {
+			t.Errorf("call %s: got home %v, %v, want one: %v", call, home, err, want)
+		}
 	}
 }
 
