@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -33,6 +32,7 @@ var (
 	errTwirpToken       = &twirpError{http.StatusUnauthorized, "unauthenticated", "invalid token"}
 	errTwirpUnmute      = &twirpError{http.StatusPreconditionFailed, "failed_precondition", "remote unmute is not enabled"}
 	errTwirpMalformed   = &twirpError{http.StatusBadRequest, "malformed", "the request could not be decoded"}
+	errTwirpNotWhole    = &twirpError{http.StatusBadRequest, "malformed", "the request did not arrive whole"}
 	errTwirpMethod      = &twirpError{http.StatusNotFound, "bad_route", "no such method"}
 )
 
@@ -48,8 +48,11 @@ func (f *Focus) serveRoomService(w http.ResponseWriter, r *http.Request) {
 		JSON: !strings.HasPrefix(r.Header.Get("Content-Type"), "application/protobuf"),
 	}
 	var err error
-	if q.Body, err = io.ReadAll(io.LimitReader(r.Body, maxTwirp)); err != nil {
+	switch q.Body, err = readBody(w, r, maxTwirp); {
+	case errors.Is(err, errTooLarge):
 		err = errTwirpMalformed
+	case err != nil:
+		err = errTwirpNotWhole
 	}
 	var out []byte
 	if err == nil {

@@ -36,6 +36,8 @@ const (
 	maxTokenRequest = 64 << 10
 	maxNameLength   = 255
 	openIDPatience  = 15 * time.Second
+	// bodyTime is how long a request's body may take to come.
+	bodyTime = 30 * time.Second
 )
 
 func (s *tokenService) routes(mux *http.ServeMux, base string) {
@@ -66,7 +68,7 @@ type tokenAnswer struct {
 }
 
 // endpoint is the adapter of the service's routes: CORS, method, errors as JSON.
-func (s *tokenService) endpoint(handle func(*http.Request) (any, error)) http.Handler {
+func (s *tokenService) endpoint(handle func(r *http.Request, body []byte) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		openToAll(w)
 		w.Header().Set("Access-Control-Allow-Methods", "POST")
@@ -80,8 +82,11 @@ func (s *tokenService) endpoint(handle func(*http.Request) (any, error)) http.Ha
 			answer(w, http.StatusMethodNotAllowed, &no)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxTokenRequest)
-		reply, err := handle(r)
+		var reply any
+		body, err := readBody(w, r, maxTokenRequest)
+		if err == nil {
+			reply, err = handle(r, body)
+		}
 		if err != nil {
 			no := s.respError(r.Context(), err)
 			tokensGiven.WithLabelValues("refused").Inc()
@@ -113,13 +118,30 @@ func (s *tokenService) respError(ctx context.Context, err error) mautrix.RespErr
 	return no
 }
 
-// decode reads a body; unknown fields are passed over.
-func decode(r *http.Request, into any) error {
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		return mautrix.MTooLarge.WithMessage("The request is too large")
+var (
+	errTooLarge = mautrix.MTooLarge.WithMessage("The request is too large")
+	errNotWhole = mautrix.MNotJSON.WithMessage("The request did not arrive whole")
+)
+
+// readBody gives a request's whole body. Where it does not come in time, the connection ends after the answer.
+func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
+	wire := http.NewResponseController(w)
+	_ = wire.SetReadDeadline(time.Now().Add(bodyTime)) // where there is no connection (a test's recorder) there is no deadline
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, errTooLarge // the deadline stays: net/http waits for some of the rest
+	case err != nil:
+		return nil, errNotWhole
 	}
-	if json.Unmarshal(raw, into) != nil {
+	_ = wire.SetReadDeadline(time.Time{})
+	return body, nil
+}
+
+// decode takes a body apart; unknown fields are passed over.
+func decode(body []byte, into any) error {
+	if json.Unmarshal(body, into) != nil {
 		return mautrix.MNotJSON.WithMessage("The request is not the JSON that was expected")
 	}
 	return nil
@@ -153,9 +175,9 @@ func (req *legacyRequest) check() error {
 
 // sfuGet handles POST /sfu/get.
 // Spec: MSC4195
-func (s *tokenService) sfuGet(r *http.Request) (any, error) {
+func (s *tokenService) sfuGet(r *http.Request, body []byte) (any, error) {
 	var req legacyRequest
-	if err := decode(r, &req); err != nil {
+	if err := decode(body, &req); err != nil {
 		return nil, err
 	}
 	if err := req.check(); err != nil {
@@ -195,10 +217,10 @@ func (req *memberRequest) check() error {
 	return req.whole()
 }
 
-// member reads the body of a newer route, and says for whom it is.
-func (s *tokenService) member(r *http.Request) (*memberRequest, bearer, error) {
+// member takes the body of a newer route apart, and says for whom it is.
+func (s *tokenService) member(r *http.Request, body []byte) (*memberRequest, bearer, error) {
 	var req memberRequest
-	if err := decode(r, &req); err != nil {
+	if err := decode(body, &req); err != nil {
 		return nil, bearer{}, err
 	}
 	if err := req.check(); err != nil {
@@ -217,8 +239,8 @@ func (s *tokenService) member(r *http.Request) (*memberRequest, bearer, error) {
 
 // getToken handles POST /get_token.
 // Spec: MSC4195
-func (s *tokenService) getToken(r *http.Request) (any, error) {
-	req, b, err := s.member(r)
+func (s *tokenService) getToken(r *http.Request, body []byte) (any, error) {
+	req, b, err := s.member(r, body)
 	if err != nil {
 		return nil, err
 	}
@@ -228,8 +250,8 @@ func (s *tokenService) getToken(r *http.Request) (any, error) {
 // delegate handles POST /delegate_delayed_leave. Clients that hear anything but 404 to a request without a body let their
 // leave wait for an hour, in the belief that we look after it (Element Call 0.26.1).
 // Spec: MSC4195
-func (s *tokenService) delegate(r *http.Request) (any, error) {
-	req, b, err := s.member(r)
+func (s *tokenService) delegate(r *http.Request, body []byte) (any, error) {
+	req, b, err := s.member(r, body)
 	if err != nil {
 		return nil, err
 	}
