@@ -69,13 +69,18 @@ func (a *allotment) charge(took time.Duration) time.Duration {
 	return a.work.ReserveN(now, int(min(took, workAtOnce))).DelayFrom(now)
 }
 
-// tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address.
+// tokenLimits bounds how often tokens are asked for: by each user, and in vain from each address; and how often other servers are
+// asked about them at once.
 type tokenLimits struct {
 	mu       sync.Mutex
 	users    map[string]*rate.Limiter
 	failures map[string]*rate.Limiter // by address, and the server that was named
 	abroad   map[string]*rate.Limiter // by address, whatever other server was named
+	underWay map[inquiry]int          // questions to other servers
 }
+
+// inquiry is for which address which other server is asked; empty: for any, or any of them.
+type inquiry struct{ address, server string }
 
 const (
 	userEvery    = 2 * time.Second // a user's tokens in the long run; one for each focus of a call, and again at reconnects
@@ -87,8 +92,20 @@ const (
 	maxRemembered = 20_000
 )
 
+// How many questions to other servers may be under way. A server that is well answers in milliseconds, so even many people behind one
+// address stay far below; one that never answers has each of its own open for openIDPatience.
+const (
+	underWayPair    = 32 // for one address, to one server
+	underWayAddress = 128
+	underWayServer  = 64
+	underWayAll     = 512
+	underWayPause   = time.Second // until there may be room again
+)
+
 func newTokenLimits() *tokenLimits {
-	return &tokenLimits{users: map[string]*rate.Limiter{}, failures: map[string]*rate.Limiter{}, abroad: map[string]*rate.Limiter{}}
+	return &tokenLimits{
+		users: map[string]*rate.Limiter{}, failures: map[string]*rate.Limiter{}, abroad: map[string]*rate.Limiter{}, underWay: map[inquiry]int{},
+	}
 }
 
 func (l *tokenLimits) limiter(in map[string]*rate.Limiter, key string, every time.Duration, burst int) *rate.Limiter {
@@ -141,6 +158,35 @@ func (l *tokenLimits) mayAskOther(address, server string) error {
 	return nil
 }
 
+// askOther counts a question to another server as under way, until done is called once; there are too many if that is refused.
+func (l *tokenLimits) askOther(address, server string) (done func(), err error) {
+	if l == nil {
+		return func() {}, nil
+	}
+	bounds := map[inquiry]int{
+		{address, server}: underWayPair, {address, ""}: underWayAddress, {"", server}: underWayServer, {}: underWayAll,
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for a, most := range bounds {
+		if l.underWay[a] >= most {
+			return nil, tooManyUntil(underWayPause)
+		}
+	}
+	for a := range bounds {
+		l.underWay[a]++
+	}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for a := range bounds {
+			if l.underWay[a]--; l.underWay[a] == 0 {
+				delete(l.underWay, a)
+			}
+		}
+	}, nil
+}
+
 // take counts one, or says when to come again.
 func take(l *rate.Limiter) error {
 	if l.Allow() {
@@ -151,7 +197,11 @@ func take(l *rate.Limiter) error {
 
 // tooMany is the refusal of what comes too soon.
 func tooMany(l *rate.Limiter) error {
-	wait := (1 - l.Tokens()) / float64(l.Limit()) // seconds
+	return tooManyUntil(time.Duration((1 - l.Tokens()) / float64(l.Limit()) * float64(time.Second)))
+}
+
+// tooManyUntil is the refusal of what may come again after a while.
+func tooManyUntil(wait time.Duration) error {
 	return mautrix.MLimitExceeded.WithMessage("Too many requests").WithStatus(http.StatusTooManyRequests).
-		WithExtraData(map[string]any{"retry_after_ms": max(int64(1000*wait), 1)})
+		WithExtraData(map[string]any{"retry_after_ms": max(wait.Milliseconds(), 1)})
 }

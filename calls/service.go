@@ -298,16 +298,21 @@ func (s *tokenService) hand(ctx context.Context, b bearer, d delay, strict bool)
 }
 
 // user says whose OpenID token this is, and for a user of ours of which device. Many people may share one address: a good token is not refused for what others have shown from
-// there. Only other servers are not asked in vain without end.
+// there. Only other servers are not asked in vain without end, nor without end at once.
 func (s *tokenService) user(r *http.Request, token openID) (id.UserID, id.DeviceID, error) {
 	address, other := s.clientAddress(r), token.ServerName != s.house.name
+	ctx, cancel := context.WithTimeout(r.Context(), openIDPatience)
+	defer cancel()
 	if other {
 		if err := s.limits.mayAskOther(address, token.ServerName); err != nil {
 			return "", "", err
 		}
+		done, err := s.limits.askOther(address, token.ServerName)
+		if err != nil {
+			return "", "", err
+		}
+		defer settled(ctx, done)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), openIDPatience)
-	defer cancel()
 	user, device, err := s.house.openIDUser(ctx, token)
 	if err != nil {
 		return "", "", err
@@ -320,6 +325,16 @@ func (s *tokenService) user(r *http.Request, token openID) (id.UserID, id.Device
 		return "", "", errUnauthorized.WithMessage("The OpenID token could not be verified")
 	}
 	return user, device, s.limits.mayAsk(user)
+}
+
+// settled calls done when a question that was asked with ctx is no longer under way. A client that hangs up does not end it: the
+// federation goes on asking for as long as ctx had.
+func settled(ctx context.Context, done func()) {
+	if until, ok := ctx.Deadline(); ok && ctx.Err() != nil {
+		time.AfterFunc(time.Until(until), done)
+		return
+	}
+	done()
 }
 
 // bearer is for whom a token is.
