@@ -48,7 +48,7 @@ func openDoor(ctx context.Context, name, address string, handler http.Handler, w
 	log := zerolog.Ctx(ctx).With().Str("door", name).Logger()
 	base, cancel := context.WithCancel(log.WithContext(context.WithoutCancel(ctx)))
 	return &door{name: name, listener: listener, cancel: cancel, server: &http.Server{
-		Handler:           handler,
+		Handler:           bounded(handler, unreadPatience),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
