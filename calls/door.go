@@ -217,30 +217,40 @@ func refuse(w http.ResponseWriter, err error) {
 
 // serveValidate handles GET /rtc/validate and /rtc/v1/validate: a browser cannot see why an upgrade failed, and asks here.
 func (f *Focus) serveValidate(w http.ResponseWriter, r *http.Request) {
+	if f.grants(w, r) {
+		openToAll(w)
+		_, _ = w.Write([]byte("success")) // as above
+	}
+}
+
+// grants says whether a join would be granted, and begins no call. If it would not, or another focus knows, the request has been answered.
+func (f *Focus) grants(w http.ResponseWriter, r *http.Request) bool {
 	e, err := f.enter(r)
 	if err == nil {
 		if f.elsewhere(w, r, e.claims.Video.Room, false) {
-			return
+			return false
 		}
 		err = f.wouldPlace(e)
 	}
 	if err != nil {
 		refuse(w, err)
-		return
+		return false
 	}
-	openToAll(w)
-	_, _ = w.Write([]byte("success")) // as above
+	return true
 }
 
-// serveSocket handles GET /rtc and /rtc/v1: the signalling socket of a join or a resume.
+// serveSocket handles GET /rtc and /rtc/v1: the signalling socket of a join or a resume. No call begins for a request that asks for no socket.
 func (f *Focus) serveSocket(w http.ResponseWriter, r *http.Request) {
+	if !signal.Asks(r) {
+		if f.grants(w, r) {
+			refuse(w, &refusal{http.StatusBadRequest, "no WebSocket: a proxy has to pass the headers Upgrade and Connection on"})
+		}
+		return
+	}
 	e, err := f.enter(r)
 	kind := "join"
 	if err == nil && e.join.Reconnect {
 		kind = "resume"
-	}
-	if err == nil && !signal.Asks(r) { // no call begins for one who cannot come in
-		err = &refusal{http.StatusBadRequest, "no WebSocket: a proxy has to pass the headers Upgrade and Connection on"}
 	}
 	if err == nil && !f.door.allow(e.claims.Video.Room, e.claims.Subject) {
 		err = &refusal{http.StatusTooManyRequests, "too many joins"}
