@@ -62,6 +62,28 @@ func TestWhatIsOfAHandshake(t *testing.T) {
 	}
 }
 
+// talker connects a client that has a data channel; sends says something on it, and waits until it has come.
+func talker(t *testing.T, e *Engine, set func(*webrtc.SettingEngine)) (g guest, sends func()) {
+	t.Helper()
+	came := make(chan struct{}, 4)
+	var channel *webrtc.DataChannel
+	g = join(t, e, set, false, func(g guest) {
+		g.peer.OnDataChannel(func(ch *webrtc.DataChannel) {
+			ch.OnMessage(func(webrtc.DataChannelMessage) { came <- struct{}{} })
+		})
+		var err error
+		channel, err = g.pc.CreateDataChannel("x", nil)
+		must(t, err)
+		channel.OnOpen(func() { came <- struct{}{} })
+	})
+	await(t, "an open channel", came)
+	return g, func() {
+		t.Helper()
+		must(t, channel.Send([]byte("still there")))
+		await(t, "data", came)
+	}
+}
+
 // A handshake that has no end is not listened to any more; the connection lives, and its data come through. Nobody ends it without its keys.
 func TestHandshakesAreBounded(t *testing.T) {
 	for _, c := range []struct {
@@ -70,18 +92,8 @@ func TestHandshakesAreBounded(t *testing.T) {
 		known bool
 	}{{"by UDP", nil, true}, {"by TCP", tcpOnly, true}, {"by UDP, from a place that is not known", nil, false}, {"by TCP, from a place that is not known", tcpOnly, false}} {
 		t.Run(c.name, func(t *testing.T) {
-			e, came := newEngine(t), make(chan struct{}, 4)
-			var channel *webrtc.DataChannel
-			g := join(t, e, c.set, false, func(g guest) {
-				g.peer.OnDataChannel(func(ch *webrtc.DataChannel) {
-					ch.OnMessage(func(webrtc.DataChannelMessage) { came <- struct{}{} })
-				})
-				var err error
-				channel, err = g.pc.CreateDataChannel("x", nil)
-				must(t, err)
-				channel.OnOpen(func() { came <- struct{}{} })
-			})
-			await(t, "an open channel", came)
+			e := newEngine(t)
+			g, sends := talker(t, e, c.set)
 			w := g.peer.in.wire
 			spent := w.handshakes.bytes.Load()
 			if spent == 0 || spent > handshakeMost/4 {
@@ -109,8 +121,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 			if takes(dtlsRecord(21, 0, 2)) == c.known {
 				t.Errorf("an alert in the clear is taken: %v, want %v", c.known, !c.known)
 			}
-			must(t, channel.Send([]byte("still there")))
-			await(t, "data after it", came)
+			sends()
 		})
 	}
 }
@@ -164,29 +175,17 @@ func (s *said) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // Whoever can say something from a client's address, and has not its keys, ends nothing by it.
 func TestNobodyHangsUpWithoutTheKeys(t *testing.T) {
-	e, came := newEngine(t), make(chan struct{}, 4)
-	from := listen(t, "127.0.0.1:0")
+	e, from := newEngine(t), listen(t, "127.0.0.1:0")
 	mux := webrtc.NewICEUDPMux(nil, from)
 	t.Cleanup(func() { _ = mux.Close() })
-	var channel *webrtc.DataChannel
-	g := join(t, e, func(s *webrtc.SettingEngine) { s.SetICEUDPMux(mux) }, false, func(g guest) {
-		g.peer.OnDataChannel(func(ch *webrtc.DataChannel) {
-			ch.OnMessage(func(webrtc.DataChannelMessage) { came <- struct{}{} })
-		})
-		var err error
-		channel, err = g.pc.CreateDataChannel("x", nil)
-		must(t, err)
-		channel.OnOpen(func() { came <- struct{}{} })
-	})
-	await(t, "an open channel", came)
+	g, sends := talker(t, e, func(s *webrtc.SettingEngine) { s.SetICEUDPMux(mux) })
 	goodbye := dtlsRecord(21, 0, 2)
 	goodbye[recordHeader] = 1 // a warning: that it closes
 	for i, said := range [][]byte{goodbye, dtlsRecord(23, 0, 2), dtlsRecord(26, 0, 2)} {
 		said[9] = byte(1 + i) // its number: none that has come
 		_, err := from.WriteToUDPAddrPort(said, e.UDP()[0])
 		must(t, err)
-		must(t, channel.Send([]byte("still there")))
-		await(t, "data after it", came)
+		sends()
 	}
 	if s := g.peer.ConnectionState(); s != webrtc.PeerConnectionStateConnected {
 		t.Errorf("the connection is %v", s)
