@@ -221,6 +221,14 @@ class Participant {
   sees(height, who, ms = 20000) {
     return until(`${this.name} sees ${height} lines of ${who}`, ms, async () => (await this.height(who)) === height);
   }
+  // resizes: its view of the camera of who becomes small, and large again; the layers of a camera of 720 lines follow, and go on.
+  async resizes(who) {
+    for (const [width, height, layer] of [[300, 168, 180], [1280, 720, 720]]) {
+      await this.ask((name, w, h) => window.call.resize(name, w, h), who, width, height);
+      await this.sees(layer, who);
+      await this.moving(who);
+    }
+  }
   others(n, ms = 5000) {
     return until(`${this.name} counts ${n} others`, ms, async () => (await this.ask(() => window.room.remoteParticipants.size)) === n);
   }

@@ -84,12 +84,7 @@ export const alone = {
     if (codec.toLowerCase() !== 'video/h264') throw new Error(`got ${codec}, want video/h264`);
     await a.ask(() => window.call.publish('screen'));
     await b.moving('ann', 40000, 'screen_share');
-    await b.ask(() => window.call.resize('ann', 300, 168));
-    await b.sees(180, 'ann');
-    await b.moving('ann');
-    await b.ask(() => window.call.resize('ann', 1280, 720));
-    await b.sees(720, 'ann');
-    await b.moving('ann');
+    await b.resizes('ann');
     const c = await stage.participant('cat', { secret: 'another', publish: false });
     const d = await stage.participant('dan', { secret, publish: false });
     await Promise.all([d.moving('ann'), d.moving('ann', 40000, 'screen_share')]);
@@ -103,11 +98,6 @@ export const alone = {
     await stage.participant('ann', { secret, resolution: 'h720' });
     const b = await stage.participant('bob', { secret, publish: false });
     await b.moving('ann');
-    await b.ask(() => window.call.resize('ann', 300, 168));
-    await b.sees(180, 'ann');
-    await b.moving('ann');
-    await b.ask(() => window.call.resize('ann', 1280, 720));
-    await b.sees(720, 'ann');
-    await b.moving('ann');
+    await b.resizes('ann');
   },
 };
