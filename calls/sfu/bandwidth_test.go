@@ -544,3 +544,32 @@ func TestBackSoon(t *testing.T) {
 		}
 	}
 }
+
+// A probe that is more than the line carries tells what it carries: there is no other way to that, where the next layer lies between.
+func TestAProbeThatIsTooMuch(t *testing.T) {
+	d := newDrive(t, 0)
+	d.least[1] = 275_000
+	d.up.Layer(1).rates.usual.Store(int64(d.least[1]))
+	d.down.SetWish(Wish{Quality: 0})
+	d.run(time.Second, nil)
+	d.road.bps = 360_000
+	e := &d.link.estimate
+	e.bounded, e.bps, e.probe.next = true, 310_000, d.now+1_000_000 // too little for both, and half as much again is too much
+	d.run(100*time.Millisecond, nil)
+	d.down.SetWish(Wish{Quality: 1})
+	d.run(400*time.Millisecond, nil)
+	if got := d.down.target.Load(); got != 0 {
+		t.Fatalf("got layer %d, want 0 before a probe", got)
+	}
+	d.run(time.Second, func(float64) {
+		if e.probe.proved > 0 {
+			t.Fatal("the first probe proved its rate")
+		}
+	})
+	if got := d.link.Numbers().Estimate; got < 335_000 || got > 360_000 {
+		t.Errorf("got an estimate of %d after the first probe, want nearly 360000", got)
+	}
+	if got := d.down.target.Load(); got != 1 {
+		t.Errorf("got layer %d, want 1", got)
+	}
+}

@@ -307,9 +307,7 @@ func (l *Downlink) steerLocked(now int64, at time.Time) (told []*DownTrack, next
 	l.line.Lock()
 	e := &l.estimate
 	if e.probe.running() && e.probe.over(now, e.acked) {
-		if proved := e.probe.end(now, e.acked); proved > 0 {
-			e.bps = max(e.bps, proved)
-		}
+		e.bps = max(e.bps, e.probe.end(now, e.acked))
 	}
 	bounded, budget, whole, most := e.bounded, e.budget(), e.bps, l.most
 	part := float64(max(e.budget()-l.voices, 0)) / 8 * repairPart

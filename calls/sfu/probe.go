@@ -59,6 +59,7 @@ const (
 	probeLeast = 1_000_000
 	probeMost  = 3_000_000
 	probeProof = 0.85   // of the rate must arrive
+	probeFull  = 0.95   // of what arrives of a probe on a full line is believed in
 	probeStep  = 40_000 // bits per second beyond what goes out anyway: two packets of padding, since less proves nothing
 )
 
@@ -118,14 +119,15 @@ func (p *probe) over(now int64, acked int) bool {
 // soon has the next probe begin now, whatever became of those before.
 func (p *probe) soon(now int64) { p.next, p.backoff = min(p.next, now), 0 }
 
-// end judges a probe that is over: what it has proved, 0 for nothing. The next comes soon after success.
-func (p *probe) end(now int64, acked int) (proved int) {
+// end judges a probe that is over: what the line has been seen to carry. The next comes soon after success. Of one that was more than the
+// line carries it is nearly what arrived: that came as fast as the line could.
+func (p *probe) end(now int64, acked int) (carries int) {
 	rate, measured, proven := p.rate, p.measured(acked), p.proven(acked)
 	p.rate = 0
 	if !proven {
 		p.backoff = min(max(p.backoff*3/2, probeLeast), probeMost)
 		p.next, p.proved = now+p.backoff, 0
-		return 0
+		return int(float64(paceOf(p.bits, p.last-p.first)) * probeFull)
 	}
 	p.backoff, p.next = 0, now+probeSoon
 	p.proved++
