@@ -90,7 +90,7 @@ func TestBrowser(t *testing.T) {
 	stage, key, secret := newOtherStage(t), os.Getenv("SFU_KEY"), os.Getenv("SFU_SECRET")
 	if stage == nil {
 		f, url := newTestFocus(t)
-		f.admit = ruledHouse{}
+		f.admit, f.refreshEvery = ruledHouse{}, 15*time.Second // so that a scenario sees more than a first new token
 		stage, key, secret = newStage(t, f, url), testKey, testSecret
 	}
 	cmd := exec.CommandContext(t.Context(), node, append([]string{"run.mjs"}, strings.Fields(os.Getenv("SCENARIOS"))...)...)

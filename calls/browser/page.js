@@ -82,16 +82,32 @@ function bare() {
   }
 }
 
-// canvas is a picture that moves, for a second track.
-function canvas(width, height, rate) {
+// asOne has the page's browser play all tracks of a participant as one stream: what it is told of their clocks keeps sound and picture together.
+function asOne() {
+  const { setRemoteDescription } = RTCPeerConnection.prototype;
+  RTCPeerConnection.prototype.setRemoteDescription = function ({ type, sdp }) {
+    return setRemoteDescription.call(this, { type, sdp: sdp.replace(/^(a=(?:ssrc:\d+ )?msid:PA_\w+)\|\w+/gm, '$1|all') });
+  };
+}
+
+// canvas is a picture that moves, for a second track. All of it changes, but it is simple, unless draw says otherwise.
+function canvas(width, height, rate, draw = simple) {
   const canvas = Object.assign(document.createElement('canvas'), { width, height });
   const c = canvas.getContext('2d');
   let n = 0;
-  setInterval(() => {
-    c.fillStyle = `hsl(${(n += 7) % 360} 90% 50%)`;
-    c.fillRect(0, 0, width, height);
-  }, 1000 / rate);
+  setInterval(() => draw(c, width, height, n++), 1000 / rate);
   return canvas.captureStream(rate).getVideoTracks()[0];
+}
+function simple(c, width, height, n) {
+  c.fillStyle = `hsl(${(n * 7) % 360} 90% 50%)`;
+  c.fillRect(0, 0, width, height);
+}
+// busy is as what a screen shows on which a film is played.
+function busy(c, width, height) {
+  for (let i = 0; i < 60; i++) {
+    c.fillStyle = `hsl(${Math.random() * 360} 90% 50%)`;
+    c.fillRect(Math.random() * width, Math.random() * height, width / 10, height / 10);
+  }
 }
 
 // tone is a sound without pauses, so that what was concealed can be counted. window.volume makes it louder and softer.
@@ -180,12 +196,13 @@ window.call = {
   // options: single peer connection; what to publish (true: camera and microphone); a shared secret to encrypt with, or keys of each
   // participant ([identity, secret, index], its own last: livekit-client 2.23.0 begins with the index that was set last); the
   // way to the focus (relay, tcp, turn); the codec, one behind it, and when that takes its place; a codec that the browser lacks; whether
-  // it lacks transport-wide feedback too.
-  async join(url, token, { single = true, publish = true, secret, keys, remb, adaptive = true, resolution = 'h360', codec = 'vp8', backup = false, policy, lacks, auto = true, pause, relay, tcp, turn } = {}) {
+  // it lacks transport-wide feedback too; whether it plays all of a participant as one stream.
+  async join(url, token, { single = true, publish = true, secret, keys, remb, adaptive = true, resolution = 'h360', codec = 'vp8', backup = false, policy, lacks, auto = true, pause, relay, tcp, turn, one } = {}) {
     useWay({ relay, tcp });
     if (turn) throughTURN(turn);
     if (lacks) without(lacks);
     if (remb) bare();
+    if (one) asOne();
     const options = {
       adaptiveStream: adaptive, dynacast: true, singlePeerConnection: single,
       publishDefaults: { simulcast: true, red: false, videoCodec: codec, backupCodec: backup && { codec: backup }, backupCodecPolicy: policy },
@@ -209,7 +226,7 @@ window.call = {
     room.on(RoomEvent.TrackMuted, (pub, p) => note('muted', p.identity));
     room.on(RoomEvent.TrackUnmuted, (pub, p) => note('unmuted', p.identity));
     room.on(RoomEvent.TrackUnpublished, (pub, p) => note('unpublished:' + pub.source, p.identity));
-    room.on(RoomEvent.DataReceived, (data, p) => note('data:' + new TextDecoder().decode(data), p?.identity));
+    room.on(RoomEvent.DataReceived, (data, p) => note('data:' + new TextDecoder().decode(data).trimEnd(), p?.identity));
     room.on(RoomEvent.ActiveSpeakersChanged, (list) => list.forEach((p) => note('speaks', p.identity)));
     room.on(RoomEvent.TrackStreamStateChanged, (pub, state, p) => note('stream ' + state, p.identity));
     room.on(RoomEvent.ConnectionQualityChanged, (q, p) => note('quality ' + q, p.identity));
@@ -246,8 +263,20 @@ window.call = {
     music: () => room.localParticipant.publishTrack(music(), { source: 'screen_share_audio', forceStereo: true }),
     // a camera that needs no device: Chromium's false one stands still now and then when two pages open it anew at once
     picture: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'camera' }),
+    film: () => room.localParticipant.publishTrack(canvas(640, 360, 15, busy), { source: 'screen_share', simulcast: false, screenShareEncoding: { maxBitrate: 300_000, maxFramerate: 15 } }),
     screen: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'screen_share', simulcast: false }),
   })[what](),
+  // flood sends so many lossy packets of so many bytes, evenly over so many milliseconds: they read 0, 1, and so on.
+  flood: async (n, bytes, ms) => {
+    const begun = Date.now();
+    for (let i = 0; i < n; i++) {
+      await room.localParticipant.publishData(new TextEncoder().encode(String(i).padEnd(bytes)), { reliable: false });
+      const due = begun + ((i + 1) * ms) / n;
+      if (due > Date.now()) await new Promise((done) => setTimeout(done, due - Date.now()));
+    }
+  },
+  // token is what the client would join with now.
+  token: () => room.engine.token,
   // many small pictures, one after the other
   many: async (n) => {
     for (let i = 0; i < n; i++) await room.localParticipant.publishTrack(canvas(160, 90, 4), { source: 'unknown', simulcast: false });

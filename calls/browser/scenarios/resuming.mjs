@@ -1,7 +1,6 @@
-import { atMost, pause, until, yardstick } from '../stage.mjs';
+import { atMost, named, pause, until, yardstick } from '../stage.mjs';
 
 const two = { single: false };
-const named = (name, options) => (options.single === false ? `${name}, two peer connections` : name);
 
 // Before it does anything the client waits at random, up to half a second: what it takes after that is measured, from when it says that it
 // reconnects. (livekit-client 2.23.0: DefaultReconnectPolicy)
@@ -137,6 +136,29 @@ export default {
   'a full reconnect when the client asks for it, with two peer connections': yardstick(anew('full-reconnect', 'a full reconnect', two)),
   'a full reconnect when the focus asks for it': anew('leave-full-reconnect', 'a full reconnect that the server asks for', {}),
   'a full reconnect when the focus asks for it, with two peer connections': anew('leave-full-reconnect', 'a full reconnect that the server asks for', two),
+  async 'a client is given new tokens, and comes back with them when its own has expired'(stage) {
+    const way = await stage.relay();
+    const given = stage.token('ann', {}, -56); // and the minute: four seconds
+    const a = await stage.participant('ann', { relay: way, token: given });
+    await stage.participant('bob');
+    await stage.all();
+    const expired = async () => (await fetch(`${stage.url.replace('ws', 'http')}/rtc/validate?access_token=${given}`)).status === 401;
+    await until('the first token has expired', 10000, expired);
+    const first = await a.ask(() => window.call.token());
+    if (first === given) throw new Error('ann has no token but the one that she came with');
+    const life = (token) => JSON.parse(Buffer.from(token.split('.')[1], 'base64url')).exp - Date.now() / 1000;
+    if (life(first) < 300) throw new Error(`ann's new token holds for ${life(first)} s: it ends before she is given another`);
+    await until('ann is given another', 30000, async () => (await a.ask(() => window.call.token())) !== first);
+    let since = Date.now();
+    await way.change({ cut: true });
+    await a.saw('reconnected', '', 15000, since);
+    await stage.all();
+    since = Date.now();
+    await a.simulate('full-reconnect');
+    await a.saw('reconnected', '', 15000, since);
+    await stage.all();
+    if (await a.ask(() => window.call.saw('disconnected'))) throw new Error('ann was sent away');
+  },
   async 'a socket lost during a resume'(stage) {
     for (const scenario of ['disconnect-signal-on-resume', 'disconnect-signal-on-resume-no-messages']) {
       stage.people.length = 0;
