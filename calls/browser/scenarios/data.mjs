@@ -1,4 +1,32 @@
-import { pause, until } from '../stage.mjs';
+import { atLeast, atMost, pause, until } from '../stage.mjs';
+
+// slow: of lossy data for somebody whose line is too narrow for them what it cannot carry is dropped. They do not wait in a queue, before
+// which reliable data would stand; and others get all.
+const slow = (options) => async (stage) => {
+  const way = await stage.relay();
+  const [a, b, c] = await Promise.all(['ann', 'bob', 'cat'].map((n) => stage.participant(n, { ...options, publish: false, relay: n === 'bob' ? way : undefined })));
+  await Promise.all(stage.people.map((p) => p.others(2)));
+  const got = (p) => p.ask(() => window.call.events.filter((e) => /^data:\d+$/.test(e.what)).map((e) => Number(e.what.slice(5))));
+  await way.change({ down: { kbps: 200 } });
+  const n = 1200;
+  await a.ask((count) => window.call.flood(count, 1000, 6000), n); // eight times what bob's line carries
+  const since = Date.now();
+  await a.say('after');
+  await c.saw('data:after', 'ann', 5000);
+  const soon = (await b.saw('data:after', 'ann', 40000)) - since;
+  await pause(1000);
+  const [few, all] = await Promise.all([b, c].map(got));
+  if (few.some((x, i) => i && x <= few[i - 1])) throw new Error(`bob got ${few}: not each once and in order`);
+  await way.change({ down: {} });
+  await until('bob gets lossy data again', 20000, async () => {
+    await a.say('again', { reliable: false });
+    return b.ask(() => window.call.saw('data:again', 'ann'));
+  });
+  atLeast('packets that cat got', all.length, n * 0.95);
+  atLeast('packets that bob got', few.length, 60);
+  atMost('packets that bob got', few.length, n / 2);
+  return `bob got ${few.length} of ${n}, cat ${all.length}; what bob must get came ${atMost('milliseconds until bob gets what is reliable', soon, 8000)} ms after it was said`;
+};
 
 export default {
   async 'data reach everybody, or those who are named'(stage) {
@@ -54,6 +82,8 @@ export default {
     const want = Array.from({ length: n }, (_, i) => i).join(' ');
     if (got !== want) throw new Error(`got ${got}, want ${want}`);
   },
+  'lossy data do not wait for who is slow': slow({}),
+  'lossy data do not wait for who is slow, with two peer connections': slow({ single: false }),
   async 'text streams and calls to a participant'(stage) {
     const [a, b] = await stage.participants(['ann', 'bob'], { publish: false });
     await Promise.all([a.others(1), b.others(1)]);
