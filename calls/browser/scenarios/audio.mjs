@@ -32,6 +32,47 @@ const voice = (options) => async (stage) => {
   return `of ten percent lost on the way up ${lost.map((l) => l.toFixed(1)).join(' and ')} % were concealed; ${with_.toFixed(0)} and ${bare.toFixed(0)} bytes a packet`;
 };
 
+// together: sound and picture stay together, by what the browser is told of their clocks, also when the picture takes another layer and when the
+// camera rests. Browsers play tracks together that are of one stream; ours are of one each, for which the page has to see.
+const together = (options) => async (stage) => {
+  const a = await stage.participant('ann', { resolution: 'h720', publish: ['camera', 'tone'], ...options });
+  const b = await stage.participant('bob', { publish: false, one: true, ...options });
+  await b.moving('ann');
+  // how far both are apart, and how old what is played is, in milliseconds. The clock of RTP begins in 1900.
+  const read = () => b.ask(async () => {
+    const [sound, picture] = (await Promise.all(['microphone', 'camera'].map((s) => window.call.received('ann', s)))).map((r) => r.estimatedPlayoutTimestamp);
+    return sound && picture && { apart: sound - picture, old: Date.now() + 2208988800000 - Math.min(sound, picture), young: Date.now() + 2208988800000 - Math.max(sound, picture) };
+  });
+  const notes = [];
+  const stay = async (when) => {
+    const worst = { apart: 0, old: 0, young: Infinity };
+    for (let i = 0; i < 4; i++) {
+      const got = await until(`${when}: bob's browser knows both clocks`, 10000, read);
+      worst.apart = Math.max(worst.apart, Math.abs(got.apart));
+      worst.old = Math.max(worst.old, got.old);
+      worst.young = Math.min(worst.young, got.young);
+      await pause(500);
+    }
+    atMost(`${when}: milliseconds apart`, worst.apart, 150);
+    atMost(`${when}: milliseconds old`, worst.old, 300);
+    atLeast(`${when}: milliseconds old at least`, worst.young, -20);
+    notes.push(`${when} ${worst.apart} ms apart, ${worst.young} to ${worst.old} old`);
+  };
+  await stay('at first');
+  for (const [width, height, layer] of [[300, 168, 180], [1280, 720, 720]]) {
+    await b.ask((w, h) => window.call.resize('ann', w, h), width, height);
+    await b.sees(layer, 'ann');
+    await stay(`with ${layer} lines`);
+  }
+  await a.ask(() => window.room.localParticipant.setCameraEnabled(false));
+  await b.saw('muted', 'ann');
+  await pause(2000);
+  await a.ask(() => window.room.localParticipant.setCameraEnabled(true));
+  await b.moving('ann');
+  await stay('after a rest');
+  return notes.join('; ');
+};
+
 export default {
   async 'a microphone is silent while nobody speaks'(stage) {
     const a = await stage.participant('ann', { publish: ['voice'] });
@@ -75,6 +116,8 @@ export default {
 };
 
 export const alone = {
+  'sound and picture stay together': together({}),
+  'sound and picture stay together, with two peer connections': together({ single: false }),
   async 'a voice leaves its copies at home where the line is narrow'(stage) {
     const way = await stage.relay();
     await stage.participant('ann', { publish: ['picture', 'voice'] });
