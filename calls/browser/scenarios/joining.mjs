@@ -1,9 +1,39 @@
-import { until, yardstick } from '../stage.mjs';
+import { named, until, yardstick } from '../stage.mjs';
+
+const tcpAlone = (options) => yardstick(async (stage) => {
+  const begun = Date.now();
+  const [a, b] = await stage.participants(['ann', 'bob'], { ...options, tcp: true });
+  await stage.all();
+  stage.figure(named('TCP alone: everybody sees and hears everybody', options), 'ms', Date.now() - begun);
+  const kinds = await Promise.all([a, b].map((p) => p.ask(() => window.call.protocol())));
+  if (kinds.some((k) => k !== 'tcp')) throw new Error(`got ${kinds}, want tcp`);
+});
 
 export default {
   async 'three see and hear each other'(stage) {
     await stage.participants(['ann', 'bob', 'cat']);
     await stage.all();
+  },
+  async 'a client is told how many are there'(stage) {
+    const [a, b] = [await stage.participant('ann', { publish: ['picture'] }), await stage.participant('bob', { publish: false })];
+    const counts = (n, publishers) => until(`ann and bob count ${n}, of whom ${publishers} publish`, 8000, async () => // told within five seconds
+      (await Promise.all([a, b].map((p) => p.ask((x, y) => window.room.numParticipants === x && window.room.numPublishers === y, n, publishers)))).every(Boolean));
+    await counts(2, 1);
+    const c = await stage.participant('cat', { publish: ['picture'] });
+    await counts(3, 2);
+    await c.ask(() => window.room.disconnect());
+    await counts(2, 1);
+  },
+  async 'no STUN or TURN server is named but ours'(stage) {
+    const { hostname } = new URL(stage.url);
+    for (const [name, single] of [['ann', true], ['bob', false]]) {
+      const p = await stage.participant(name, { single });
+      const urls = await p.ask(() => [window.room.engine.pcManager.publisher, window.room.engine.pcManager.subscriber].filter(Boolean)
+        .flatMap((t) => t.pc.getConfiguration().iceServers).flatMap((s) => s.urls));
+      if (!urls.length) throw new Error(`${name} is named none: a client may use its own then`);
+      const others = urls.filter((u) => u.replace(/^\w+:/, '').replace(/[:?].*/, '') !== hostname);
+      if (others.length) throw new Error(`${name} is named ${others}`);
+    }
   },
   async 'one and two peer connections meet'(stage) {
     await Promise.all([stage.participant('ann', { single: false }), stage.participant('bob', { single: false }), stage.participant('cat')]);
@@ -27,14 +57,8 @@ export default {
     const kind = await a.ask(() => window.call.protocol());
     if (kind !== 'tcp') throw new Error(`got ${kind}, want tcp`);
   },
-  'TCP alone suffices': yardstick(async (stage) => {
-    const begun = Date.now();
-    const [a, b] = await stage.participants(['ann', 'bob'], { tcp: true });
-    await stage.all();
-    stage.figure('TCP alone: everybody sees and hears everybody', 'ms', Date.now() - begun);
-    const kinds = await Promise.all([a, b].map((p) => p.ask(() => window.call.protocol())));
-    if (kinds.some((k) => k !== 'tcp')) throw new Error(`got ${kinds}, want tcp`);
-  }),
+  'TCP alone suffices': tcpAlone({}),
+  'TCP alone suffices, with two peer connections': tcpAlone({ single: false }),
 };
 
 // crowd lets a page that publishes nothing have all pictures of five others, more than a description of 256 KiB has sections for.

@@ -58,6 +58,31 @@ export const alone = {
     const all = atLeast('the share of frames once more are asked for', await share(30), 0.8);
     return `${few.toFixed(2)} and ${all.toFixed(2)} of the frames`;
   },
+  async 'a layer that its sender stops gives way to the next lower one, until it is there again'(stage) {
+    const a = await stage.participant('ann', { adaptive: false, resolution: 'h720' });
+    const b = await stage.participant('bob', { publish: false });
+    await b.moving('ann');
+    await b.ask(() => window.call.resize('ann', 1280, 720));
+    await b.sees(720, 'ann');
+    // as a browser does whose processor is too slow: the focus hears nothing of it
+    const sends = (highest) => a.ask(async (on) => {
+      const { sender } = window.room.localParticipant.getTrackPublication('camera').track;
+      const parameters = sender.getParameters();
+      parameters.encodings.find((e) => e.rid === 'f').active = on;
+      await sender.setParameters(parameters);
+    }, highest);
+    let begun = Date.now();
+    await sends(false);
+    await b.sees(360, 'ann');
+    const down = atMost('milliseconds until the lower layer is there', Date.now() - begun, 3000);
+    await b.moving('ann');
+    begun = Date.now();
+    await sends(true);
+    await b.sees(720, 'ann');
+    const up = Date.now() - begun;
+    await b.moving('ann');
+    return `the lower one after ${down} ms, the high one again after ${up} ms`;
+  },
   async 'a subscriber who says that its line is narrow'(stage) {
     await stage.participant('ann', { adaptive: false, resolution: 'h720' });
     const b = await stage.participant('bob', { publish: false });

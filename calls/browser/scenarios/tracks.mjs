@@ -115,6 +115,16 @@ export default {
   },
   'who publishes hears of the first who gets it': firstHeard({}),
   'who publishes hears of the first who gets it, with two peer connections': firstHeard({ single: false }),
+  async 'what a microphone does is told when it changes'(stage) {
+    const [a, b] = await Promise.all([stage.participant('ann', { publish: ['microphone'] }), stage.participant('bob', { publish: false })]);
+    await b.hears('ann');
+    const enhanced = 5; // TF_ENHANCED_NOISE_CANCELLATION
+    for (const [turn, want] of [['Enable', true], ['Disable', false]]) {
+      await a.ask((t) => window.room.localParticipant.getTrackPublication('microphone').track[`handleKrispNoiseFilter${t}`](), turn);
+      await until(`bob knows of it: ${want}`, 3000, () =>
+        b.ask((f, w) => window.room.remoteParticipants.get('ann').getTrackPublication('microphone').trackInfo.audioFeatures.includes(f) === w, enhanced, want));
+    }
+  },
   async 'who speaks is told'(stage) {
     const a = await stage.participant('ann', { publish: ['tone'] });
     const b = await stage.participant('bob', { publish: ['camera'] });
