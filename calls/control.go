@@ -218,29 +218,24 @@ func (f *Focus) sendOff(ctx context.Context, p *Participant) {
 	p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
 }
 
-// commanded does what a moderator asks for in an event of the room.
-func (f *Focus) commanded(ctx context.Context, e *storage.Event) error {
+// commanded does what a moderator asks for in an event of the room, whose rules these are.
+func (f *Focus) commanded(ctx context.Context, e *storage.Event, rules *roomRules) {
 	command, ok := policy.ParseCallCommand(contentOf(e))
-	if !ok || e.RedactedBy != "" || !f.has(e.RoomID) {
-		return nil
-	}
-	rules, err := f.house.rules(ctx, e.RoomID)
-	if err != nil || rules == nil || rules.levels == nil || f.house.externals.Name(e.Sender.Homeserver()) {
-		return err
+	if !ok || e.RedactedBy != "" || rules == nil || rules.levels == nil || f.house.externals.Name(e.Sender.Homeserver()) {
+		return
 	}
 	own := rules.levels.User(e.Sender)
 	if own < rules.levels.Event(policy.CallSettingsType, true) {
-		return nil
+		return
 	}
 	if command.Do != policy.CallEnd && command.UserID != e.Sender && rules.levels.User(command.UserID) >= own {
-		return nil // as with kicks
+		return // as with kicks
 	}
 	if f.late(e) {
 		zerolog.Ctx(ctx).Info().Stringer("event_id", e.ID).Msg("Command came after its call")
-		return nil
+		return
 	}
 	f.command(ctx, e.RoomID, command)
-	return nil
 }
 
 // commandSkew is how far another server's clock may be behind ours in a call that has just begun.

@@ -7,11 +7,9 @@ import (
 	"time"
 
 	"github.com/pion/webrtc/v4"
-	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/signal"
-	"chancery/storage"
 )
 
 // media takes the two tracks that come to c, by kind, once each has brought a packet.
@@ -257,12 +255,6 @@ func TestOrdersOfAnotherProcess(t *testing.T) {
 		f.rooms["c"].everyone.Store(&[]*Participant{p})
 		return p
 	}
-	order := func() {
-		t.Helper()
-		if err := f.house.store.CallOrders.Put(t.Context(), &storage.CallOrder{RoomID: room, Orders: []byte(`{}`), By: "@root:interior.test"}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, c := range []struct {
 		name    string
 		ordered bool
@@ -270,7 +262,7 @@ func TestOrdersOfAnotherProcess(t *testing.T) {
 	}{{"none", false, false}, {"the first", true, true}, {"the same", false, false}, {"another", true, true}, {"the same again", false, false}} {
 		p := present()
 		if c.ordered {
-			order()
+			l.order(t, room, `{}`)
 		}
 		if err := f.look(t.Context(), seen); err != nil {
 			t.Fatal(err)
@@ -289,20 +281,8 @@ func TestTheNewestRulingHolds(t *testing.T) {
 	l := newTestLeaves(t)
 	f, house, room, ann := l.focus, l.focus.house, id.RoomID("!a:interior.test"), id.UserID("@ann:finance.test")
 	f.ctx = t.Context()
-	err := house.store.RoomWriter(nil).WriteAndWait(&storage.RoomRows{
-		Line: &storage.Line{}, Room: room, Head: &storage.Room{ID: room, Version: "12"}, ServersBefore: []string{house.name},
-		Memberships: []*storage.Membership{{RoomID: room, UserID: ann, Membership: event.MembershipJoin, EventID: "$a", Sender: ann}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	binding := &Matrix{User: ann, Device: "D", Room: room}
-	order := func(orders string) {
-		t.Helper()
-		if err := house.store.CallOrders.Put(t.Context(), &storage.CallOrder{RoomID: room, Orders: []byte(orders), By: "@root:interior.test"}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	l.aRoom(t, room, ann)
+	order := func(orders string) { t.Helper(); l.order(t, room, orders) }
 	for _, c := range []struct {
 		name string
 		ask  func(p *Participant) func() // and gives what is to be done in p's goroutine
@@ -321,7 +301,7 @@ func TestTheNewestRulingHolds(t *testing.T) {
 			return func() { p.obey(v) }
 		}},
 	} {
-		p := newParticipant(f.rooms["c"], &entry{single: true, claims: &Claims{Matrix: binding}, join: &signal.Join{}, ruling: unbound})
+		p := l.inRoom(room, ann)
 		f.rooms["c"].everyone.Store(&[]*Participant{p})
 		order(`{"muted":["` + string(ann) + `"]}`)
 		older := c.ask(p)

@@ -39,23 +39,24 @@ var ErrNotAdmitted = errors.New("calls: not admitted")
 
 // Focus is the call focus of one process.
 type Focus struct {
-	config  Config
-	engine  *sfu.Engine
-	turn    *turn.Server
-	tokens  tokens
-	admit   admission
-	house   *house        // nil in a focus alone
-	service *tokenService // as well
-	handler http.Handler
-	door    doorLimit
-	roads   roads
-	refused sentAway
-	guests  guests
-	places  places
-	leaves  *leaves       // likewise
-	hooks   *hooks        // nil where nobody is told
-	ending  chan struct{} // closed when the focus begins to shut
-	began   time.Time
+	config    Config
+	engine    *sfu.Engine
+	turn      *turn.Server
+	tokens    tokens
+	admit     admission
+	house     *house        // nil in a focus alone
+	service   *tokenService // as well
+	handler   http.Handler
+	door      doorLimit
+	roads     roads
+	refused   sentAway
+	attention attention
+	guests    guests
+	places    places
+	leaves    *leaves       // likewise
+	hooks     *hooks        // nil where nobody is told
+	ending    chan struct{} // closed when the focus begins to shut
+	began     time.Time
 	// closeAfter is how long after somebody's last session what a crashed client left is closed.
 	closeAfter time.Duration
 	// refreshEvery is how often those inside get a new token, and are asked about anew.

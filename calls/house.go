@@ -88,13 +88,6 @@ func (h *house) admit(ctx context.Context, c *Claims) (ruling, error) {
 	if !joined {
 		return ruling{}, ErrNotAdmitted
 	}
-	here, err := h.store.Rooms.HasServer(ctx, m.Room, h.name)
-	if err != nil {
-		return ruling{}, fmt.Errorf("read servers: %w", err)
-	}
-	if !here {
-		return ruling{}, ErrNotAdmitted
-	}
 	if stands, err := h.stands(ctx, m); err != nil || !stands {
 		return ruling{}, cmp.Or(err, ErrNotAdmitted)
 	}
@@ -214,14 +207,14 @@ func (f *Focus) heard(ctx context.Context, c *storage.Change) error {
 			f.remove(ctx, func(p *Participant) bool { return p.user == c.UserID })
 		}
 	case storage.MembershipNews:
-		return f.membershipChanged(ctx, c.Membership)
+		f.membershipChanged(ctx, c.Membership)
 	case storage.StateNews:
 		if c.State != nil && isRule(c.State.Key) {
-			return f.rejudge(ctx, c.RoomID)
+			f.heed(ctx, c.RoomID, newRules)
 		}
 	case storage.EventNews:
 		if c.Event != nil && c.Event.Type == policy.CallCommandType {
-			return f.commanded(ctx, c.Event)
+			f.heed(ctx, c.Event.RoomID, newCommand(c.Event))
 		}
 	}
 	return nil
@@ -246,22 +239,17 @@ func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.Devic
 }
 
 // membershipChanged ends the sessions of who is no longer joined; with our last user the call has no home here any more.
-func (f *Focus) membershipChanged(ctx context.Context, m *storage.Membership) error {
+func (f *Focus) membershipChanged(ctx context.Context, m *storage.Membership) {
 	if m == nil || m.Membership == event.MembershipJoin {
-		return nil
+		return
 	}
-	f.remove(ctx, func(p *Participant) bool { return p.user == m.UserID && p.matrixRoom == m.RoomID })
-	if m.UserID.Homeserver() != f.house.name || !f.has(m.RoomID) {
-		return nil
+	gone := f.present(func(p *Participant) bool { return p.user == m.UserID && p.matrixRoom == m.RoomID })
+	for _, p := range gone {
+		f.sendOff(ctx, p)
 	}
-	here, err := f.house.store.Rooms.HasServer(ctx, m.RoomID, f.house.name)
-	if err != nil {
-		return err
+	if m.UserID.Homeserver() == f.house.name {
+		f.heed(ctx, m.RoomID, newRules)
 	}
-	if !here {
-		f.remove(ctx, func(p *Participant) bool { return p.matrixRoom == m.RoomID })
-	}
-	return nil
 }
 
 // remove ends the sessions for which which is true.

@@ -62,11 +62,14 @@ func isRule(key storage.Key) bool {
 	return false
 }
 
-// rules reads what holds in the room now, never from a cache. It is nil for a room that we do not have.
+// rules reads what holds in the room now, never from a cache. It is nil for a room that we do not have, or that our server is not in.
 func (h *house) rules(ctx context.Context, roomID id.RoomID) (*roomRules, error) {
 	room, err := h.store.Rooms.ByID(ctx, roomID)
 	if err != nil || room == nil {
 		return nil, wrap(err, "read room")
+	}
+	if here, err := h.store.Rooms.HasServer(ctx, roomID, h.name); err != nil || !here {
+		return nil, wrap(err, "read servers")
 	}
 	asked := make([]storage.Lookup, len(ruleKeys))
 	for i, key := range ruleKeys {
