@@ -147,3 +147,19 @@ func TestARoomIsHeardAgain(t *testing.T) {
 		t.Fatal("the room was not heard once its rules could be read")
 	}
 }
+
+// TestOldNewsOfAMembership: who was kicked and has come back by the time that the kick is heard of is let be.
+func TestOldNewsOfAMembership(t *testing.T) {
+	l := newTestLeaves(t)
+	f, room, ann, ben := l.focus, id.RoomID("!a:interior.test"), id.UserID("@ann:finance.test"), id.UserID("@ben:finance.test")
+	l.aRoom(t, room, ann)
+	f.ctx = t.Context()
+	back, kicked := l.inRoom(room, ann), l.inRoom(room, ben)
+	f.rooms["c"].everyone.Store(&[]*Participant{back, kicked})
+	for _, user := range []id.UserID{ann, ben} {
+		f.hears(t, &storage.Change{Kind: storage.MembershipNews, RoomID: room, Membership: &storage.Membership{RoomID: room, UserID: user, Membership: event.MembershipLeave}})
+	}
+	if back.ended() || !kicked.ended() {
+		t.Errorf("who has come back is out: %v, who has not: %v; want false and true", back.ended(), kicked.ended())
+	}
+}

@@ -238,12 +238,20 @@ func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.Devic
 	return nil
 }
 
-// membershipChanged ends the sessions of who is no longer joined; with our last user the call has no home here any more.
+// membershipChanged ends the sessions of who is no longer joined; with our last user the call has no home here any more. Who was let in again
+// before we came to the news stays: that is asked of the row, and if it does not answer the news counts.
 func (f *Focus) membershipChanged(ctx context.Context, m *storage.Membership) {
 	if m == nil || m.Membership == event.MembershipJoin {
 		return
 	}
 	gone := f.present(func(p *Participant) bool { return p.user == m.UserID && p.matrixRoom == m.RoomID })
+	if len(gone) > 0 {
+		asking, cancel := context.WithTimeout(ctx, patrolEvery)
+		defer cancel()
+		if joined, err := f.house.store.Memberships.Joined(asking, m.RoomID, m.UserID); err == nil && joined {
+			return
+		}
+	}
 	for _, p := range gone {
 		f.sendOff(ctx, p)
 	}
