@@ -213,8 +213,12 @@ func (f *Focus) heard(ctx context.Context, c *storage.Change) error {
 			f.heed(ctx, c.RoomID, newRules)
 		}
 	case storage.EventNews:
-		if c.Event != nil && c.Event.Type == policy.CallCommandType {
+		switch {
+		case c.Event == nil:
+		case c.Event.Type == policy.CallCommandType:
 			f.heed(ctx, c.Event.RoomID, newCommand(c.Event))
+		case c.Event.Type == event.EventRedaction.Type: // maybe of a rule
+			f.heed(ctx, c.Event.RoomID, newRules)
 		}
 	}
 	return nil
