@@ -185,7 +185,8 @@ func (f *Focus) serveHouse(ctx context.Context) error {
 // follow ends the sessions of those who may no longer be in a call, and has those who may obey their rooms, until ctx ends.
 func (f *Focus) follow(ctx context.Context) error {
 	return f.house.store.Follow(ctx, storage.Follower{
-		Kinds: []storage.Kind{storage.MembershipNews, storage.DeviceEndedNews, storage.StateNews, storage.EventNews, storage.ValidityNews},
+		Kinds:    []storage.Kind{storage.MembershipNews, storage.DeviceEndedNews, storage.StateNews, storage.EventNews, storage.ValidityNews},
+		Patience: patrolEvery, // once the database is back, so are we
 		Handle: func(ctx context.Context, news []storage.Change, _ storage.Position) error {
 			for i := range news {
 				if err := f.heard(ctx, &news[i]); err != nil {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -23,6 +24,8 @@ type Follower struct {
 	// news may be empty. It is called again with the same news if it fails, after a pause.
 	// The slice is shared: read only.
 	Handle func(ctx context.Context, news []Change, upTo Position) error
+	// Patience is how long the pause after a failure becomes at most. 0: ten seconds.
+	Patience time.Duration
 	// Settled says up to where the news need not come again after a crash, for a follower that hands its work on. It is asked
 	// before the cursor is saved. Nil: what was handled is settled.
 	Settled func() Position
@@ -36,8 +39,13 @@ func (f *Follower) settled(at Position) Position {
 	return min(at, f.Settled())
 }
 
-// saveEvery is how often a cursor is written at most.
-const saveEvery = time.Second
+const (
+	// saveEvery is how often a cursor is written at most.
+	saveEvery = time.Second
+	// firstPause is that after a follower's first failure; it doubles until longestPause.
+	firstPause   = 100 * time.Millisecond
+	longestPause = 10 * time.Second
+)
 
 // Follow reads the stream for f until ctx ends, and then returns nil. News comes at least
 // once: after a crash the last second may come again. A new name begins at the head.
@@ -66,7 +74,7 @@ func (s *Store) Follow(ctx context.Context, f Follower) error {
 	}
 	// At a stop the cursor is saved though ctx has ended.
 	defer func() { save(context.WithoutCancel(ctx)) }()
-	pause := 100 * time.Millisecond
+	pause := firstPause
 	for ctx.Err() == nil {
 		head, moved := s.Moved()
 		if at >= head {
@@ -93,10 +101,10 @@ func (s *Store) Follow(ctx context.Context, f Follower) error {
 			case <-ctx.Done():
 			case <-time.After(pause):
 			}
-			pause = min(2*pause, 10*time.Second)
+			pause = min(2*pause, cmp.Or(f.Patience, longestPause))
 			continue
 		}
-		pause = 100 * time.Millisecond
+		pause = firstPause
 		at = to
 		if time.Since(savedAt) > saveEvery {
 			save(ctx)

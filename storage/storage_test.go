@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -307,6 +308,32 @@ func TestATurnWritesTheRoom(t *testing.T) {
 			t.Errorf("the tables tell %d changes (%v), the tail %d", len(again), err, len(news))
 		}
 	})
+}
+
+// TestAFollowersPatience: however often it failed, a follower that must not wait tries again as soon as it says.
+func TestAFollowersPatience(t *testing.T) {
+	s := openStore(t, Config{Database: filepath.Join(t.TempDir(), "test.db")})
+	const failures = 50
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	tried := 0
+	room := id.RoomID("!r:interior")
+	err := s.Follow(ctx, Follower{Patience: 10 * time.Millisecond,
+		Started: func(Position) {
+			if err := s.RoomWriter(nil).WriteAndWait(&RoomRows{Line: &Line{}, Room: room, Events: []*Event{anEvent(s, t, room)}, News: []bool{true}}); err != nil {
+				t.Error(err)
+			}
+		},
+		Handle: func(context.Context, []Change, Position) error {
+			if tried++; tried <= failures {
+				return errors.New("the database is away")
+			}
+			stop()
+			return nil
+		}})
+	if err != nil || tried != failures+1 {
+		t.Errorf("tried %d times within five seconds (%v), want %d", tried, err, failures+1)
+	}
 }
 
 func TestAFollowerGoesOnWhereItStopped(t *testing.T) {
