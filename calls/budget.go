@@ -200,7 +200,7 @@ func (r *Room) seat(c *Claims, v *ruling) error {
 // a focus that is no more.
 func (r *Room) returns(c *Claims) bool {
 	now := time.Now()
-	return c.inside(now) && !r.left.since(c.Subject, c.given(), now)
+	return c.inside(now) && !r.left.since(c.Subject, c.given(), now) && !r.left.sentSince(c.user(), c.given(), now)
 }
 
 // maxSessions bounds in how many places of one call a user is: what a session calls itself is the client's choice.

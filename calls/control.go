@@ -212,8 +212,14 @@ func (f *Focus) present(which func(*Participant) bool) (found []*Participant) {
 	return found
 }
 
-// sendOff ends a session whose bearer may no longer be there.
+// sendOff ends a session of a user who may no longer be there.
 func (f *Focus) sendOff(ctx context.Context, p *Participant) {
+	p.room.left.noteSent(p.user, time.Now())
+	p.dismiss(ctx)
+}
+
+// dismiss ends a session that may no longer be there.
+func (p *Participant) dismiss(ctx context.Context) {
 	zerolog.Ctx(ctx).Info().Str("participant", p.sid).Str("call", p.room.sid).Msg("Participant removed from the call")
 	p.end(signal.DisconnectReason_PARTICIPANT_REMOVED, signal.Leave_DISCONNECT)
 }

@@ -237,7 +237,7 @@ func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.Devic
 			ended = !left
 		}
 		if ended {
-			f.sendOff(ctx, p)
+			p.dismiss(ctx)
 		}
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"chancery/calls/signal"
 	"chancery/storage"
 )
@@ -14,7 +16,8 @@ import (
 // leavers remembers who has left a call for good, while tokens say that they are in it: to a locked call they do not come back.
 type leavers struct {
 	mu    sync.Mutex
-	known map[string]leaver // by identity
+	known map[string]leaver       // by identity
+	sent  map[id.UserID]time.Time // who was sent out, whatever else they call themselves
 }
 
 type leaver struct {
@@ -30,6 +33,25 @@ func (l *leavers) note(identity, reason string, now time.Time) {
 	}
 	maps.DeleteFunc(l.known, func(_ string, known leaver) bool { return now.Sub(known.at) > insideFor })
 	l.known[identity] = leaver{now, reason}
+}
+
+// noteSent notes that a user was sent out of the call. A device whose line was lost before that has a token that says it is inside.
+func (l *leavers) noteSent(user id.UserID, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sent == nil {
+		l.sent = map[id.UserID]time.Time{}
+	}
+	maps.DeleteFunc(l.sent, func(_ id.UserID, at time.Time) bool { return now.Sub(at) > insideFor })
+	l.sent[user] = now
+}
+
+// sentSince says whether a user was sent out since then, as since does.
+func (l *leavers) sentSince(user id.UserID, then, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, ok := l.sent[user]
+	return ok && (at.After(then) || then.After(now.Add(tokenSkew)))
 }
 
 // since says whether somebody has left for good since then. If that is still to come, the clock was set back meanwhile, and nobody knows.
@@ -67,10 +89,15 @@ func (h *house) recall(ctx context.Context, c *Claims) error {
 	if err != nil {
 		return fmt.Errorf("read call records: %w", err)
 	}
+	known := false
 	for _, r := range newest {
-		if r.Call == c.Video.Room && r.DeviceID == c.Matrix.Device {
-			c.Again = !forGood(r.Reason, time.Since(time.UnixMilli(r.Ended)))
-			break
+		ended := time.UnixMilli(r.Ended)
+		switch {
+		case r.Call != c.Video.Room:
+		case r.DeviceID == c.Matrix.Device && !known:
+			known, c.Again = true, !forGood(r.Reason, time.Since(ended))
+		case r.Reason == signal.DisconnectReason_PARTICIPANT_REMOVED.String() && ended.After(c.given()): // with another device
+			known, c.Again = true, false
 		}
 	}
 	return nil

@@ -17,6 +17,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"chancery/calls/signal"
+	"chancery/roomserver/policy"
+	"chancery/storage"
 )
 
 // strictHouse lets everybody in, and moderators alone where it is locked.
@@ -120,6 +122,62 @@ func TestWhoReturnsToALockedCall(t *testing.T) {
 	}
 	if _, got := enters(t, base, seatToken(t, "@gus:x", "D", true, -time.Hour)); got != 403 {
 		t.Errorf("who was removed, with what he had before the clock was set back: got %d, want 403", got)
+	}
+}
+
+// TestTheSentOutHaveNoOtherName: somebody who was sent out of a locked call does not come back with what another device of theirs had, whose
+// line was lost before. A device that was signed out is no reason to keep the others out.
+func TestTheSentOutHaveNoOtherName(t *testing.T) {
+	house := &strictHouse{}
+	f, base := newTestFocus(t)
+	f.admit = house
+	enters(t, base, seatToken(t, "@ann:x", "D", false, 0))
+	enters(t, base, seatToken(t, "@gus:x", "D", false, 0))
+	enters(t, base, seatToken(t, "@ida:x", "D", false, 0))
+	house.locked.Store(true)
+	room := f.liveRooms("room")[0]
+	f.command(t.Context(), "!room:x", policy.CallCommand{Do: policy.CallRemove, UserID: "@gus:x"})
+	room.find("@ida:x:D").dismiss(t.Context())
+	for deadline := time.Now().Add(patience); len(*room.everyone.Load()) > 1; time.Sleep(time.Millisecond) { // until both are out
+		if time.Now().After(deadline) {
+			t.Fatal("who was sent out is still in the call")
+		}
+	}
+	if _, got := enters(t, base, seatToken(t, "@gus:x", "E", true, time.Minute)); got != 403 {
+		t.Errorf("with another device's: got %d, want 403", got)
+	}
+	if _, got := enters(t, base, seatToken(t, "@ida:x", "E", true, time.Minute)); got != 0 {
+		t.Errorf("where another device was signed out: got %d, want a welcome", got)
+	}
+}
+
+// TestRecordsTellOfTheSentOut is the same where the focus that knew is no more.
+func TestRecordsTellOfTheSentOut(t *testing.T) {
+	l := newTestLeaves(t)
+	now := time.Now()
+	for name, c := range map[string]struct {
+		removed time.Duration // ago, with another device
+		again   bool
+	}{"since it was inside": {10 * time.Second, false}, "before": {2 * time.Minute, true}} {
+		user := id.NewUserID(strings.Fields(name)[0], "x")
+		lost := storage.CallRecord{Session: name + " E", Call: "c", RoomID: "!room:x", UserID: user, DeviceID: "E", Focus: "FO_1", CallSID: "RM_1", Rule: "member",
+			Joined: now.Add(-time.Hour).UnixMilli(), Ended: now.Add(-30 * time.Second).UnixMilli(), Reason: signal.DisconnectReason_SIGNAL_CLOSE.String()}
+		removed := lost
+		removed.Session, removed.DeviceID = name+" D", "D"
+		removed.Ended, removed.Reason = now.Add(-c.removed).UnixMilli(), signal.DisconnectReason_PARTICIPANT_REMOVED.String()
+		if err := l.house.store.CallRecords.Put(t.Context(), &lost, &removed); err != nil {
+			t.Fatal(err)
+		}
+		claims := &Claims{
+			RegisteredClaims: jwt.RegisteredClaims{NotBefore: jwt.NewNumericDate(now.Add(-time.Minute - tokenSkew))},
+			Video:            Grant{Room: "c"}, Matrix: &Matrix{User: user, Device: "E", Room: "!room:x"}, Again: true,
+		}
+		if err := l.house.recall(t.Context(), claims); err != nil {
+			t.Fatal(err)
+		}
+		if claims.Again != c.again {
+			t.Errorf("sent out %s: may come back %v, want %v", name, claims.Again, c.again)
+		}
 	}
 }
 
