@@ -246,7 +246,13 @@ func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.Devic
 // membershipChanged ends the sessions of who is no longer joined; with our last user the call has no home here any more. Who was let in again
 // before we came to the news stays: that is asked of the row, and if it does not answer the news counts.
 func (f *Focus) membershipChanged(ctx context.Context, m *storage.Membership) {
-	if m == nil || m.Membership == event.MembershipJoin {
+	switch {
+	case m == nil:
+		return
+	case m.Membership == event.MembershipJoin:
+		if m.UserID.Homeserver() == f.house.name {
+			f.comesBack(m)
+		}
 		return
 	}
 	gone := f.present(func(p *Participant) bool { return p.user == m.UserID && p.matrixRoom == m.RoomID })

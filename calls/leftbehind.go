@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"math"
 	"slices"
@@ -17,7 +18,8 @@ import (
 	"chancery/storage/bus"
 )
 
-// A client that crashed without having handed its leave over has left behind the word that it is in the call.
+// A client that crashed without having handed its leave over has left behind the word that it is in the call, and so has one whose user was
+// kicked out of the room: the room then takes nothing of it any more.
 
 // closeAfter is how long after somebody's last session in a call what it left behind is looked for.
 const closeAfter = 20 * time.Second
@@ -36,7 +38,7 @@ func (f *Focus) closes(p *Participant) {
 	if p.user == "" || f.guestServer(p.user) != "" {
 		return
 	}
-	d, room := goodbye{call: p.room.name, identity: p.identity, user: p.user, device: p.device}, p.matrixRoom
+	d := leftBehind{p.matrixRoom, p.user, p.device, math.MaxInt64}
 	f.live.Go(func() {
 		wait := time.NewTimer(f.closeAfter)
 		defer wait.Stop()
@@ -47,15 +49,48 @@ func (f *Focus) closes(p *Participant) {
 		}
 		ctx, cancel := context.WithTimeout(f.ctx, actTime)
 		defer cancel()
-		if err := f.closeMembership(ctx, room, d); err != nil {
+		if err := f.closeMembership(ctx, d); err != nil {
 			zerolog.Ctx(ctx).Debug().Err(err).Stringer("user_id", d.user).Msg("What was left of a call was not closed")
 		}
 	})
 }
 
+// comesBack takes back what a user of ours had said of calls before the room took it in again: nobody could, from the kick until then.
+func (f *Focus) comesBack(m *storage.Membership) {
+	f.live.Go(func() {
+		ctx, cancel := context.WithTimeout(f.ctx, actTime+f.closeAfter)
+		defer cancel()
+		devices, err := f.house.devicesOnce(ctx, m.RoomID, m.UserID)
+		if err == nil && len(devices) > 0 {
+			wait := time.NewTimer(f.closeAfter) // it may be in the call again
+			defer wait.Stop()
+			select {
+			case <-f.ending:
+				return
+			case <-wait.C:
+			}
+		}
+		for _, device := range devices {
+			err = errors.Join(err, f.closeMembership(ctx, leftBehind{m.RoomID, m.UserID, device, m.Event}))
+		}
+		if err != nil {
+			zerolog.Ctx(ctx).Debug().Err(err).Stringer("user_id", m.UserID).Msg("What was left of a call before a kick was not closed")
+		}
+	})
+}
+
+// leftBehind is what a device may have left behind in a room: a word that is older than the event of this number.
+type leftBehind struct {
+	room   id.RoomID
+	user   id.UserID
+	device id.DeviceID
+	before int64
+}
+
 // closeMembership sends the leave that waits, if the device has one, and otherwise empties the state that names it. Who says that its
 // media are at another focus has only stopped watching here, and is in the call.
-func (f *Focus) closeMembership(ctx context.Context, room id.RoomID, d goodbye) error {
+func (f *Focus) closeMembership(ctx context.Context, d leftBehind) error {
+	room := d.room
 	back, err := f.house.deviceInside(ctx, room, d.user, d.device)
 	if err != nil || back {
 		return err
@@ -74,7 +109,7 @@ func (f *Focus) closeMembership(ctx context.Context, room id.RoomID, d goodbye) 
 		}
 		if here, err := f.names(ctx, membership); err != nil {
 			return err
-		} else if here {
+		} else if here && membership.Number < d.before {
 			closed.WithLabelValues("sent").Inc()
 			return f.house.delayed(ctx, f.house.name, e.ID, bus.DelayedSend)
 		}
@@ -84,7 +119,7 @@ func (f *Focus) closeMembership(ctx context.Context, room id.RoomID, d goodbye) 
 		if err != nil {
 			return err
 		}
-		if e == nil || e.Sender != d.user {
+		if e == nil || e.Sender != d.user || e.Number >= d.before {
 			continue
 		}
 		if here, err := f.names(ctx, e); err != nil {
@@ -203,6 +238,20 @@ func (f *Focus) oldestFocus(ctx context.Context, roomID id.RoomID) (focus string
 		}
 	}
 	return focus, err
+}
+
+// devicesOnce are the devices with which a user was in calls of the room, the last times.
+func (h *house) devicesOnce(ctx context.Context, room id.RoomID, user id.UserID) (devices []id.DeviceID, err error) {
+	newest, err := h.store.CallRecords.Find(ctx, storage.CallSearch{RoomID: room, UserID: user, Limit: 50})
+	if err != nil {
+		return nil, wrap(err, "read call records")
+	}
+	for _, r := range newest {
+		if !slices.Contains(devices, r.DeviceID) {
+			devices = append(devices, r.DeviceID)
+		}
+	}
+	return devices, nil
 }
 
 // deviceInside says whether the device is in a call of the room, at whichever focus.
