@@ -210,8 +210,12 @@ func (f *Focus) heard(ctx context.Context, c *storage.Change) error {
 	case storage.MembershipNews:
 		f.membershipChanged(ctx, c.Membership)
 	case storage.StateNews:
-		if c.State != nil && isRule(c.State.Key) {
+		switch {
+		case c.State == nil:
+		case isRule(c.State.Key):
 			f.heed(ctx, c.RoomID, newRules)
+		case c.State.Key.Type == event.StateMember.Type:
+			f.comesBack(c.State)
 		}
 	case storage.EventNews:
 		switch {
@@ -246,13 +250,7 @@ func (f *Focus) deviceEnded(ctx context.Context, user id.UserID, device id.Devic
 // membershipChanged ends the sessions of who is no longer joined; with our last user the call has no home here any more. Who was let in again
 // before we came to the news stays: that is asked of the row, and if it does not answer the news counts.
 func (f *Focus) membershipChanged(ctx context.Context, m *storage.Membership) {
-	switch {
-	case m == nil:
-		return
-	case m.Membership == event.MembershipJoin:
-		if m.UserID.Homeserver() == f.house.name {
-			f.comesBack(m)
-		}
+	if m == nil || m.Membership == event.MembershipJoin {
 		return
 	}
 	gone := f.present(func(p *Participant) bool { return p.user == m.UserID && p.matrixRoom == m.RoomID })

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/tidwall/gjson"
+	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/storage"
@@ -56,11 +57,15 @@ func (f *Focus) closes(p *Participant) {
 }
 
 // comesBack takes back what a user of ours had said of calls before the room took it in again: nobody could, from the kick until then.
-func (f *Focus) comesBack(m *storage.Membership) {
+func (f *Focus) comesBack(member *storage.StateChange) {
+	user := id.UserID(member.Key.StateKey)
+	if user.Homeserver() != f.house.name || member.Event == 0 || member.Old == 0 {
+		return
+	}
 	f.live.Go(func() {
 		ctx, cancel := context.WithTimeout(f.ctx, actTime+f.closeAfter)
 		defer cancel()
-		devices, err := f.house.devicesOnce(ctx, m.RoomID, m.UserID)
+		devices, err := f.house.cameBack(ctx, member)
 		if err == nil && len(devices) > 0 {
 			wait := time.NewTimer(f.closeAfter) // it may be in the call again
 			defer wait.Stop()
@@ -71,12 +76,36 @@ func (f *Focus) comesBack(m *storage.Membership) {
 			}
 		}
 		for _, device := range devices {
-			err = errors.Join(err, f.closeMembership(ctx, leftBehind{m.RoomID, m.UserID, device, m.Event}))
+			err = errors.Join(err, f.closeMembership(ctx, leftBehind{member.RoomID, user, device, member.Event}))
 		}
 		if err != nil {
-			zerolog.Ctx(ctx).Debug().Err(err).Stringer("user_id", m.UserID).Msg("What was left of a call before a kick was not closed")
+			zerolog.Ctx(ctx).Debug().Err(err).Stringer("user_id", user).Msg("What was left of a call before a kick was not closed")
 		}
 	})
+}
+
+// cameBack gives the devices with which a user was in calls of a room, the last times, if the room has just taken the user in again.
+func (h *house) cameBack(ctx context.Context, member *storage.StateChange) (devices []id.DeviceID, err error) {
+	both, err := h.store.Events.ByNumbers(ctx, []int64{member.Event, member.Old})
+	if err != nil {
+		return nil, wrap(err, "read members")
+	}
+	for _, e := range both {
+		joined := gjson.GetBytes(e.JSON, "content.membership").Str == string(event.MembershipJoin)
+		if joined != (e.Number == member.Event) {
+			return nil, nil // another name, or gone
+		}
+	}
+	newest, err := h.store.CallRecords.Find(ctx, storage.CallSearch{RoomID: member.RoomID, UserID: id.UserID(member.Key.StateKey), Limit: maxSessions})
+	if err != nil {
+		return nil, wrap(err, "read call records")
+	}
+	for _, r := range newest {
+		if !slices.Contains(devices, r.DeviceID) {
+			devices = append(devices, r.DeviceID)
+		}
+	}
+	return devices, nil
 }
 
 // leftBehind is what a device may have left behind in a room: a word that is older than the event of this number.
@@ -238,20 +267,6 @@ func (f *Focus) oldestFocus(ctx context.Context, roomID id.RoomID) (focus string
 		}
 	}
 	return focus, err
-}
-
-// devicesOnce are the devices with which a user was in calls of the room, the last times.
-func (h *house) devicesOnce(ctx context.Context, room id.RoomID, user id.UserID) (devices []id.DeviceID, err error) {
-	newest, err := h.store.CallRecords.Find(ctx, storage.CallSearch{RoomID: room, UserID: user, Limit: 50})
-	if err != nil {
-		return nil, wrap(err, "read call records")
-	}
-	for _, r := range newest {
-		if !slices.Contains(devices, r.DeviceID) {
-			devices = append(devices, r.DeviceID)
-		}
-	}
-	return devices, nil
 }
 
 // deviceInside says whether the device is in a call of the room, at whichever focus.

@@ -14,17 +14,17 @@ import (
 )
 
 // TestWhoComesBackIsNoGhost: what a device had said of its call before its user was kicked is taken back once the user is in the room again; what
-// it has said since is not, nor what another device says that is in the call.
+// it has said since is not, nor what another device says that is in the call. Nothing is where only a name has changed.
 func TestWhoComesBackIsNoGhost(t *testing.T) {
 	l := newTestLeaves(t)
 	f, store, room, ben := l.focus, l.house.store, id.RoomID("!a:interior.test"), id.UserID("@ben:interior.test")
 	f.ctx, f.ending, f.closeAfter, f.config.Told = t.Context(), make(chan struct{}), 10*time.Millisecond, "https://interior.test/calls"
 	defer f.live.Wait()
-	first, err := store.Numbers(t.Context(), 5)
+	first, err := store.Numbers(t.Context(), 7)
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, kicked, inside, join, again := first, first+1, first+2, first+3, first+4
+	chain, kicked, inside, kick, join, again, rename := first, first+1, first+2, first+3, first+4, first+5, first+6
 	rows := &storage.RoomRows{
 		Line: &storage.Line{}, Room: room, Chains: []storage.Chain{{Chain: chain, RoomID: room}},
 		Head: &storage.Room{ID: room, Version: "12", State: storage.Snapshot{Chain: chain, Sequence: 3}}, ServersBefore: []string{l.house.name},
@@ -46,6 +46,13 @@ func TestWhoComesBackIsNoGhost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for number, membership := range map[int64]event.Membership{kick: event.MembershipLeave, join: event.MembershipJoin, rename: event.MembershipJoin} {
+		rows.Events = append(rows.Events, &storage.Event{
+			Number: number, ID: id.EventID(fmt.Sprint("$member", number)), RoomID: room, Standing: storage.Accepted, Type: event.StateMember.Type,
+			StateKey: (*string)(&ben), Sender: ben, JSON: []byte(`{"content":{"membership":"` + string(membership) + `"}}`),
+		})
+		rows.News = append(rows.News, true)
+	}
 	if err := store.RoomWriter(nil).WriteAndWait(rows); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +65,11 @@ func TestWhoComesBackIsNoGhost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
-	f.hears(t, &storage.Change{Kind: storage.MembershipNews, RoomID: room, Membership: &storage.Membership{RoomID: room, UserID: ben, Membership: event.MembershipJoin, Event: join}})
+	for _, news := range []struct{ is, was int64 }{{rename, join}, {kick, join}, {join, kick}} {
+		f.hears(t, &storage.Change{Kind: storage.StateNews, RoomID: room, State: &storage.StateChange{
+			RoomID: room, Key: storage.Key{Type: event.StateMember.Type, StateKey: string(ben)}, Event: news.is, Old: news.was,
+		}})
+	}
 	f.live.Wait()
 	close(emptied)
 	var got []string
