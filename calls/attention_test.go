@@ -61,7 +61,6 @@ func (f *Focus) hears(t *testing.T, news *storage.Change) {
 func TestRoomsDoNotWaitForOneAnother(t *testing.T) {
 	l := newTestLeaves(t)
 	f, slow, other, ben := l.focus, id.RoomID("!slow:evil.test"), id.RoomID("!other:interior.test"), id.UserID("@ben:interior.test")
-	f.ctx = t.Context()
 	defer f.live.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -124,7 +123,7 @@ func TestARoomIsHeardAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.house.store, f.ctx = store, t.Context()
+	f.house.store = store
 	defer f.live.Wait()
 	l.aRoom(t, room, ann)
 	p := l.inRoom(room, ann)
@@ -153,7 +152,6 @@ func TestOldNewsOfAMembership(t *testing.T) {
 	l := newTestLeaves(t)
 	f, room, ann, ben := l.focus, id.RoomID("!a:interior.test"), id.UserID("@ann:finance.test"), id.UserID("@ben:finance.test")
 	l.aRoom(t, room, ann)
-	f.ctx = t.Context()
 	back, kicked := l.inRoom(room, ann), l.inRoom(room, ben)
 	f.rooms["c"].everyone.Store(&[]*Participant{back, kicked})
 	for _, user := range []id.UserID{ann, ben} {

@@ -62,19 +62,24 @@ func (g *guests) full(server string, most int) bool {
 
 // places counts who is in all calls of this focus together.
 type places struct {
-	mu   sync.Mutex
-	all  int
-	ours map[id.UserID]int // sessions, by user
+	mu     sync.Mutex
+	all    int
+	guests int               // of all other servers
+	ours   map[id.UserID]int // sessions, by user
 }
 
 // enter counts a session of the user, in place of one of its own or beside what there is. Zero bounds nothing.
-func (c *places) enter(user id.UserID, instead bool, most int) error {
+func (c *places) enter(user id.UserID, guest, instead bool, most int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.refuses(user, most); err != nil && !instead {
+	if err := c.refuses(user, guest, most); err != nil && !instead {
 		return err
 	}
-	if c.all++; user != "" {
+	c.all++
+	if guest {
+		c.guests++
+	}
+	if user != "" {
 		if c.ours == nil {
 			c.ours = map[id.UserID]int{}
 		}
@@ -83,9 +88,11 @@ func (c *places) enter(user id.UserID, instead bool, most int) error {
 	return nil
 }
 
-func (c *places) refuses(user id.UserID, most int) error {
+// refuses says whether there is no place for a session of the user. The last quarter is for our own users: however many other servers say
+// that they have, ours find a place.
+func (c *places) refuses(user id.UserID, guest bool, most int) error {
 	switch {
-	case most > 0 && c.all >= most:
+	case most > 0 && (c.all >= most || guest && c.guests >= most-most/4):
 		return errCrowded
 	case c.ours[user] >= maxPlaces:
 		return errSessions
@@ -93,17 +100,21 @@ func (c *places) refuses(user id.UserID, most int) error {
 	return nil
 }
 
-func (c *places) full(user id.UserID, most int) error {
+func (c *places) full(user id.UserID, guest bool, most int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.refuses(user, most)
+	return c.refuses(user, guest, most)
 }
 
 // leave undoes enter.
-func (c *places) leave(user id.UserID) {
+func (c *places) leave(user id.UserID, guest bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.all--; c.ours[user] > 1 {
+	c.all--
+	if guest {
+		c.guests--
+	}
+	if c.ours[user] > 1 {
 		c.ours[user]--
 	} else {
 		delete(c.ours, user)
@@ -122,12 +133,12 @@ func (f *Focus) guestServer(user id.UserID) string {
 func (p *Participant) takePlace() error {
 	f := p.room.focus
 	instead := p.room.find(p.identity) != nil // it takes its own place
-	if err := f.places.enter(p.user, instead, f.config.MaxTotalParticipants); err != nil {
+	server := f.guestServer(p.user)
+	if err := f.places.enter(p.user, server != "", instead, f.config.MaxTotalParticipants); err != nil {
 		return err
 	}
 	p.counted = true
 	p.budgets = []*sfu.Budget{sfu.NewOwnBudget(f.config.MaxParticipantBitrate), p.room.budget}
-	server := f.guestServer(p.user)
 	if server == "" {
 		return nil
 	}
@@ -147,7 +158,7 @@ func (p *Participant) takePlace() error {
 func (p *Participant) leavePlace() {
 	if p.counted {
 		p.counted = false
-		p.room.focus.places.leave(p.user)
+		p.room.focus.places.leave(p.user, p.room.focus.guestServer(p.user) != "")
 	}
 	if len(p.budgets) > 2 {
 		p.room.focus.guests.leave(p.user.Homeserver())
@@ -160,12 +171,12 @@ func (r *Room) takes(c *Claims, v *ruling) error {
 	if r.find(c.Subject) != nil {
 		return nil
 	}
-	err := r.seat(c, v)
-	if err == nil && r.focus.guests.full(r.focus.guestServer(c.user()), r.focus.config.MaxGuests) {
+	err, server := r.seat(c, v), r.focus.guestServer(c.user())
+	if err == nil && r.focus.guests.full(server, r.focus.config.MaxGuests) {
 		err = errFull
 	}
 	if err == nil {
-		err = r.focus.places.full(c.user(), r.focus.config.MaxTotalParticipants)
+		err = r.focus.places.full(c.user(), server != "", r.focus.config.MaxTotalParticipants)
 	}
 	switch err {
 	case nil:

@@ -60,7 +60,8 @@ type Config struct {
 
 	// MaxParticipants bounds one call. Default: 1000.
 	MaxParticipants int `yaml:"max_participants"`
-	// MaxTotalParticipants bounds all calls of one focus process together; one user is in 50 places of them at most. 0: no bound. Default: 5000.
+	// MaxTotalParticipants bounds all calls of one focus process together; one user is in 50 places of them at most, and users of other servers
+	// are in three quarters. 0: no bound. Default: 5000.
 	MaxTotalParticipants int `yaml:"max_total_participants"`
 	// MaxTracks bounds what one participant publishes. Default: 16.
 	MaxTracks int `yaml:"max_tracks"`

@@ -280,7 +280,6 @@ func TestOrdersOfAnotherProcess(t *testing.T) {
 func TestTheNewestRulingHolds(t *testing.T) {
 	l := newTestLeaves(t)
 	f, house, room, ann := l.focus, l.focus.house, id.RoomID("!a:interior.test"), id.UserID("@ann:finance.test")
-	f.ctx = t.Context()
 	l.aRoom(t, room, ann)
 	order := func(orders string) { t.Helper(); l.order(t, room, orders) }
 	for _, c := range []struct {

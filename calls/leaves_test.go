@@ -44,7 +44,7 @@ func openStore(t *testing.T, at bus.Config) (*bus.Bus, *storage.Store) {
 func newTestLeaves(t *testing.T) *leaves {
 	t.Helper()
 	messages, store := openStore(t, bus.Config{})
-	f := &Focus{rooms: map[string]*Room{}}
+	f := &Focus{rooms: map[string]*Room{}, ctx: t.Context()}
 	f.house = &house{name: "interior.test", store: store, bus: messages}
 	f.rooms["c"] = newRoom(f, "c")
 	return newLeaves(f, f.house)

@@ -18,7 +18,7 @@ import (
 func TestWhoComesBackIsNoGhost(t *testing.T) {
 	l := newTestLeaves(t)
 	f, store, room, ben := l.focus, l.house.store, id.RoomID("!a:interior.test"), id.UserID("@ben:interior.test")
-	f.ctx, f.ending, f.closeAfter, f.config.Told = t.Context(), make(chan struct{}), 10*time.Millisecond, "https://interior.test/calls"
+	f.ending, f.closeAfter, f.config.Told = make(chan struct{}), 10*time.Millisecond, "https://interior.test/calls"
 	defer f.live.Wait()
 	first, err := store.Numbers(t.Context(), 7)
 	if err != nil {

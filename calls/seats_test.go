@@ -246,6 +246,39 @@ func TestAllCallsTogetherAreBounded(t *testing.T) {
 	}
 }
 
+// TestOurUsersFindAPlace: guests of however many servers leave a quarter of the places to our own users.
+func TestOurUsersFindAPlace(t *testing.T) {
+	l := newTestLeaves(t)
+	l.focus.config.MaxTotalParticipants = 8
+	place := func(user id.UserID) (*Participant, error) {
+		p := l.inRoom("!a:interior.test", user)
+		return p, p.takePlace()
+	}
+	var guests []*Participant
+	for n := range 9 {
+		p, err := place(id.NewUserID("eve", fmt.Sprintf("evil%d.test", n%3)))
+		if want := map[bool]error{true: errCrowded}[n >= 6]; !errors.Is(err, want) {
+			t.Fatalf("guest %d: got %v, want %v", n, err, want)
+		}
+		if guests = append(guests, p); err != nil {
+			p.leavePlace() // it has none
+		}
+	}
+	if _, err := place("@ann:interior.test"); err != nil {
+		t.Errorf("one of ours, beside as many guests as there may be: got %v", err)
+	}
+	guests[0].leavePlace()
+	if _, err := place("@eve:evil0.test"); err != nil {
+		t.Errorf("a guest, in the place of one who has left: got %v", err)
+	}
+	if _, err := place("@ben:interior.test"); err != nil {
+		t.Errorf("another of ours: got %v", err)
+	}
+	if _, err := place("@cat:interior.test"); !errors.Is(err, errCrowded) {
+		t.Errorf("one more: got %v, want %v", err, errCrowded)
+	}
+}
+
 // TestTokensAreRefreshed: whoever is inside gets new tokens that say so and hold for a while, until it may no longer be there.
 func TestTokensAreRefreshed(t *testing.T) {
 	house := &fickleHouse{}
