@@ -93,6 +93,7 @@ type joining struct {
 	anew      bool                // as livekit-client comes back by itself
 	mute      bool                // subscribes to nothing
 	single    bool                // one connection for both directions
+	sdk       string              // the kind of client that it says it is
 	hidden    bool                // the others are not to know
 	steady    bool                // its pictures are not to stop for its line: where a test leaves tracks unread, that looks like a bad one
 }
@@ -107,6 +108,9 @@ func joinAs(t *testing.T, base, room, identity string, how joining) *testClient 
 	}
 	if how.anew {
 		query.Set("sdk", "js")
+	}
+	if how.sdk != "" {
+		query.Set("sdk", how.sdk)
 	}
 	if how.mute {
 		query.Set("auto_subscribe", "0")

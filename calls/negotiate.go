@@ -58,6 +58,7 @@ func (p *Participant) open() (err error) {
 	p.link = p.sub.pc.NewDownlink(sfu.LinkConfig{
 		MayPause: mayPause(p.join.GetConnectionSettings()),
 		Paused:   func(track string, paused bool) { p.post(func() { p.tellStream(track, paused) }) },
+		Trailer:  p.trailer,
 	})
 	return nil
 }

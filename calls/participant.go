@@ -3,6 +3,7 @@ package calls
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"maps"
 	"runtime/debug"
@@ -85,6 +86,7 @@ type Participant struct {
 	hears     bool // what comes after its join; see deafness
 	returning returning
 	ordeal    ordeal
+	trailer   []byte // ends the frames that are the focus's own; nil: the client gets none
 	road      road
 	spokeAt   time.Time // when the client last said something
 	stoodAt   time.Time // when its carrier last came to stand
@@ -130,6 +132,9 @@ func newParticipant(r *Room, e *entry) *Participant {
 	}
 	if m := claims.Matrix; m != nil {
 		p.user, p.device, p.matrixRoom, p.binding = m.User, m.Device, m.Room, m
+	}
+	if join.GetClientInfo().GetSdk() == sdkGo {
+		p.trailer = []byte(rand.Text())
 	}
 	p.road = r.focus.roads.of(p)
 	p.log = zerolog.Ctx(r.focus.ctx).With().Str("call", r.sid).Str("participant", p.sid).Logger()

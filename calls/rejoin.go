@@ -40,10 +40,11 @@ const (
 	noticeTwo = 50 * time.Millisecond
 )
 
-// The kinds of livekit-client, as clients name themselves.
+// The kinds of clients that are told apart, as they name themselves: two are livekit-client, the third stands on Pion.
 const (
 	sdkJS          = 1
 	sdkReactNative = 7
+	sdkGo          = 5
 )
 
 // deafness is what a client that has joined anew is not told yet.

@@ -77,6 +77,7 @@ func (p *Participant) welcome(others []*peer) {
 		ServerVersion: serverVersion, ServerInfo: p.serverInfo(),
 		IceServers: p.road.servers(p.room.focus.iceServers(p)), ClientConfiguration: p.road.configuration(), SubscriberPrimary: !p.single, FastPublish: p.single || p.returning.on,
 		PingTimeout: pingTimeout, PingInterval: pingInterval, EnabledPublishCodecs: codecs,
+		SifTrailer: p.trailer,
 	}}})
 	p.sendToken()
 }

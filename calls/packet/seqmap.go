@@ -43,14 +43,27 @@ func (m *Map) Current() *Span {
 // Begin starts a run at the incoming number s.In; s.Out is set to the number that goes out next. The first of all is from the lower
 // half: if the first packets are lost, and the numbers had begun anew meanwhile, the receiver could not know (RFC 3711, section 3.3.1).
 func (m *Map) Begin(s Span) {
-	if m.count == 0 && m.next == 0 {
-		m.next = 1<<16 + s.In&0x7fff
-		m.sent = m.next - 1
-	}
+	m.start(s.In)
 	s.Out = m.next
 	m.spans[m.count%len(m.spans)] = s
 	m.count++
 	m.high = s.In - 1
+}
+
+func (m *Map) start(at int64) {
+	if m.count == 0 && m.next == 0 {
+		m.next = 1<<16 + at&0x7fff
+		m.sent = m.next - 1
+	}
+}
+
+// Spend takes the next outgoing number for a packet of no layer, before the first run begins; start is where the numbers begin if this is
+// the first of all, by its lower bits.
+func (m *Map) Spend(start int64) int64 {
+	m.start(start)
+	m.sent = m.next
+	m.next++
+	return m.sent
 }
 
 // Drop leaves out the packet in of the layer in force. shift holds for the packets after it.

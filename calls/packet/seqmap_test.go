@@ -190,3 +190,20 @@ func TestMapClosesLargeHoles(t *testing.T) {
 		}
 	}
 }
+
+func TestMapSpend(t *testing.T) {
+	var m Map
+	first := m.Spend(1<<31 + 5)
+	if uint16(first) != 5 {
+		t.Errorf("first number: got %d, want 5", uint16(first))
+	}
+	second := m.Spend(9)
+	m.Begin(Span{In: 100})
+	out, _, ok := m.Forward(100)
+	if second != first+1 || !ok || out != second+1 {
+		t.Errorf("got %d, then %d and %v, want them to follow %d", second, out, ok, first)
+	}
+	if in, _, ok := m.Back(uint16(second)); ok {
+		t.Errorf("number %d was found as %d, and is of no layer", second, in)
+	}
+}

@@ -52,6 +52,9 @@ type LinkConfig struct {
 	MayPause bool
 	// Paused is told when a track stops or goes on because of the line, by the goroutine of Run. It must not block.
 	Paused func(id string, paused bool)
+	// Trailer is for a client that learns of a track by its first packet: while nothing comes of one, a few packets announce it, and frames of ours
+	// end with these bytes, by which the client knows that they are not the publisher's. Empty: nothing is announced.
+	Trailer []byte
 }
 
 const (
@@ -98,12 +101,20 @@ func (l *Downlink) Run() {
 	defer report.Stop()
 	defer steer.Stop()
 	every := steerEvery
+	var announce <-chan time.Time
+	if len(l.cfg.Trailer) > 0 {
+		t := time.NewTicker(announceEvery)
+		defer t.Stop()
+		announce = t.C
+	}
 	for {
 		select {
 		case <-l.done:
 			return
 		case now := <-report.C:
 			l.report(now)
+		case now := <-announce:
+			l.announce(now)
 		case <-steer.C:
 		case <-l.woken:
 		}

@@ -46,6 +46,7 @@ type DownTrack struct {
 	last     shown
 	ended    bool // another goes on where it was, with its numbers
 	filled   filled
+	greeted  int       // packets that announced it
 	repaired *repaired // nil until something was asked for again
 	rtxSeq   uint16
 	out      *outbox // for what is being sent; nil: it leaves alone

@@ -10,13 +10,13 @@ func (d *DownTrack) Follow(old *DownTrack) {
 	old.wishing.Unlock()
 	old.mu.Lock()
 	old.ended = true
-	numbers, last, rtxSeq := old.numbers.Follow(), old.last, old.rtxSeq
+	numbers, last, rtxSeq, greeted := old.numbers.Follow(), old.last, old.rtxSeq, old.greeted
 	old.mu.Unlock()
 	d.wishing.Lock()
 	d.wish, d.grant, d.priority = wish, grant, priority
 	d.wishing.Unlock()
 	d.mu.Lock()
-	d.numbers, d.last, d.rtxSeq = numbers, last, rtxSeq
+	d.numbers, d.last, d.rtxSeq, d.greeted = numbers, last, rtxSeq, greeted
 	d.last.layer = noLayer
 	d.mu.Unlock()
 	d.red.Store(old.red.Load())
