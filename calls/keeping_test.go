@@ -51,12 +51,20 @@ func TestRoomServiceKeepsCalls(t *testing.T) {
 		has                string
 	}{
 		{"create without the right", "CreateRoom", `{"name":"room"}`, admin, 401, "unauthenticated"},
-		{"create nothing", "CreateRoom", `{}`, create, 400, "malformed"},
+		{"create nothing", "CreateRoom", `{}`, create, 400, "invalid_argument"},
+		{"create with a long name", "CreateRoom", `{"name":"` + strings.Repeat("n", maxNameLength+1) + `"}`, create, 400, "invalid_argument"},
+		{"who is in a call that is not there", "ListParticipants", `{"room":"room"}`, admin, 200, `"participants":[]`},
 		{"create", "CreateRoom", `{"name":"room","maxParticipants":2,"metadata":"m","emptyTimeout":60}`, create, 200, `"max_participants":2`},
 		{"listed without the right", "ListRooms", `{}`, admin, 401, "unauthenticated"},
 		{"listed", "ListRooms", `{}`, Grant{RoomList: true}, 200, `"metadata":"m"`},
 		{"metadata", "UpdateRoomMetadata", `{"room":"room","metadata":"other"}`, admin, 200, `"metadata":"other"`},
 		{"nobody's permissions", "UpdateParticipant", `{"room":"room","identity":"eve"}`, admin, 404, "not_found"},
+		{"too long a name", "UpdateParticipant", `{"room":"room","identity":"eve","name":"` + strings.Repeat("n", maxMetadata+1) + `"}`, admin, 400, "invalid_argument"},
+		{"data", "SendData", `{"room":"room","data":"aGk=","nonce":"MDEyMzQ1Njc4OWFiY2RlZg=="}`, admin, 200, "{}"},
+		{"data with half a nonce", "SendData", `{"room":"room","data":"aGk=","nonce":"MDEyMzQ1Njc="}`, admin, 400, "invalid_argument"},
+		{"too much data", "SendData", `{"room":"room","data":"` + base64.StdEncoding.EncodeToString(make([]byte, maxData+1)) + `"}`, admin, 400, "invalid_argument"},
+		{"move nobody", "MoveParticipant", `{"room":"room","identity":"eve","destination_room":"other"}`, admin, 404, "not_found"},
+		{"move without the right", "MoveParticipant", `{"room":"room","identity":"ann","destination_room":"other"}`, create, 401, "unauthenticated"},
 	} {
 		if status, text := askService(t, base, c.method, c.body, c.grant); status != c.status || !strings.Contains(strings.ReplaceAll(text, " ", ""), c.has) {
 			t.Errorf("%s: got %d %s, want %d with %s", c.name, status, text, c.status, c.has)
@@ -78,6 +86,11 @@ func TestRoomServiceKeepsCalls(t *testing.T) {
 			return p.Identity == "ann" && p.Name == "Ann" && p.Attributes["a"] == "b" && !p.Permission.CanPublish && len(p.Tracks) == 0
 		})
 	})
+	for _, method := range []string{"ForwardParticipant", "MoveParticipant"} {
+		if status, text := askService(t, base, method, `{"room":"room","identity":"ann","destination_room":"other"}`, admin); status != 500 || !strings.Contains(text, "not implemented") {
+			t.Errorf("%s: got %d %s", method, status, text)
+		}
+	}
 	for _, size := range []int{3, 60_000} { // what one may send at once, though as JSON it is longer than that
 		data := base64.StdEncoding.EncodeToString(make([]byte, size))
 		if status, text := askService(t, base, "SendData", `{"room":"room","data":"`+data+`","topic":"t"}`, admin); status != 200 {

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -19,8 +20,11 @@ func (f *Focus) createRoom(c *Claims, decode decoder) (signal.Message, error) {
 	if !c.Video.RoomCreate {
 		return nil, errTwirpDenied
 	}
-	if req.Name == "" || len(req.Name) > maxNameLength || len(req.Metadata) > maxMetadata {
-		return nil, errTwirpMalformed
+	switch {
+	case req.Name == "" || len(req.Name) > maxNameLength:
+		return nil, twirpArgument(fmt.Sprintf("a room's name has 1 to %d bytes", maxNameLength))
+	case len(req.Metadata) > maxMetadata:
+		return nil, errMetadata
 	}
 	room, err := f.room(req.Name, true)
 	if err != nil {
@@ -47,6 +51,8 @@ func (f *Focus) createRoom(c *Claims, decode decoder) (signal.Message, error) {
 	return described, nil
 }
 
+var errMetadata = twirpArgument(fmt.Sprintf("metadata have %d bytes at most", maxMetadata))
+
 // roomKeeps is what was asked for one call. It is never changed once stored.
 type roomKeeps struct {
 	most             int
@@ -67,7 +73,7 @@ func (f *Focus) updateRoomMetadata(c *Claims, decode decoder) (signal.Message, e
 		return nil, err
 	}
 	if len(req.Metadata) > maxMetadata {
-		return nil, errTwirpMalformed
+		return nil, errMetadata
 	}
 	described, ok := room.keep(func(k *roomKeeps) { k.metadata = req.Metadata })
 	if !ok {
@@ -128,7 +134,7 @@ func (f *Focus) updateParticipant(c *Claims, decode decoder) (signal.Message, er
 		return nil, err
 	}
 	if !withinBounds(req.Name, req.Metadata, req.Attributes) {
-		return nil, errTwirpMalformed
+		return nil, twirpArgument(fmt.Sprintf("name, metadata and attributes have %d bytes at most, and there are %d attributes", maxMetadata, maxAttributes))
 	}
 	var info *signal.Participant
 	_, err := f.held(c, req.Room, req.Identity, func(p *Participant) {
@@ -195,11 +201,14 @@ func (f *Focus) sendData(c *Claims, decode decoder) (signal.Message, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n := len(req.Nonce); n != 0 && n != nonceLength {
+		return nil, twirpArgument(fmt.Sprintf("a nonce has %d bytes, or is not there", nonceLength))
+	}
 	packet, err := signal.Encode(&signal.SentData{Kind: req.Kind, DestinationIdentities: req.DestinationIdentities, User: &signal.SentUserData{
 		Payload: req.Data, Topic: req.Topic, DestinationSids: req.DestinationSids, DestinationIdentities: req.DestinationIdentities, Nonce: req.Nonce,
 	}})
 	if err != nil || len(packet) > maxData {
-		return nil, errTwirpMalformed
+		return nil, twirpArgument(fmt.Sprintf("a data packet has %d bytes at most", maxData))
 	}
 	all := len(req.DestinationIdentities) == 0 && len(req.DestinationSids) == 0
 	for _, p := range *room.everyone.Load() {
@@ -208,4 +217,19 @@ func (f *Focus) sendData(c *Claims, decode decoder) (signal.Message, error) {
 		}
 	}
 	return &signal.Empty{}, nil
+}
+
+// nonceLength is how long a packet's nonce is, by which clients know it again.
+const nonceLength = 16
+
+// relocate would take a participant to another call, or have it in both. That is not for a tool to say: who may be in a call says its room.
+func (f *Focus) relocate(c *Claims, decode decoder) (signal.Message, error) {
+	var req signal.ParticipantRequest
+	if err := decode(&req); err != nil {
+		return nil, err
+	}
+	if _, err := f.held(c, req.Room, req.Identity, func(*Participant) {}); err != nil {
+		return nil, err
+	}
+	return nil, errTwirpUnable
 }
