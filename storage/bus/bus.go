@@ -63,6 +63,9 @@ const defaultPatience = 30 * time.Second
 // ErrTooLarge says that a message is larger than the bus carries.
 var ErrTooLarge = errors.New("bus: message larger than 1 MiB")
 
+// ErrAway says that the external NATS is not connected just now.
+var ErrAway = errors.New("bus: NATS is away")
+
 // ErrFault is wrapped by the error of a question at which the answerer failed:
 // it was asked, and something is broken there.
 var ErrFault = errors.New("answerer failed")
@@ -87,6 +90,12 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		nats.Name("chancery"),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(200 * time.Millisecond),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil: we closed it
+				log.Warn().Err(err).Msg("NATS is away: components do not reach one another")
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info().Msg("NATS is back") }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			ev := log.Warn().Err(err)
 			if sub != nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// external opens buses at one NATS server that listens, as processes do.
-func external(t *testing.T, n int) []*Bus {
+// startNATS starts a NATS server that listens on a port; -1 is a free one.
+func startNATS(t *testing.T, port int) *server.Server {
 	t.Helper()
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,6 +21,18 @@ func external(t *testing.T, n int) []*Bus {
 	if !ns.ReadyForConnections(10 * time.Second) {
 		t.Fatal("NATS did not start")
 	}
+	return ns
+}
+
+// external opens buses at one NATS server that listens, as processes do.
+func external(t *testing.T, n int) []*Bus {
+	t.Helper()
+	return at(t, startNATS(t, -1), n)
+}
+
+// at opens buses at a NATS server.
+func at(t *testing.T, ns *server.Server, n int) []*Bus {
+	t.Helper()
 	var buses []*Bus
 	for range n {
 		cfg := DefaultConfig()

@@ -12,10 +12,14 @@ import (
 
 // AskAll puts a question to all who serve the subject, and gives the answers that came within the patience: for what each
 // process knows of itself alone. Who says nothing is not missed. In one process there is one to answer, and no waiting.
+// While NATS is away it is ErrAway: nobody is asked, neither then nor later.
 func AskAll[Req, Reply any](ctx context.Context, b *Bus, subject string, req Req, patience time.Duration) ([]Reply, error) {
 	body, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("encode question %s: %w", subject, err)
+	}
+	if !b.conn.IsConnected() { // what is published now would be sent once it is back
+		return nil, fmt.Errorf("ask %s: %w", subject, ErrAway)
 	}
 	inbox := b.conn.NewRespInbox()
 	sub, err := b.conn.SubscribeSync(inbox)
