@@ -1,9 +1,9 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -96,6 +96,15 @@ func (h *Handlers) OrderCall(r *rest.Request) (any, error) {
 	if err := r.JSON(&settings); err != nil {
 		return nil, err
 	}
+	raw, err := r.Object()
+	if err != nil {
+		return nil, err
+	}
+	strict := json.NewDecoder(bytes.NewReader(raw))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(new(policy.CallSettings)); err != nil { // what is misspelt would be an order that nobody follows
+		return nil, invalid("There is no such order: " + strings.TrimPrefix(err.Error(), "json: "))
+	}
 	if settings.MaxParticipants < 0 || settings.MaxBitrate < 0 {
 		return nil, invalid("A bound is less than nothing")
 	}
@@ -178,12 +187,24 @@ func (h *Handlers) KeepCalls(ctx context.Context, wish CallWish) (string, error)
 			return "", err
 		}
 	}
-	if known, err := h.store.Rooms.ByID(ctx, room); err != nil || known == nil {
-		return "", errors.Join(err, noSuchRoom)
+	known, err := h.store.Rooms.ByID(ctx, room)
+	switch {
+	case err != nil:
+		return "", err
+	case known == nil:
+		return "", noSuchRoom
 	}
 	switch wish.Do {
-	case policy.CallEnd, policy.CallMute, policy.CallRemove:
+	case policy.CallMute, policy.CallRemove:
+		if _, _, err := wish.User.Parse(); err != nil {
+			return "", fmt.Errorf("%q is no user ID: want one such as @ben:%s", wish.User, h.server)
+		}
+		fallthrough
+	case policy.CallEnd:
 		done, err := h.CommandCalls(ctx, room, policy.CallCommand{Do: wish.Do, UserID: wish.User})
+		if err == nil && done == 0 {
+			return wish.Do + ": 0, nothing there to do that to", nil
+		}
 		return fmt.Sprintf("%s: %d", wish.Do, done), err
 	}
 	var settings policy.CallSettings

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -106,8 +105,11 @@ func (h *Handlers) levels(ctx context.Context, room *storage.Room) (*auth.Levels
 		return h.store.State.Event(ctx, room.State, storage.Key{Type: typ})
 	}
 	create, err := parse(event.StateCreate.Type)
-	if err != nil || create == nil {
-		return nil, errors.Join(err, noSuchRoom)
+	if err != nil {
+		return nil, err
+	}
+	if create == nil {
+		return nil, noSuchRoom
 	}
 	createPDU, err := pdu.Trusted(room.Version, create.ID, create.JSON)
 	if err != nil {

@@ -119,10 +119,13 @@ func TestOrdersReachThePackets(t *testing.T) {
 			must(anna.SendMessageEvent(t.Context(), room, event.Type{Type: "chancery.call.command", Class: event.MessageEventType}, content))(t, "command")
 		}
 	}
-	admin := func(method, verb string, content map[string]any) func(*testing.T, id.RoomID, *mautrix.Client) {
+	admin := func(t *testing.T, method string, room id.RoomID, verb string, content map[string]any) {
+		t.Helper()
+		do(t, root, method, "/_chancery/admin/v1/rooms/"+url.PathEscape(string(room))+"/call"+verb, content, nil)
+	}
+	adminCommand := func(verb string) func(*testing.T, id.RoomID, *mautrix.Client) {
 		return func(t *testing.T, room id.RoomID, who *mautrix.Client) {
-			content["user_id"] = who.UserID
-			do(t, root, method, "/_chancery/admin/v1/rooms/"+url.PathEscape(string(room))+"/call"+verb, content, nil)
+			admin(t, "POST", room, verb, map[string]any{"user_id": who.UserID})
 		}
 	}
 	for _, c := range []struct {
@@ -141,9 +144,11 @@ func TestOrdersReachThePackets(t *testing.T) {
 		}},
 		{"muted by command", command(map[string]any{"command": "mute"})},
 		{"removed by command", command(map[string]any{"command": "remove"})},
-		{"muted by an administrator", admin("POST", "/mute", map[string]any{})},
-		{"removed by an administrator", admin("POST", "/remove", map[string]any{})},
-		{"view-only by an administrator", admin("PUT", "", map[string]any{"view_only": true})},
+		{"muted by an administrator", adminCommand("/mute")},
+		{"removed by an administrator", adminCommand("/remove")},
+		{"view-only by an administrator", func(t *testing.T, room id.RoomID, _ *mautrix.Client) {
+			admin(t, "PUT", room, "", map[string]any{"view_only": true})
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			room := must(anna.CreateRoom(t.Context(), &mautrix.ReqCreateRoom{Preset: "public_chat"}))(t, "create room").RoomID

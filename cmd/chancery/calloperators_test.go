@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -65,6 +66,9 @@ func TestOperatorsKeepCalls(t *testing.T) {
 	}
 	do(t, root, "PUT", roomPath, struct{}{}, nil)
 	permission(t, func() *signal.Response { return heard(t, ws) }, string(ben.UserID), true)
+	if got := raw(t, "PUT", interior.url+roomPath, root.AccessToken, jsonBody(t, map[string]any{"lockd": true})); got.status != http.StatusBadRequest || !strings.Contains(string(got.body), "lockd") {
+		t.Errorf("an order that is misspelt: got %d %s, want 400 and which", got.status, got.body)
+	}
 	if got := raw(t, "POST", interior.url+roomPath+"/tea", root.AccessToken, jsonBody(t, struct{}{})); got.status != http.StatusBadRequest {
 		t.Errorf("no such command: got %d, want 400", got.status)
 	}
@@ -93,6 +97,12 @@ func TestOperatorsKeepCalls(t *testing.T) {
 	}
 	if got := tokenStatus(t, root, interior, room); got != http.StatusForbidden {
 		t.Errorf("of a locked call: got %d, want 403", got)
+	}
+	if said, err := askCalls(t.Context(), config.Listen.Admin, "POST", "/calls", clientapi.CallWish{Do: "mute", Room: string(room), User: "ben"}); err == nil || !strings.Contains(err.Error(), "want one such as @ben:interior.test") {
+		t.Errorf("mute ben, without a server: got %s (%v)", said, err)
+	}
+	if said, err := askCalls(t.Context(), config.Listen.Admin, "POST", "/calls", clientapi.CallWish{Do: "mute", Room: string(room), User: "@bn:interior.test"}); err != nil || string(said) != "mute: 0, nothing there to do that to\n" {
+		t.Errorf("mute who is not there: got %s (%v)", said, err)
 	}
 	if said, err := askCalls(t.Context(), config.Listen.Admin, "POST", "/calls", clientapi.CallWish{Do: "remove", Room: string(room), User: ben.UserID}); err != nil || string(said) != "remove: 1\n" {
 		t.Errorf("remove: got %s (%v)", said, err)
@@ -251,5 +261,34 @@ Not everything is listed: there is more than one answer holds.
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &out, want)
+	}
+	out.Reset()
+	if err := printCalls(&out, callList{Part: true}, now); err != nil || out.String() != "No call is open.\n"+partOnly+"\n" {
+		t.Errorf("of one focus process among several: got %q (%v)", &out, err)
+	}
+}
+
+// TestCommandsElsewhere asks processes that lack what a subcommand needs, and one that has lost its database: what they say is true, and one line.
+func TestCommandsElsewhere(t *testing.T) {
+	rooms := httptest.NewServer(adminHandler(handlers{}))
+	defer rooms.Close()
+	for path, want := range map[string]string{"/calls/drain": "call focus", "/calls": "client API", "/accounts": "client API", "/accounts/export": "client API"} {
+		_, err := askCalls(t.Context(), strings.TrimPrefix(rooms.URL, "http://"), "POST", path, nil)
+		if err == nil || !strings.HasPrefix(err.Error(), "this process has no "+want+": ") {
+			t.Errorf("%s: got %v, want that there is no %s", path, err, want)
+		}
+	}
+
+	config := testConfigs(t, func() string { return DefaultConfig().Storage.Database }, "interior.test")[0]
+	s := newStack(t.Context())
+	defer s.stop(stopPatience)
+	behind, err := s.assemble(t.Context(), config, allParts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel() // as a database that is away, this one cannot be asked
+	if _, err := behind.calls.keep(gone, clientapi.CallWish{Do: "end", Room: "!room:interior.test"}); err == nil || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "no such room") {
+		t.Errorf("without a database: got %q, want what is wrong", err)
 	}
 }

@@ -117,10 +117,18 @@ func askCalls(ctx context.Context, address, method, path string, wish any) ([]by
 type callList struct {
 	Calls []bus.LiveCall `json:"calls"`
 	More  bool           `json:"more"`
+	// Part: there may be others, in other processes.
+	Part bool `json:"part,omitempty"`
 }
+
+// partOnly says where all calls are seen.
+const partOnly = "These are the calls of this process alone: the one with the client API sees all."
 
 // printCalls writes a table: a call, and below it a participant a line.
 func printCalls(out io.Writer, list callList, now time.Time) error {
+	if list.Part {
+		defer fmt.Fprintln(out, partOnly)
+	}
 	if len(list.Calls) == 0 {
 		_, err := fmt.Fprintln(out, "No call is open.")
 		return err
@@ -178,13 +186,15 @@ var livePage []byte
 // callKeeper is what the admin listener needs of calls.
 type callKeeper struct {
 	list func(ctx context.Context) (live []bus.LiveCall, more bool, err error)
+	// part: list gives those of this process, and there may be others.
+	part bool
 	// keep is nil where no client API is.
 	keep func(ctx context.Context, wish clientapi.CallWish) (string, error)
 }
 
-// ownCalls shows those of one focus process.
-func ownCalls(focus *calls.Focus) *callKeeper {
-	return &callKeeper{list: func(context.Context) (live []bus.LiveCall, more bool, err error) {
+// ownCalls shows those of one focus process; part: it is one of several.
+func ownCalls(focus *calls.Focus, part bool) *callKeeper {
+	return &callKeeper{part: part, list: func(context.Context) (live []bus.LiveCall, more bool, err error) {
 		live, more = focus.Calls()
 		return live, more, nil
 	}}
@@ -209,7 +219,7 @@ func (k *callKeeper) routes(mux *http.ServeMux) {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
-		_ = json.NewEncoder(w).Encode(callList{Calls: live, More: more}) // as above
+		_ = json.NewEncoder(w).Encode(callList{Calls: live, More: more, Part: k.part}) // as above
 	})
 	mux.HandleFunc("POST /calls", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Content-Type") != "application/json" { // see serveAccounts

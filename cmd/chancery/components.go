@@ -98,7 +98,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 			behind.service, behind.serviceListen = focus.ServiceHandler(), config.Calls.ServiceListen
 		}
 		behind.drain = serveDrain(focus)
-		behind.calls = ownCalls(focus) // until a client API is here too, which sees all foci
+		behind.calls = ownCalls(focus, true) // until a client API is here too, which sees all foci
 		behind.turn, behind.turnName = focus.ServeTURN, config.Calls.TURN.Host
 		behind.webName = hostOf(config.foci()[0])
 	}
@@ -153,6 +153,6 @@ func (s *stack) assembleFocus(ctx context.Context, config Config) (behind handle
 	s.run("calls", focus.Run)
 	return handlers{
 		client: focus.Handler(), turn: focus.ServeTURN, turnName: config.Calls.TURN.Host, health: func(context.Context) error { return nil },
-		calls: ownCalls(focus),
+		calls: ownCalls(focus, false),
 	}, nil
 }

@@ -127,18 +127,31 @@ func (c *certificate) current(now time.Time) (*tls.Certificate, error) {
 // asking. Never to be reached from outside.
 func adminHandler(behind handlers) http.Handler {
 	mux := http.NewServeMux()
+	elsewhere := func(pattern, what string) { // what the subcommands ask for, where it is not
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "this process has no "+what+": -config has to name the configuration of one that has", http.StatusNotFound)
+		})
+	}
 	if behind.peers != nil {
 		mux.HandleFunc("GET /federation", behind.peers)
 	}
 	if behind.drain != nil {
 		mux.HandleFunc("POST /calls/drain", behind.drain)
+	} else {
+		elsewhere("POST /calls/drain", "call focus")
 	}
 	if behind.calls != nil {
 		behind.calls.routes(mux)
+	} else {
+		elsewhere("/calls", "client API")
+		elsewhere("GET /calls/list", "client API")
 	}
 	if behind.keepAccounts != nil {
 		mux.HandleFunc("POST /accounts", serveAccounts(behind.keepAccounts))
 		mux.HandleFunc("POST /accounts/export", serveExport(behind.exportAccount))
+	} else {
+		elsewhere("POST /accounts", "client API")
+		elsewhere("POST /accounts/export", "client API")
 	}
 	mux.Handle("GET /metrics", promhttp.Handler())
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
