@@ -3,10 +3,13 @@ package calls
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/pion/stun/v4"
 
 	"chancery/roomserver/policy"
 )
@@ -132,7 +135,7 @@ type TURN struct {
 	// proxy hands connections over to listen.turns. 0: the port of listen.secure or listen.turns. Default: 0.
 	TLSPort int `yaml:"tls_port"`
 	// MinPort and MaxPort bound the UDP ports that are relayed from. Calls through the focus need none of them open in a
-	// firewall; calls between two devices do. 0: whatever the host gives. Default: 0.
+	// firewall; calls between two devices do. Both 0: whatever the host gives. Default: 0.
 	MinPort int `yaml:"min_port"`
 	MaxPort int `yaml:"max_port"`
 	// MaxRelays bounds the relays of all together; a participant may need a handful. Default: 4096.
@@ -169,9 +172,13 @@ func (c *Config) Check() error {
 		return errors.New("calls.path is empty: the focus stands beside the client API")
 	case strings.HasSuffix(c.URL, "/"):
 		return fmt.Errorf("calls.url %q must not end with a slash", c.URL)
+	case c.URL != "" && (!overHTTP(c.URL) || !strings.HasSuffix(c.URL, c.Path)):
+		return fmt.Errorf("calls.url %q is not of the form https://host%s, with calls.path at its end", c.URL, c.Path)
 	case c.ServiceSecret != "" && (len(c.ServiceSecret) < minSecret || c.ServiceKey == ""):
 		return fmt.Errorf("calls.service_secret needs %d bytes, and calls.service_key beside it", minSecret)
-	case c.Webhook != "" && !strings.HasPrefix(c.Webhook, "https://") && !strings.HasPrefix(c.Webhook, "http://"):
+	case c.ServiceSecret == "" && c.ServiceKey != "":
+		return errors.New("calls.service_key needs calls.service_secret beside it")
+	case c.Webhook != "" && !overHTTP(c.Webhook):
 		return fmt.Errorf("calls.webhook %q is no http address", c.Webhook)
 	case c.Standalone && (c.Key == "" || c.Secret == ""):
 		return errors.New("calls.standalone needs calls.key and calls.secret")
@@ -181,15 +188,25 @@ func (c *Config) Check() error {
 	if u, err := url.Parse(c.RelayAddress); err != nil || c.RelayAddress != "" && (u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "") {
 		return fmt.Errorf("calls.relay_address %q is not of the form http://host:port", c.RelayAddress)
 	}
-	if t := c.TURN; t.MinPort < 0 || t.MaxPort > 65535 || t.MinPort > t.MaxPort {
-		return fmt.Errorf("calls.turn: no ports lie between %d and %d", t.MinPort, t.MaxPort)
+	if t := c.TURN; t.MinPort < 0 || t.MaxPort > 65535 || t.MinPort > t.MaxPort || t.MinPort == 0 && t.MaxPort > 0 {
+		return fmt.Errorf("calls.turn: no ports to relay from lie between min_port %d and max_port %d", t.MinPort, t.MaxPort)
+	}
+	if err := c.checkNumbers(); err != nil {
+		return err
 	}
 	if _, err := policy.NewAddresses(nil, c.TURN.DeniedNetworks); err != nil {
 		return fmt.Errorf("calls.turn.denied_networks: %w", err)
 	}
 	for _, s := range c.ICEServers {
-		if len(s.URLs) == 0 {
-			return errors.New("calls.ice_servers: an entry has no urls")
+		if err := s.check(); err != nil {
+			return fmt.Errorf("calls.ice_servers: %w", err)
+		}
+	}
+	for name, list := range map[string][]string{"restricted_servers": c.RestrictedServers, "view_only_servers": c.ViewOnlyServers, "external_servers": c.ExternalServers} {
+		for _, s := range list {
+			if s == "" || strings.ContainsAny(s, "/@# ") {
+				return fmt.Errorf("calls.%s: %q is no server name, such as partner.example or *.partner.example", name, s)
+			}
 		}
 	}
 	for _, list := range [][]string{c.Listen, c.PublicIPs} {
@@ -200,6 +217,66 @@ func (c *Config) Check() error {
 		}
 	}
 	return nil
+}
+
+// checkNumbers names the first number that lies outside of what can be.
+func (c *Config) checkNumbers() error {
+	const port, endless = 65535, math.MaxInt64
+	for _, n := range []struct {
+		name            string
+		is, least, most int64
+	}{
+		{"udp_port", int64(c.UDPPort), 0, port},
+		{"tcp_port", int64(c.TCPPort), -1, port},
+		{"turn.udp_port", int64(c.TURN.UDPPort), -1, port},
+		{"turn.tcp_port", int64(c.TURN.TCPPort), -1, port},
+		{"turn.tls_port", int64(c.TURN.TLSPort), 0, port},
+		{"turn.max_relays", int64(c.TURN.MaxRelays), 1, endless},
+		{"turn.max_kbps", int64(c.TURN.MaxKbps), 1, endless},
+		{"turn.max_total_mbps", int64(c.TURN.MaxTotalMbps), 1, endless},
+		{"max_participants", int64(c.MaxParticipants), 0, endless},
+		{"max_total_participants", int64(c.MaxTotalParticipants), 0, endless},
+		{"max_tracks", int64(c.MaxTracks), 0, endless},
+		{"max_guests", int64(c.MaxGuests), 0, endless},
+		{"max_participant_bitrate", c.MaxParticipantBitrate, 0, endless},
+		{"max_call_bitrate", c.MaxCallBitrate, 0, endless},
+		{"max_guest_bitrate", c.MaxGuestBitrate, 0, endless},
+		{"keep_records", int64(c.KeepRecords), 0, endless},
+		{"empty_timeout", int64(c.EmptyTimeout), 0, endless},
+		{"grace", int64(c.Grace), 0, endless},
+	} {
+		switch {
+		case n.is < n.least:
+			return fmt.Errorf("calls.%s must not be below %d", n.name, n.least)
+		case n.is > n.most:
+			return fmt.Errorf("calls.%s must not be above %d", n.name, n.most)
+		}
+	}
+	return nil
+}
+
+// check names what a browser would refuse, and with it the whole call.
+func (s *ICEServer) check() error {
+	if len(s.URLs) == 0 {
+		return errors.New("an entry has no urls")
+	}
+	for _, u := range s.URLs {
+		uri, err := stun.ParseURI(u)
+		if err != nil {
+			return fmt.Errorf("%q is not of the form turns:host:port?transport=tcp: %w", u, err)
+		}
+		relays := uri.Scheme == stun.SchemeTypeTURN || uri.Scheme == stun.SchemeTypeTURNS
+		if relays && s.Secret == "" && (s.Username == "" || s.Credential == "") {
+			return fmt.Errorf("%q needs a secret, or username and credential", u)
+		}
+	}
+	return nil
+}
+
+// overHTTP says whether an address is one of HTTP, with a host.
+func overHTTP(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
 func parseIPs(list []string) (ips []net.IP) {

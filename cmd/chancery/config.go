@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -137,10 +138,31 @@ func decodeConfig(raw []byte, config *Config) error {
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(raw))
 	decoder.KnownFields(true)
-	if err := decoder.Decode(config); err != nil && !errors.Is(err, io.EOF) {
+	err = decoder.Decode(config)
+	if wrong := new(yaml.TypeError); errors.As(err, &wrong) {
+		return plainly(wrong.Errors, replaced)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil
+}
+
+var (
+	unknownKey = regexp.MustCompile(`field (.+) not found in type \S+`)
+	lineNumber = regexp.MustCompile(`^line \d+: `)
+)
+
+// plainly says in one line what is wrong with a file. moved: its lines are no longer those of the file.
+func plainly(wrong []string, moved bool) error {
+	said := make([]string, len(wrong))
+	for n, w := range wrong {
+		if moved {
+			w = lineNumber.ReplaceAllString(w, "")
+		}
+		said[n] = unknownKey.ReplaceAllString(w, "there is no key $1 here")
+	}
+	return errors.New(strings.Join(said, "; "))
 }
 
 // resolveSecrets replaces the values tagged !file and !env, and says whether there were any.

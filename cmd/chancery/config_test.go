@@ -70,13 +70,29 @@ func TestSample(t *testing.T) {
 // TestConfigRefuses holds what a wrong file is told.
 func TestConfigRefuses(t *testing.T) {
 	for _, c := range []struct{ name, file, want string }{
-		{"unknown key", "server_name: a.example\nlisten: {clients: ':1'}", "field clients not found"},
-		{"unknown top key", "server_name: a.example\nserver: x", "field server not found"},
+		{"unknown key", "server_name: a.example\nlisten: {clients: ':1'}", "line 2: there is no key clients here"},
+		{"unknown top key", "server_name: a.example\nserver: x", "there is no key server here"},
 		{"no name", "data: x", "server_name is missing"},
 		{"wrong kind", "server_name: a.example\nlisten: 7", "cannot unmarshal"},
 		{"no such file", "server_name: !file /nowhere/at/all", "/nowhere/at/all"},
 		{"no such variable", "server_name: !env CHANCERY_NOT_SET", "CHANCERY_NOT_SET"},
 		{"half a pair", "server_name: a.example\nlisten: {certificate: x}", "belong together"},
+		{"two things wrong", "server_name: a.example\nlisten: {clients: ':1'}\nlog: {formats: xml}", "clients here; line 3: there is no key formats"},
+		{"lines that moved", "\n\nserver_name: !env HOME\nlisten: {clients: ':1'}", "chancery.yaml: there is no key clients here"},
+		{"no HTTP", "server_name: a.example\ncalls: {url: a.example/calls}", "https://host/calls"},
+		{"another path", "server_name: a.example\ncalls: {url: 'https://a.example/media'}", "https://host/calls"},
+		{"no such port", "server_name: a.example\ncalls: {udp_port: 70000}", "calls.udp_port must not be above 65535"},
+		{"no UDP", "server_name: a.example\ncalls: {udp_port: -1}", "calls.udp_port must not be below 0"},
+		{"relays' end alone", "server_name: a.example\ncalls: {turn: {max_port: 50999}}", "between min_port 0 and max_port 50999"},
+		{"relays upside down", "server_name: a.example\ncalls: {turn: {min_port: 50999, max_port: 50000}}", "between min_port 50999"},
+		{"no relays", "server_name: a.example\ncalls: {turn: {max_total_mbps: 0}}", "calls.turn.max_total_mbps must not be below 1"},
+		{"records of tomorrow", "server_name: a.example\ncalls: {keep_records: -1h}", "calls.keep_records must not be below 0"},
+		{"fewer than nobody", "server_name: a.example\ncalls: {max_guests: -1}", "calls.max_guests must not be below 0"},
+		{"no ICE server", "server_name: a.example\ncalls: {ice_servers: [{urls: ['turn.a.example']}]}", "turns:host:port"},
+		{"an ICE server without a password", "server_name: a.example\ncalls: {ice_servers: [{urls: ['turn:a.example'], username: x}]}", "needs a secret"},
+		{"a server's address", "server_name: a.example\ncalls: {restricted_servers: ['https://b.example']}", "restricted_servers: \"https://b.example\" is no server name"},
+		{"half a service", "server_name: a.example\ncalls: {service_key: tools}", "needs calls.service_secret"},
+		{"a webhook nowhere", "server_name: a.example\ncalls: {webhook: 'http://'}", "no http address"},
 		{"log format", "server_name: a.example\nlog: {format: xml}", "neither json nor text"},
 	} {
 		path := filepath.Join(t.TempDir(), "chancery.yaml")
@@ -86,6 +102,8 @@ func TestConfigRefuses(t *testing.T) {
 		_, err := readConfig(path)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got error %v, want one that holds %q", c.name, err, c.want)
+		} else if strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got more than a line: %v", c.name, err)
 		}
 	}
 }
