@@ -19,16 +19,14 @@ func checkCommand(_ context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	config, err := readConfig(*path)
+	config, chosen, err := readParts(flags, *path, *only)
 	if err != nil {
 		return err
 	}
-	chosen, err := chooseParts(*only)
-	if err != nil {
-		return err
-	}
-	if err := config.checkParts(chosen); err != nil {
-		return err
+	if config.Listen.Certificate != "" {
+		if _, err := (&certificate{certFile: config.Listen.Certificate, keyFile: config.Listen.Key}).tlsConfig(); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("%s: good. %s would run %s.\n", *path, config.ServerName, strings.Join(chosen, ", "))
 	return nil

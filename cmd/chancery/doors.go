@@ -113,11 +113,14 @@ func (c *certificate) current(now time.Time) (*tls.Certificate, error) {
 		return c.pair, nil
 	}
 	pair, pairErr := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err := errors.Join(err, pairErr); err != nil {
+	if err == nil {
+		err = pairErr
+	}
+	if err != nil {
 		if c.pair != nil {
 			return c.pair, nil // half-written files: the old pair serves until they are whole
 		}
-		return nil, fmt.Errorf("listen.certificate: %w", err)
+		return nil, fmt.Errorf("listen.certificate and listen.key: %w", err)
 	}
 	c.pair, c.read = &pair, info.ModTime()
 	return c.pair, nil

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"flag"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -34,19 +35,26 @@ func serveCommand(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	config, err := readConfig(*path)
+	config, chosen, err := readParts(flags, *path, *only)
 	if err != nil {
-		return err
-	}
-	chosen, err := chooseParts(*only)
-	if err != nil {
-		return err
-	}
-	if err := config.checkParts(chosen); err != nil {
 		return err
 	}
 	log := config.logger(os.Stderr)
 	return serve(log.WithContext(ctx), config, chosen)
+}
+
+// readParts reads the configuration and the chosen parts, as serve and check do once their flags are parsed.
+func readParts(flags *flag.FlagSet, path, only string) (config Config, chosen parts, err error) {
+	if flags.NArg() > 0 { // a forgotten -only would run everything
+		return config, nil, fmt.Errorf("%s takes flags alone, and no %q: the parts to run stand behind -only, the configuration behind -config", flags.Name(), flags.Arg(0))
+	}
+	if config, err = readConfig(path); err != nil {
+		return config, nil, err
+	}
+	if chosen, err = chooseParts(only); err != nil {
+		return config, nil, err
+	}
+	return config, chosen, config.checkParts(chosen)
 }
 
 // chooseParts reads the value of --only.
