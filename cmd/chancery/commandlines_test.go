@@ -30,3 +30,19 @@ func TestCommandLines(t *testing.T) {
 		}
 	}
 }
+
+// TestServerNameStays starts a server under another name on the database that it had: it is told whose that is.
+func TestServerNameStays(t *testing.T) {
+	databases(t, func(t *testing.T, database func() string) {
+		config := testConfigs(t, database, "interior.test")[0]
+		for _, c := range []struct{ name, want string }{{"interior.test", ""}, {"interieur.test", "the database is of interior.test"}, {"interior.test", ""}} {
+			config.ServerName = c.name
+			s := newStack(t.Context())
+			_, err := s.assemble(t.Context(), config, allParts)
+			s.stop(stopPatience)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("as %s: got error %v, want one that holds %q", c.name, err, c.want)
+			}
+		}
+	})
+}

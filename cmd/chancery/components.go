@@ -53,6 +53,13 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 		}
 	})
 
+	switch owner, err := store.Secrets.ServerName(ctx, config.ServerName); {
+	case err != nil:
+		return behind, err
+	case owner != config.ServerName:
+		return behind, fmt.Errorf("server_name is %s, but the database is of %s: the name of a server can never be changed", config.ServerName, owner)
+	}
+
 	files, err := blobs.Open(config.inData(config.Media))
 	if err != nil {
 		return behind, err
