@@ -254,6 +254,24 @@ const scenarios = {
       const hidden = await page.evaluate(() => document.querySelector("section").scrollWidth - document.querySelector("section").clientWidth);
       if (hidden > 0) throw new Error(`the table is ${hidden} pixels wider than the page`);
       await keep(page, "operators-" + scheme);
+      if (scheme === "light") { // what is scrolled, focused or selected stays so while the page goes on
+        await page.setViewportSize({ width: 390, height: 620 });
+        await page.keyboard.press("Tab");
+        const state = page.locator("#state");
+        const later = async () => {
+          const before = await state.innerText();
+          await page.waitForFunction((then) => document.getElementById("state").innerText !== then, before);
+        };
+        await page.evaluate(() => (document.querySelector("section").scrollLeft = 120));
+        await later();
+        const kept = await page.evaluate(() => [document.querySelector("section").scrollLeft, document.activeElement.tagName]);
+        if (kept.join() !== "120,SECTION") throw new Error(`after a look the table is scrolled by ${kept[0]} and the keyboard in ${kept[1]}, want 120 and SECTION`);
+        await page.evaluate(() => document.getSelection().selectAllChildren(document.querySelector("td.who div")));
+        await state.filter({ hasText: "Held while text is selected" }).waitFor();
+        if (!(await page.evaluate(() => String(document.getSelection()))).startsWith("@")) throw new Error("what was selected is gone");
+        await page.evaluate(() => document.getSelection().removeAllRanges());
+        await state.filter({ hasText: /^As of/ }).waitFor();
+      }
       if (scheme === "dark") {
         const ended = await fetch(facts.page + "/calls", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ do: "end", room: facts.room }) });
         if (!ended.ok) throw new Error(await ended.text());
