@@ -3,6 +3,8 @@ package calls
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"chancery/storage/bus"
 )
 
 var (
@@ -72,3 +74,21 @@ var (
 		Name: "chancery_calls_tokens_total", Help: "Answers of the token service.",
 	}, []string{"outcome"})
 )
+
+// Whoever watches for the first failure has to see that there was none before.
+func init() {
+	for _, outcome := range []string{"ok", "refused", "failed"} {
+		joins.WithLabelValues("join", outcome)
+	}
+	for _, outcome := range []string{"given", "refused"} {
+		tokensGiven.WithLabelValues(outcome)
+	}
+	for _, outcome := range []string{"ok", "failed", "given_up"} {
+		for _, action := range []bus.DelayedAction{bus.DelayedRestart, bus.DelayedSend} {
+			delegated.WithLabelValues(string(action), outcome)
+		}
+	}
+	for _, outcome := range []string{"ok", "failed", "lost"} {
+		hooksTold.WithLabelValues(outcome)
+	}
+}

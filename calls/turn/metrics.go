@@ -16,3 +16,13 @@ var (
 		Name: "chancery_turn_refused_total", Help: "What the TURN server did not do, by reason.",
 	}, []string{"reason"})
 )
+
+// As in calls: what has not happened yet counts nothing, and is there.
+func init() {
+	for _, direction := range []string{"in", "out"} {
+		relayed.WithLabelValues(direction)
+	}
+	for _, reason := range []string{"connections", "credential", "flood", "nonsense", "peer", "quota", "rate"} {
+		refused.WithLabelValues(reason)
+	}
+}

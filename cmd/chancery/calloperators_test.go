@@ -6,10 +6,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"maunium.net/go/mautrix"
 
 	"chancery/calls/signal"
@@ -290,5 +293,31 @@ func TestCommandsElsewhere(t *testing.T) {
 	cancel() // as a database that is away, this one cannot be asked
 	if _, err := behind.calls.keep(gone, clientapi.CallWish{Do: "end", Room: "!room:interior.test"}); err == nil || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "no such room") {
 		t.Errorf("without a database: got %q, want what is wrong", err)
+	}
+}
+
+// TestCountersBeginAtNothing looks for the counters of calls that the operators' page names, before any call: a first failure shows as a rise
+// only where there was a zero.
+func TestCountersBeginAtNothing(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operators.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, f := range families {
+		there[f.GetName()] = true
+	}
+	named := regexp.MustCompile("chancery_(?:calls|turn)_[a-z_]+_total").FindAllString(string(page), -1)
+	for _, name := range named {
+		if !there[name] {
+			t.Errorf("there is no %s yet", name)
+		}
+	}
+	if len(named) < 9 {
+		t.Errorf("the page names %d counters: %v", len(named), named)
 	}
 }
