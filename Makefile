@@ -13,6 +13,9 @@ BROWSERS := ./calls ./clientapi ./cmd/chancery
 # How long each fuzz target and the soak run.
 FUZZ_TIME ?= 10m
 SOAK_TIME ?= 30m
+# How long the monkey plays, and what else go test is told: -race.
+MONKEY_TIME ?= 30m
+MONKEY_FLAGS ?=
 # How many messages the encryption test sends.
 ENCRYPTION_MESSAGES ?= 2000
 
@@ -23,7 +26,7 @@ PAGE    := cmd/chancery/demo
 PAGE_IN := $(wildcard $(PAGE)/*.js $(PAGE)/*.css $(PAGE)/*.html $(PAGE)/package-lock.json) .ci/page
 
 .DEFAULT_GOAL := help
-.PHONY: help build page demo prepare test test-go test-agree test-counts test-oracle vet fuzz soak soak-talk soak-calls encryption bench sample clean
+.PHONY: help build page demo prepare test test-go test-agree test-counts test-oracle vet fuzz soak soak-talk soak-calls monkey encryption bench sample clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +90,9 @@ soak-talk: ## two servers are killed, stopped and restarted under load for SOAK_
 
 soak-calls: prepare ## eighteen clients and two browsers come and go in a call for SOAK_TIME, and the focus is killed; the last line is the verdict
 	.ci/postgres env CHANCERY_SOAK_CALLS=$(SOAK_TIME) $(GO) test -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestSoakCalls$$' ./cmd/chancery
+
+monkey: prepare ## four to six browsers do random things in calls for MONKEY_TIME, and after each round everybody must know and get the same
+	CHANCERY_MONKEY=$(MONKEY_TIME) $(GO) test $(MONKEY_FLAGS) -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestMonkey$$' ./calls
 
 encryption: prepare ## five people with three devices each talk encrypted while devices come and go and servers crash: everything has to be read
 	.ci/postgres env CHANCERY_ENCRYPTION=$(ENCRYPTION_MESSAGES) $(GO) test -tags $(TAGS) -timeout 0 -count 1 -v -run '^TestBrowserEncryption$$' ./cmd/chancery

@@ -2,7 +2,6 @@ package calls
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
@@ -70,35 +69,12 @@ const scenarios = 116
 // played on that, without judging it. SFU_MEDIA is its one UDP port on the loopback, for the ways that can be made worse, and
 // SFU_CMD the command that starts it, for those in which it is killed.
 func TestBrowser(t *testing.T) {
-	if testing.Short() {
-		t.Skip("browsers are not short")
-	}
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Skip("node is not installed: the browsers' tests are left out")
-	}
-	if !anyInPath("chromium", "chromium-browser", "google-chrome") && os.Getenv("CHROMIUM") == "" {
-		t.Skip("Chromium is not installed: the browsers' tests are left out")
-	}
-	if _, err := os.Stat(filepath.Join("browser", "node_modules", "livekit-client")); err != nil {
-		npm := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
-		npm.Dir = "browser"
-		if out, err := npm.CombinedOutput(); err != nil {
-			t.Fatalf("npm ci in calls/browser: %v\n%s", err, out)
-		}
-	}
+	node := browsers(t)
 	stage, key, secret := newOtherStage(t), os.Getenv("SFU_KEY"), os.Getenv("SFU_SECRET")
 	if stage == nil {
-		f, url := newTestFocus(t)
-		f.admit, f.refreshEvery = ruledHouse{}, 15*time.Second // so that a scenario sees more than a first new token
-		stage, key, secret = newStage(t, f, url), testKey, testSecret
+		stage, key, secret = newOwnStage(t), testKey, testSecret
 	}
-	cmd := exec.CommandContext(t.Context(), node, append([]string{"run.mjs"}, strings.Fields(os.Getenv("SCENARIOS"))...)...)
-	cmd.Dir = "browser"
-	cmd.Env = append(os.Environ(), "FOCUS_URL="+stage.url(), "FOCUS_KEY="+key, "FOCUS_SECRET="+secret, "STAGE_URL="+stage.server.URL)
-	if stage.other {
-		cmd.Env = append(cmd.Env, "OTHER=1")
-	}
+	cmd := stage.drive(node, key, secret, append([]string{"run.mjs"}, strings.Fields(os.Getenv("SCENARIOS"))...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -140,15 +116,6 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// ruledHouse lets in whom the token does, but for calls whose name says what a homeserver could: see rule in browser/stage.mjs.
-type ruledHouse struct{}
-
-func (ruledHouse) admit(_ context.Context, c *Claims) (ruling, error) {
-	v := unbound
-	v.start, v.locked = !strings.HasSuffix(c.Video.Room, ", begun by nobody"), strings.HasSuffix(c.Video.Room, ", locked")
-	return v, nil
-}
-
 // figure is what a scenario has measured.
 type figure struct {
 	Name, Unit string
@@ -162,4 +129,27 @@ func anyInPath(names ...string) bool {
 		}
 	}
 	return false
+}
+
+// browsers gives the path of node, and leaves the test out where browsers cannot be driven.
+func browsers(t *testing.T) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("browsers are not short")
+	}
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("node is not installed: the browsers' tests are left out")
+	}
+	if !anyInPath("chromium", "chromium-browser", "google-chrome") && os.Getenv("CHROMIUM") == "" {
+		t.Skip("Chromium is not installed: the browsers' tests are left out")
+	}
+	if _, err := os.Stat(filepath.Join("browser", "node_modules", "livekit-client")); err != nil {
+		npm := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
+		npm.Dir = "browser"
+		if out, err := npm.CombinedOutput(); err != nil {
+			t.Fatalf("npm ci in calls/browser: %v\n%s", err, out)
+		}
+	}
+	return node
 }

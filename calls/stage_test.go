@@ -25,6 +25,7 @@ import (
 type stage struct {
 	t      *testing.T
 	other  bool   // the scenarios are played on another server
+	focus  *Focus // in this process, unless they are
 	media  string // UDP address of the focus in this process, or of the other server; empty: not known
 	door   string // HTTP address of it
 	server *httptest.Server
@@ -37,9 +38,29 @@ type stage struct {
 // newStage serves the controls of a focus that is reached at url.
 func newStage(t *testing.T, f *Focus, url string) *stage {
 	t.Helper()
-	s := &stage{t: t, media: mediaAddress(t, f), door: strings.TrimPrefix(url, "ws://")}
+	s := &stage{t: t, focus: f, media: mediaAddress(t, f), door: strings.TrimPrefix(url, "ws://")}
 	s.open()
 	return s
+}
+
+// newOwnStage serves the controls of a focus of its own, whose house takes orders.
+func newOwnStage(t *testing.T) *stage {
+	t.Helper()
+	f, url := newTestFocus(t)
+	f.admit, f.refreshEvery = &ruledHouse{}, 15*time.Second // so that a scenario sees more than a first new token
+	return newStage(t, f, url)
+}
+
+// drive is the command that lets node play what args name on the stage.
+func (s *stage) drive(node, key, secret string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(s.t.Context(), node, args...)
+	cmd.Dir = "browser"
+	cmd.Env = append(os.Environ(), "FOCUS_URL="+s.url(), "FOCUS_KEY="+key, "FOCUS_SECRET="+secret, "STAGE_URL="+s.server.URL)
+	if s.other {
+		cmd.Env = append(cmd.Env, "OTHER=1")
+	}
+	cmd.Stderr = os.Stderr
+	return cmd
 }
 
 // newOtherStage serves the controls of the server that the environment names, and starts it if it says how; nil: it names none.
@@ -64,6 +85,7 @@ func (s *stage) open() {
 	mux.HandleFunc("POST /relay", s.openRelay)
 	mux.HandleFunc("POST /relay/{n}", s.changeRelay)
 	mux.HandleFunc("POST /process/{what}", s.changeProcess)
+	mux.HandleFunc("POST /order", s.order)
 	s.server = httptest.NewServer(mux)
 	s.t.Cleanup(s.server.Close)
 }
@@ -115,9 +137,13 @@ func (s *stage) openRelay(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "SFU_MEDIA is not given", http.StatusNotImplemented)
 		return
 	}
-	way := newRelay(s.t, s.media, s.door)
+	media, door := s.media, s.door
+	if r.URL.Query().Has("apart") && s.apart != nil {
+		media, door = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.apart.media)), s.apart.door
+	}
+	way := newRelay(s.t, media, door)
 	s.relays = append(s.relays, way)
-	_, focusPort, _ := net.SplitHostPort(s.media)
+	_, focusPort, _ := net.SplitHostPort(media)
 	reply(w, map[string]any{"id": len(s.relays) - 1, "url": "ws://" + way.door.Addr().String(), "from": focusPort, "to": strconv.Itoa(way.port())})
 }
 
@@ -152,6 +178,42 @@ func (s *stage) changeProcess(w http.ResponseWriter, r *http.Request) {
 		s.apart.end(syscall.SIGTERM)
 	}
 	reply(w, map[string]any{"url": "ws://" + s.apart.door})
+}
+
+// ruledHouse lets in whom the token does, but for calls whose name says what a homeserver could: see rule in browser/stage.mjs. What
+// else one could say of somebody is ordered.
+type ruledHouse struct {
+	said sync.Map // what holds of a participant, by call and identity: ruling
+}
+
+type seat struct{ room, identity string }
+
+func (h *ruledHouse) admit(_ context.Context, c *Claims) (ruling, error) {
+	v := unbound
+	if said, ok := h.said.Load(seat{c.Video.Room, c.Subject}); ok {
+		v = said.(ruling)
+	}
+	v.start, v.locked = !strings.HasSuffix(c.Video.Room, ", begun by nobody"), strings.HasSuffix(c.Video.Room, ", locked")
+	return v, nil
+}
+
+// order lets something hold of a participant, as a homeserver's room would.
+func (s *stage) order(w http.ResponseWriter, r *http.Request) {
+	var about struct {
+		Room, Identity string
+		Mute           bool
+		NoVideo        bool `json:"no_video"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&about); err != nil || s.focus == nil {
+		http.Error(w, "nobody takes this order", http.StatusBadRequest)
+		return
+	}
+	v := unbound
+	v.mute, v.noVideo = about.Mute, about.NoVideo
+	s.focus.admit.(*ruledHouse).said.Store(seat{about.Room, about.Identity}, v)
+	for _, p := range s.focus.present(func(p *Participant) bool { return p.room.name == about.Room && p.identity == about.Identity }) {
+		p.post(func() { p.obey(v) })
+	}
 }
 
 // process is a focus alone in another process, always on the same ports; or another server.

@@ -1,5 +1,6 @@
 // What runs in each participant's page: a thin hand for the test around the unmodified livekit-client.
 import { BaseKeyProvider, ExternalE2EEKeyProvider, Room, RoomEvent, Track, VideoPresets } from 'livekit-client';
+import { survey } from './survey.js';
 
 const events = [];
 const watches = new Map(); // identity -> {video, frames, first}
@@ -95,8 +96,9 @@ function canvas(width, height, rate, draw = simple) {
   const canvas = Object.assign(document.createElement('canvas'), { width, height });
   const c = canvas.getContext('2d');
   let n = 0;
-  setInterval(() => draw(c, width, height, n++), 1000 / rate);
-  return canvas.captureStream(rate).getVideoTracks()[0];
+  const track = canvas.captureStream(rate).getVideoTracks()[0];
+  const drawing = setInterval(() => (track.readyState === 'live' ? draw(c, width, height, n++) : clearInterval(drawing)), 1000 / rate);
+  return track;
 }
 function simple(c, width, height, n) {
   c.fillStyle = `hsl(${(n * 7) % 360} 90% 50%)`;
@@ -111,8 +113,9 @@ function busy(c, width, height) {
 }
 
 // tone is a sound without pauses, so that what was concealed can be counted. window.volume makes it louder and softer.
+let sounds;
 function tone() {
-  const audio = new AudioContext();
+  const audio = (sounds ??= new AudioContext());
   const source = audio.createOscillator(), out = audio.createMediaStreamDestination();
   const gain = audio.createGain();
   window.volume = (v) => { gain.gain.value = v; };
@@ -248,9 +251,21 @@ window.call = {
     await room.connect(url, token, { autoSubscribe: auto, subscriberAllowPause: pause });
     const connected = Date.now() - begun;
     // each attempt to have signalling again, and its end: the room says "reconnecting" once, and "reconnected" two seconds later
-    for (const way of ['resuming', 'restarting']) room.engine.on(way, () => note('tries'));
+    for (const way of ['resuming', 'restarting']) {
+      room.engine.on(way, () => {
+        note('tries');
+        note(way);
+      });
+    }
     room.engine.on('signalResumed', () => note('signalling'));
-    if (secret || keys) await room.setE2EEEnabled(true);
+    if (secret || keys) {
+      await room.setE2EEEnabled(true);
+      const { e2eeManager } = room.engine, { handleEncryptedData } = e2eeManager;
+      e2eeManager.handleEncryptedData = (...args) => handleEncryptedData.apply(e2eeManager, args).catch((e) => {
+        note('encryption error of data: ' + e.message);
+        throw e;
+      });
+    }
     if (publish === true) await room.localParticipant.enableCameraAndMicrophone();
     else if (publish) await Promise.all(publish.map((what) => window.call.publish(what)));
     return { connected };
@@ -261,6 +276,8 @@ window.call = {
     tone: () => room.localParticipant.publishTrack(tone(), { source: 'microphone', dtx: false, red: false }),
     voice: () => room.localParticipant.publishTrack(tone(), { source: 'microphone', dtx: true, red: true }),
     music: () => room.localParticipant.publishTrack(music(), { source: 'screen_share_audio', forceStereo: true }),
+    small: () => room.localParticipant.publishTrack(canvas(480, 270, 10), { source: 'camera' }),
+    still: () => room.localParticipant.publishTrack(canvas(320, 180, 5), { source: 'screen_share', simulcast: false }),
     // a camera that needs no device: Chromium's false one stands still now and then when two pages open it anew at once
     picture: () => room.localParticipant.publishTrack(canvas(640, 360, 15), { source: 'camera' }),
     film: () => room.localParticipant.publishTrack(canvas(640, 360, 15, busy), { source: 'screen_share', simulcast: false, screenShareEncoding: { maxBitrate: 300_000, maxFramerate: 15 } }),
@@ -312,14 +329,16 @@ window.call = {
   first: (identity, source = 'camera') => watches.get(identity + ':' + source)?.first ?? 0,
   height: (identity, source = 'camera') => watches.get(identity + ':' + source)?.height ?? 0,
   picture,
-  resize(identity, width, height) {
-    const v = watches.get(identity + ':camera').video;
+  resize(identity, width, height, source = 'camera') {
+    const v = watches.get(identity + ':' + source).video;
     v.style.cssText = `position:fixed;left:0;top:0;width:${width}px;height:${height}px`;
   },
-  hide(identity, hidden) {
-    watches.get(identity + ':camera').video.style.display = hidden ? 'none' : '';
+  hide(identity, hidden, source = 'camera') {
+    watches.get(identity + ':' + source).video.style.display = hidden ? 'none' : '';
   },
+  views: (identity, source) => watches.has(identity + ':' + source),
   note,
+  survey: () => survey(room),
   // udp or tcp: how the media travel
   protocol: async () => {
     const stats = await room.engine.pcManager.publisher.getStats();

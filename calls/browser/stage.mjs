@@ -130,9 +130,9 @@ class Stage {
     return token(name, { room: this.room, roomJoin: true, canUpdateOwnMetadata: true, ...grants }, life);
   }
 
-  // relay opens a way to the focus that can be made worse with change().
-  async relay() {
-    const way = await control('/relay');
+  // relay opens a way to the focus that can be made worse with change(), or to the one in a process of its own.
+  async relay(apart = false) {
+    const way = await control(apart ? '/relay?apart' : '/relay');
     way.change = async (what) => {
       const res = await fetch(`${STAGE_URL}/relay/${way.id}`, { method: 'POST', body: JSON.stringify(what) });
       if (!res.ok) throw new Error(`relay: ${res.status}`);
@@ -142,6 +142,11 @@ class Stage {
   // apart starts ("start"), kills or stops the focus in a process of its own, and gives its address.
   async apart(what) {
     return (await control(`/process/${what}`)).url;
+  }
+  // order has what a homeserver's room would say of somebody hold from now on: {identity, mute, no_video}.
+  async order(what) {
+    const res = await fetch(`${STAGE_URL}/order`, { method: 'POST', body: JSON.stringify({ room: this.room, ...what }) });
+    if (!res.ok) throw new Error(`order: ${res.status}`);
   }
   // admin calls the room service.
   async admin(method, body) {
