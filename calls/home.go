@@ -333,6 +333,7 @@ func (h *homes) tell(gone bool) {
 	h.mu.Lock()
 	news := bus.FocusNews{Process: h.process, Load: len(h.claimed), Draining: h.draining, Gone: gone, Media: h.own}
 	h.mu.Unlock()
+	news.Seal = h.focus.tokens.seal(news.Process)
 	news.Load += h.focus.load()
 	if err := bus.Tell(h.bus, bus.FociNews, news); err != nil {
 		zerolog.Ctx(h.focus.ctx).Debug().Err(err).Msg("Focus not announced")
@@ -341,30 +342,37 @@ func (h *homes) tell(gone bool) {
 
 // hear takes news of another process, and greets one that has just begun: it knows nobody.
 func (h *homes) hear(news bus.FocusNews, now time.Time) {
-	if h.heard(news, now) {
+	fresh, first := h.heard(news, now)
+	if first && news.Seal != "" && news.Seal != h.focus.tokens.seal(news.Process) {
+		zerolog.Ctx(h.focus.ctx).Error().Str("focus", news.Process).
+			Msg("Another focus process signs tokens with another calls.key or calls.secret: calls fail until all have the same")
+	}
+	if fresh {
 		h.tell(false)
 	}
 }
 
-func (h *homes) heard(news bus.FocusNews, now time.Time) (fresh bool) {
+// heard notes news. fresh: of who was not known; first: of who had said nothing yet, though its beat may have been seen.
+func (h *homes) heard(news bus.FocusNews, now time.Time) (fresh, first bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case news.Process == "" || news.Process == h.process:
-		return false
+		return false, false
 	case news.Gone:
 		h.forget(news.Process)
-		return false
+		return false, false
 	}
 	fresh = h.neighbours[news.Process] == nil
 	n := h.neighbour(news.Process)
+	first = n.heard.IsZero()
 	n.heard, n.load, n.draining = now, news.Load, news.Draining
 	if len(n.media) == 0 && len(news.Media) > 0 {
 		n.media = news.Media
 		h.reach()
 	}
 	fociLive.Set(float64(1 + len(h.neighbours)))
-	return fresh
+	return fresh, first
 }
 
 // reach tells our TURN server where media are: ours and the neighbours'; h.mu is held.

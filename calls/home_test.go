@@ -8,15 +8,35 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/rs/zerolog"
 
 	"chancery/calls/signal"
 	"chancery/storage/bus"
 )
+
+// logLines is a log that a test reads while it is written.
+type logLines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
 
 // openNATS starts a NATS server, and gives its address.
 func openNATS(t *testing.T) string {
@@ -36,19 +56,26 @@ func openNATS(t *testing.T) string {
 // newTestFoci starts two focus processes' worth of foci on one database and one NATS; tokens alone let people in.
 func newTestFoci(t *testing.T) (foci [2]*Focus, bases [2]string) {
 	t.Helper()
+	return newTestFociWith(t.Context(), t, func(int, *Config) {})
+}
+
+// newTestFociWith starts them with a log of the test's own in ctx, and each with its configuration changed.
+func newTestFociWith(ctx context.Context, t *testing.T, change func(n int, config *Config)) (foci [2]*Focus, bases [2]string) {
+	t.Helper()
 	messages, store := openStore(t, bus.Config{URL: openNATS(t)})
 	for n := range foci {
 		var handler http.Handler
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 		config := testConfig()
 		config.Standalone, config.Path, config.RelayAddress = false, "/calls", srv.URL
-		f, err := New(t.Context(), config, "interior.test", store, messages)
+		change(n, &config)
+		f, err := New(ctx, config, "interior.test", store, messages)
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.admit = openHouse{}
 		handler = f.Handler()
-		ctx, done := t.Context(), make(chan struct{})
+		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			if err := f.Run(ctx); err != nil {
@@ -92,6 +119,29 @@ func TestMediaGoToTheHome(t *testing.T) {
 	bob.hears("ann")
 	cat := join(t, bases[0], "room", "cat")
 	cat.hears("ann")
+}
+
+// TestFociOfTwoSecrets: neither takes the other's tokens, and the log says why calls fail; of those with one secret it says nothing.
+func TestFociOfTwoSecrets(t *testing.T) {
+	for _, secrets := range [][2]string{{testSecret, testSecret}, {testSecret, "another " + testSecret}} {
+		log := &logLines{}
+		foci, _ := newTestFociWith(zerolog.New(log).WithContext(t.Context()), t, func(n int, config *Config) { config.Secret = secrets[n] })
+		said := func() bool { return strings.Contains(log.String(), "another calls.key or calls.secret") }
+		if secrets[0] == secrets[1] {
+			if foci[1].homes.tell(false); said() {
+				t.Errorf("foci of one secret: got %s", log)
+			}
+			continue
+		}
+		for end := time.Now().Add(patience); !said(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("foci of two secrets: got %s, want a line that says so", log)
+			}
+		}
+		if strings.Contains(log.String(), testSecret) {
+			t.Errorf("the log holds a secret: %s", log)
+		}
+	}
 }
 
 // TestAFocusTakenForDeadGivesUp: it learns of its burial, sends everybody away to join anew, and goes on under a new name.

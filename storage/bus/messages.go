@@ -585,6 +585,8 @@ type FocusNews struct {
 	Gone     bool `json:"gone,omitempty"`
 	// Media are its media addresses: as clients are told them, and where they are.
 	Media []FocusMedia `json:"media,omitempty"`
+	// Seal proves by which key and secret it signs tokens, and tells neither.
+	Seal string `json:"seal,omitempty"`
 }
 
 // FocusMedia is one media address.
