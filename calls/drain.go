@@ -17,6 +17,11 @@ func (f *Focus) Drain(within time.Duration, undo bool) error {
 		return errors.New("there is no other focus process: stopping this one sends its participants away to come back")
 	}
 	f.homes.drain(within, undo)
+	if log := zerolog.Ctx(f.ctx); undo {
+		log.Info().Msg("New calls are taken again")
+	} else {
+		log.Info().Stringer("within", within).Msg("No new calls are taken, those that run longer move")
+	}
 	return nil
 }
 

@@ -107,9 +107,13 @@ func newTestFociWith(ctx context.Context, t *testing.T, change func(n int, confi
 
 // TestMediaGoToTheHome: the signalling comes to one focus, the call lives on another, and the media meet there.
 func TestMediaGoToTheHome(t *testing.T) {
-	foci, bases := newTestFoci(t)
+	log := &logLines{}
+	foci, bases := newTestFociWith(zerolog.New(log).WithContext(t.Context()), t, func(int, *Config) {})
 	if err := foci[0].Drain(time.Hour, false); err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "No new calls are taken") {
+		t.Errorf("the log does not tell of the drain: %s", log)
 	}
 	ann, bob := join(t, bases[0], "room", "ann"), join(t, bases[1], "room", "bob")
 	if len(foci[0].liveRooms()) != 0 || len(foci[1].liveRooms()) != 1 {
