@@ -2,6 +2,7 @@ package bus
 
 import (
 	"encoding/json"
+	"net/netip"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -111,4 +112,48 @@ type LiveLayer struct {
 	Height  uint32 `json:"height,omitempty"`
 	Bitrate int    `json:"bitrate"`
 	Alive   bool   `json:"alive"`
+}
+
+// FocusNews is how it stands with one focus process. It is gone if nobody listens.
+type FocusNews struct {
+	Process string `json:"process"`
+	// Load is what its calls cost, in participants.
+	Load int `json:"load"`
+	// Draining: it takes no new calls. Gone: it has just ended.
+	Draining bool `json:"draining,omitempty"`
+	Gone     bool `json:"gone,omitempty"`
+	// Media are its media addresses: as clients are told them, and where they are.
+	Media []FocusMedia `json:"media,omitempty"`
+	// Seal proves by which key and secret it signs tokens, and tells neither.
+	Seal string `json:"seal,omitempty"`
+}
+
+// FocusMedia is one media address.
+type FocusMedia struct {
+	Told netip.AddrPort `json:"told"`
+	At   netip.AddrPort `json:"at"`
+}
+
+// FocusQuestion asks one focus process for something; exactly one field is set.
+type FocusQuestion struct {
+	// Take makes the process the home of a call, by the call's name on the foci, unless it has one already. One that is drained refuses.
+	Take string `json:"take,omitempty"`
+	// Do is a request of the room service, which is answered for the calls of this process.
+	Do *FocusRequest `json:"do,omitempty"`
+}
+
+// FocusRequest is a request of the room service, as its caller sent it.
+type FocusRequest struct {
+	Method string `json:"method"`
+	Token  string `json:"token"`
+	Body   []byte `json:"body"`
+	JSON   bool   `json:"json,omitempty"` // and not protobuf
+}
+
+// FocusAnswer answers it.
+type FocusAnswer struct {
+	// Home is the process where the call is after a Take.
+	Home string `json:"home,omitempty"`
+	// Body is what the room service says.
+	Body []byte `json:"body,omitempty"`
 }
