@@ -101,3 +101,35 @@ func TestMutedTracksAreAnnounced(t *testing.T) {
 		t.Errorf("a browser got the trailer %q, want none", got)
 	}
 }
+
+// TestFreeSectionsServePion: who joins after another has left is seen on the section that became free, also where there were offers in between.
+func TestFreeSectionsServePion(t *testing.T) {
+	_, base := newTestFocus(t)
+	bob, ann, carl := joinAs(t, base, "room", "bob", joining{sdk: "go"}), join(t, base, "room", "ann"), join(t, base, "room", "carl")
+	ann.publish("ann")
+	bob.tracks()
+	ann.say(&signal.Request{Message: &signal.Request_Leave{Leave: &signal.Leave{}}})
+	bob.wait("the end of ann", func(res *signal.Response) bool { return mentions(res, "ann", signal.Participant_DISCONNECTED) })
+	gets := func(info *signal.Track) {
+		t.Helper()
+		if track := bob.track(); !strings.HasSuffix(track.StreamID(), info.Sid) || !bob.brings(track) {
+			t.Fatalf("got a track of the stream %s, want packets of %s", track.StreamID(), info.Sid)
+		}
+	}
+	for _, cid := range []string{"voice", "music"} { // an offer each
+		sound, err := webrtc.NewTrackLocalStaticRTP(webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeOpus, ClockRate: 48000, Channels: 2}, cid, "stream")
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := carl.announces(&signal.AddTrack{Cid: cid, Type: signal.TrackType_AUDIO})
+		if _, err := carl.pub.AddTransceiverFromTrack(sound, webrtc.RTPTransceiverInit{Direction: webrtc.RTPTransceiverDirectionSendonly}); err != nil {
+			t.Fatal(err)
+		}
+		carl.offer()
+		go send(t, sound, []byte{0xfc}, 960, 20*time.Millisecond)
+		gets(info)
+	}
+	info := carl.announces(&signal.AddTrack{Cid: "camera", Type: signal.TrackType_VIDEO})
+	carl.sends(webrtc.MimeTypeVP8, "camera")
+	gets(info)
+}

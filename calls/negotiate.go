@@ -3,6 +3,7 @@ package calls
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pion/webrtc/v4"
@@ -356,7 +357,17 @@ func (p *Participant) addSenders(video bool) error {
 	return nil
 }
 
+// withFreeSections has the sections that are free take media, where they would be inactive. Nothing comes of it, and the client's answer is the
+// same; but Pion takes nothing more on a section that was inactive in two offers (4.2.20: RTPTransceiver.Stop). LiveKit 1.13.5 offers
+// them so to everybody.
+func withFreeSections(offer string) string {
+	return strings.ReplaceAll(offer, lineEnd+"a=inactive"+lineEnd, lineEnd+"a=recvonly"+lineEnd)
+}
+
 func (p *Participant) tellOffer(sdp string) {
+	if p.onPion() {
+		sdp = withFreeSections(sdp)
+	}
 	p.offers.flying, p.offers.told, p.offers.overdue = true, time.Now(), 0
 	p.offers.id++
 	p.send(&signal.Response{Message: &signal.Response_Offer{Offer: &signal.SessionDescription{

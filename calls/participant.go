@@ -133,7 +133,7 @@ func newParticipant(r *Room, e *entry) *Participant {
 	if m := claims.Matrix; m != nil {
 		p.user, p.device, p.matrixRoom, p.binding = m.User, m.Device, m.Room, m
 	}
-	if join.GetClientInfo().GetSdk() == sdkGo {
+	if p.onPion() {
 		p.trailer = []byte(rand.Text())
 	}
 	p.road = r.focus.roads.of(p)
@@ -164,6 +164,9 @@ func newParticipant(r *Room, e *entry) *Participant {
 	}
 	return p
 }
+
+// onPion says whether p's client stands on Pion, which in some things is not as browsers are.
+func (p *Participant) onPion() bool { return p.join.GetClientInfo().GetSdk() == sdkGo }
 
 // snapshot is what the others may know of p now.
 func (p *Participant) snapshot() *peer {
