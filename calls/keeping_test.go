@@ -294,7 +294,7 @@ func TestTheServiceNamesThings(t *testing.T) {
 	_, base := newTestFocus(t)
 	ann := join(t, base, "room", "ann")
 	ann.announces(&signal.AddTrack{
-		Cid: "camera", Type: signal.TrackType_VIDEO, Encryption: signal.Encryption_GCM,
+		Cid: "camera", Type: signal.TrackType_VIDEO, Encryption: signal.Encryption_GCM, Source: signal.TrackSource_CAMERA,
 		AudioFeatures: []signal.AudioTrackFeature{signal.AudioTrackFeature_TF_AUTO_GAIN_CONTROL}, BackupCodecPolicy: signal.BackupCodecPolicy_REGRESSION,
 		SimulcastCodecs: []*signal.SimulcastCodec{{Codec: "vp8", Cid: "camera", VideoLayerMode: signal.VideoLayer_ONE_SPATIAL_LAYER_PER_STREAM}},
 	})
@@ -305,7 +305,7 @@ func TestTheServiceNamesThings(t *testing.T) {
 	})
 	_, text := askService(t, base, "GetParticipant", `{"room":"room","identity":"ann"}`, Grant{Room: "room", RoomAdmin: true})
 	text = strings.ReplaceAll(text, " ", "")
-	for _, want := range []string{`"kind":"STANDARD"`, `"encryption":"GCM"`, `"audio_features":["TF_AUTO_GAIN_CONTROL"]`, `"backup_codec_policy":"REGRESSION"`, `"video_layer_mode":"ONE_SPATIAL_LAYER_PER_STREAM"`} {
+	for _, want := range []string{`"kind":"STANDARD"`, `"encryption":"GCM"`, `"stream":"camera"`, `"audio_features":["TF_AUTO_GAIN_CONTROL"]`, `"backup_codec_policy":"REGRESSION"`, `"video_layer_mode":"ONE_SPATIAL_LAYER_PER_STREAM"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("got %s, want %s", text, want)
 		}

@@ -1,6 +1,7 @@
 package calls
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 	info := &signal.Track{
 		Sid: newID(trackPrefix(req)), Type: req.Type, Name: req.Name, Muted: req.Muted,
 		Width: req.Width, Height: req.Height, DisableDtx: req.DisableDtx, Source: req.Source,
-		Stereo: req.Stereo, DisableRed: req.DisableRed, Encryption: req.Encryption, Stream: req.Stream,
+		Stereo: req.Stereo, DisableRed: req.DisableRed, Encryption: req.Encryption, Stream: cmp.Or(req.Stream, streamOf(req.Source)),
 		AudioFeatures: req.AudioFeatures, BackupCodecPolicy: req.BackupCodecPolicy, PacketTrailerFeatures: req.PacketTrailerFeatures,
 		Layers: cloneLayers(req.Layers),
 	}
@@ -92,6 +93,17 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 		p.sendPublished(t)
 	}
 	p.force(t)
+}
+
+// streamOf is the stream of a track whose client names none: a picture and its sound have one in common. (LiveKit 1.13.5: StreamFromTrackSource)
+func streamOf(source signal.TrackSource) string {
+	switch source {
+	case signal.TrackSource_CAMERA, signal.TrackSource_MICROPHONE:
+		return "camera"
+	case signal.TrackSource_SCREEN_SHARE, signal.TrackSource_SCREEN_SHARE_AUDIO:
+		return "screen"
+	}
+	return "unknown"
 }
 
 // repeated is a track that was announced once more while it was still sent.
