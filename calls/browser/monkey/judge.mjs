@@ -85,8 +85,9 @@ function height(t, own) {
   if (own.sends.length === 0 || own.sends.some((s) => s.limit && s.limit !== 'none')) return 0;
   const whole = Math.max(...own.sends.map((s) => s.height ?? 0));
   if (!whole || whole < 270) return 0;
-  if (t.quality !== undefined && t.quality !== 2) return 0;
-  const layers = own.sends.length > 1 ? [180, 270] : [67, 135, 270];
-  if (!t.asked) return 270;
-  return layers.find((h) => h >= t.asked.height * 0.95) ?? 270;
+  // by quality, as livekit-client 2.23.0 numbers the layers: simulcast of two has none of the highest
+  const layers = own.sends.length > 1 ? [180, 270] : [67, 135, 270], best = layers[t.quality];
+  const area = t.asked && t.asked.width * t.asked.height;
+  if (area && (t.quality === undefined || area < (best * best * 16) / 9)) return layers.find((h) => h >= t.asked.height * 0.95) ?? 270;
+  return best ?? 270;
 }
