@@ -40,6 +40,7 @@ class Words {
     this.said.push({ who: p.name, page: p.page, n: ++this.n, round: this.round });
     return this.n;
   }
+  // unsay: nobody has to have heard it.
   unsay(n) {
     this.said = this.said.filter((w) => w.n !== n);
   }

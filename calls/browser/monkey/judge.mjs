@@ -85,6 +85,8 @@ function height(t, own) {
   if (own.sends.length === 0 || own.sends.some((s) => s.limit && s.limit !== 'none')) return 0;
   const whole = Math.max(...own.sends.map((s) => s.height ?? 0));
   if (!whole || whole < 270) return 0;
+  // a browser leaves the lowest layers out of a small picture in one stream: what a quality stands for is then not known here
+  if (own.sends.length === 1 && t.quality < 2) return 0;
   // by quality, as livekit-client 2.23.0 numbers the layers: simulcast of two has none of the highest
   const layers = own.sends.length > 1 ? [180, 270] : [67, 135, 270], best = layers[t.quality];
   const area = t.asked && t.asked.width * t.asked.height;
