@@ -90,6 +90,6 @@ function height(t, own) {
   // by quality, as livekit-client 2.23.0 numbers the layers: simulcast of two has none of the highest
   const layers = own.sends.length > 1 ? [180, 270] : [67, 135, 270], best = layers[t.quality];
   const area = t.asked && t.asked.width * t.asked.height;
-  if (area && (t.quality === undefined || area < (best * best * 16) / 9)) return layers.find((h) => h >= t.asked.height * 0.95) ?? 270;
+  if (t.asked && (t.quality === undefined || area < (best * best * 16) / 9)) return layers.find((h) => h >= t.asked.height * 0.95) ?? 270;
   return best ?? 270;
 }
