@@ -141,11 +141,12 @@ func (p *Participant) force(t *publication) (changed bool) {
 	return true
 }
 
-// quiet lets a track's media be as muted as it is, and drops the packets of one that is not muted by its client alone.
+// quiet lets a track's media be as muted as it is. Dropped are the packets of one that others have muted, and those of a voice that its own client
+// has: nobody is heard who seems to be muted. (Of such a picture clients show nothing; and once it goes on it would have to wait for a key frame.)
 func (t *publication) quiet() {
 	for up := range t.ups() {
 		up.Mute(t.info.Muted)
-		up.Silence(t.silenced())
+		up.Silence(t.silenced() || t.info.Muted && !up.Video())
 	}
 }
 

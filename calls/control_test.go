@@ -3,6 +3,7 @@ package calls
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,18 +94,30 @@ func TestMutedIsNotHeard(t *testing.T) {
 		t.Error("no voice after the client unmuted itself")
 	}
 
-	// Also one that its client says it has muted, and sends all the same.
+	// Who says that it is muted is not heard, though it sends all the same.
 	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: true}}})
-	bob.wait("the client's mute", func(res *signal.Response) bool {
-		return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(p *signal.Participant) bool {
-			return slices.ContainsFunc(p.Tracks, func(t *signal.Track) bool { return t.Sid == sid && t.Muted })
-		})
-	})
-	p.do(func() { p.muteByAdmin(sid) })
 	bob.fallsSilent(voice)
+	if !bob.brings(picture) {
+		t.Error("the picture went with the voice that its client muted")
+	}
 	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: sid, Muted: false}}})
 	if !bob.brings(voice) {
-		t.Error("no voice after the client unmuted itself again")
+		t.Error("no voice after its client muted and unmuted it")
+	}
+
+	// An administrator mutes also a picture that its client says it has muted, and sends all the same.
+	_, film, _ := strings.Cut(picture.StreamID(), "|")
+	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: film, Muted: true}}})
+	bob.wait("the client's mute", func(res *signal.Response) bool {
+		return slices.ContainsFunc(res.GetUpdate().GetParticipants(), func(p *signal.Participant) bool {
+			return slices.ContainsFunc(p.Tracks, func(t *signal.Track) bool { return t.Sid == film && t.Muted })
+		})
+	})
+	p.do(func() { p.muteByAdmin(film) })
+	bob.fallsSilent(picture)
+	ann.say(&signal.Request{Message: &signal.Request_Mute{Mute: &signal.Mute{Sid: film, Muted: false}}})
+	if !bob.brings(picture) {
+		t.Error("no picture after the client unmuted it")
 	}
 
 	// The call becomes view-only: nothing comes, whatever the client sends.

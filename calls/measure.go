@@ -78,6 +78,7 @@ func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func (t *publication) measured() bus.LiveTrack {
 	track := bus.LiveTrack{
 		SID: t.info.Sid, Kind: kindOf(t.info), Codec: t.info.MimeType, Muted: t.info.Muted, Encrypted: t.info.Encryption != signal.Encryption_NONE,
+		Silenced: t.silenced(),
 	}
 	for _, e := range t.encodings {
 		if e.up != nil {
@@ -92,7 +93,6 @@ func (t *publication) measured() bus.LiveTrack {
 
 // measured adds how the encoding is doing.
 func (e *encoding) measured(track *bus.LiveTrack) {
-	track.Silenced = e.up.Silent()
 	numbers := e.up.Numbers()
 	for _, l := range numbers.Layers {
 		if l.SSRC == 0 {

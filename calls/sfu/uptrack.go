@@ -73,9 +73,6 @@ func (u *UpTrack) Unfold() { u.unfolds = true }
 // Silence drops what the publisher sends, whatever its client shows; subscribers get numbers without a gap.
 func (u *UpTrack) Silence(on bool) { u.silent.Store(on) }
 
-// Silent says whether the track is silenced.
-func (u *UpTrack) Silent() bool { return u.silent.Load() }
-
 // Mute says that the publisher has muted the track, or no longer: while nothing comes of it, it takes no part of its subscribers' lines.
 func (u *UpTrack) Mute(on bool) { u.muted.Store(on) }
 

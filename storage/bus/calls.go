@@ -95,7 +95,7 @@ type LiveTrack struct {
 	Kind  string `json:"kind"`
 	Codec string `json:"codec,omitempty"`
 	Muted bool   `json:"muted"`
-	// Silenced: the focus drops its packets.
+	// Silenced: others than its client have muted it, and the focus drops its packets.
 	Silenced  bool `json:"silenced,omitempty"`
 	Encrypted bool `json:"encrypted"`
 	Bitrate   int  `json:"bitrate"`
