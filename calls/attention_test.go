@@ -2,7 +2,6 @@ package calls
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -112,17 +111,7 @@ func TestARoomIsHeardAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	raw, err := sql.Open("sqlite3", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	rename := func(from, to string) {
-		t.Helper()
-		if _, err := raw.Exec("ALTER TABLE " + from + " RENAME TO " + to); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rename := tables(t, path)
 	f.house.store = store
 	defer f.live.Wait()
 	l.aRoom(t, room, ann)

@@ -29,17 +29,7 @@ func TestRecordsAreNotLost(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	raw, err := sql.Open("sqlite3", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	rename := func(from, to string) {
-		t.Helper()
-		if _, err := raw.Exec("ALTER TABLE " + from + " RENAME TO " + to); err != nil {
-			t.Fatal(err)
-		}
-	}
+	rename := tables(t, path)
 	const many = 3000
 	r := newRecorder(store, 0, time.Now)
 	row := func(n int) storage.CallRecord {
@@ -84,5 +74,21 @@ func TestRecordsAreNotLost(t *testing.T) {
 	}
 	if r.note(row(recordsMost), true) || !r.note(row(1), false) {
 		t.Errorf("beyond the bound: want nobody new, and the end of who is known")
+	}
+}
+
+// tables gives a way to take a table of a SQLite database away from those who use it, and back: it gets another name.
+func tables(t *testing.T, path string) (rename func(from, to string)) {
+	t.Helper()
+	raw, err := sql.Open("sqlite3", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = raw.Close() })
+	return func(from, to string) {
+		t.Helper()
+		if _, err := raw.Exec("ALTER TABLE " + from + " RENAME TO " + to); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
