@@ -98,6 +98,7 @@ func (p *Participant) onAddEncoding(req *signal.AddTrack) {
 	p.send(&signal.Response{Message: &signal.Response_TrackPublished{TrackPublished: &signal.TrackPublished{
 		Cid: req.Cid, Track: signal.Clone(t.info),
 	}}})
+	p.takePremature()
 }
 
 // encoding is the one of a codec, or nil.

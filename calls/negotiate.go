@@ -201,6 +201,7 @@ func (p *Participant) answer(offer string, id uint32, all sections) error {
 	p.pub.count = 0
 	p.place(before)
 	p.unpublish()
+	p.dropPremature()
 	p.preferCodecs()
 	if p.single {
 		p.placeSubscriptions()

@@ -65,6 +65,7 @@ type Participant struct {
 	allow     *allowance
 	published map[string]*publication // by track sid
 	repeats   []repeated              // of its tracks, that wait
+	premature []premature             // media of tracks that it is yet to announce
 	peers     map[string]*peer        // by participant sid
 	subs      map[string]*subscription
 	speaking  map[string]bool // others, by sid

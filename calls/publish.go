@@ -93,6 +93,7 @@ func (p *Participant) onAddTrack(req *signal.AddTrack) {
 		p.sendPublished(t)
 	}
 	p.force(t)
+	p.takePremature()
 }
 
 // streamOf is the stream of a track whose client names none: a picture and its sound have one in common. (LiveKit 1.13.5: StreamFromTrackSource)
@@ -187,7 +188,11 @@ func (p *Participant) onMedia(remote *webrtc.TrackRemote, receiver *webrtc.RTPRe
 	if t == nil {
 		t, e = p.onSection(mid)
 	}
-	if t == nil || (t.info.Type == signal.TrackType_VIDEO) != (remote.Kind() == webrtc.RTPCodecTypeVideo) {
+	if t == nil {
+		p.notePremature(premature{remote, receiver, mid})
+		return
+	}
+	if (t.info.Type == signal.TrackType_VIDEO) != (remote.Kind() == webrtc.RTPCodecTypeVideo) {
 		p.log.Debug().Str("mid", mid).Msg("Media without a track")
 		return
 	}
