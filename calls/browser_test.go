@@ -59,7 +59,7 @@ func newTestFocus(t testing.TB, change ...func(*Config)) (f *Focus, url string) 
 }
 
 // scenarios is how many there are in browser/scenarios, at least: one that is not found is missed.
-const scenarios = 116
+const scenarios = 118
 
 // TestBrowser lets the unmodified livekit-client in headless Chromium call through the focus. SCENARIOS names words of those
 // to run; none: all; YARDSTICKS those that measure something. REPEAT plays each so often, and FIGURES is a file to which what they measure is appended, a line of JSON

@@ -99,6 +99,26 @@ const stopped = (options) => yardstick(async (stage) => {
   return `media back ${back} ms after the new focus answered`;
 });
 
+// The client holds its requests back until it has resumed, for two seconds, once it holds one; its offers go at once. So a track may be offered
+// long before it is announced. (livekit-client 2.23.0: SignalClient.sendRequest)
+const publishing = (options) => async (stage) => {
+  const [a, b] = await stage.participants(['ann', 'bob'], { ...options, publish: false });
+  await Promise.all([a.others(1), b.others(1)]);
+  const cut = Date.now();
+  const held = await a.ask(() => new Promise((done) => {
+    window.room.engine.once('resuming', () => setTimeout(() => {
+      window.room.localParticipant.setMetadata('held').catch(() => 0);
+      setTimeout(() => done(window.room.engine.client.queuedRequests.length));
+    }));
+    window.room.simulateScenario('signal-reconnect');
+  }));
+  if (!held) throw new Error('the client holds nothing back');
+  await a.saw('signalling', '', 5000, cut);
+  await a.ask(() => Promise.all(['picture', 'tone'].map((what) => window.call.publish(what))));
+  await b.ask(() => Promise.all(['picture', 'tone'].map((what) => window.call.publish(what))));
+  await stage.all();
+};
+
 export default {
   'a lost socket is resumed within two seconds': resume({}),
   'a lost socket is resumed with two peer connections': resume(two),
@@ -159,6 +179,8 @@ export default {
     await stage.all();
     if (await a.ask(() => window.call.saw('disconnected'))) throw new Error('ann was sent away');
   },
+  'what is published during a resume': publishing({}),
+  'what is published during a resume, with two peer connections': publishing(two),
   async 'a socket lost during a resume'(stage) {
     for (const scenario of ['disconnect-signal-on-resume', 'disconnect-signal-on-resume-no-messages']) {
       stage.people.length = 0;
