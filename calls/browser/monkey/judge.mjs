@@ -60,8 +60,8 @@ function track({ a, b, who, t, own, permits, last, claim, moves }) {
   if (!t.subscribed || !last) return;
   const packets = t.packets - last.packets, video = t.kind === 'video';
   if (own.muted || (video && !t.enabled)) {
-    // what its own client has muted is passed on: it is silence, or black
-    const comes = video ? t.frames > last.frames && (!own.muted || b.hushed[own.source]) : t.energy - last.energy > 1e-4;
+    // of a voice nothing comes; a picture that its own client has muted is passed on, and is black
+    const comes = video ? t.frames > last.frames && (!own.muted || b.hushed[own.source]) : packets > 0;
     claim(!comes, `${who}: comes, though ${own.muted ? 'muted' : 'not enabled'}`);
     return;
   }
