@@ -143,5 +143,8 @@ func (h *Handlers) ResetDestination(r *rest.Request) (any, error) {
 	if d.Failures == 0 {
 		return nil, mautrix.MUnknown.WithStatus(400).WithMessage("The last attempt to reach this server went well")
 	}
+	if err := h.bus.Away(); err != nil {
+		return nil, err
+	}
 	return rest.Empty, bus.Tell(h.bus, bus.Alive(d.Server), d.Server)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -64,7 +65,7 @@ func (s *stack) assemble(ctx context.Context, config Config, chosen parts) (behi
 	if err != nil {
 		return behind, err
 	}
-	behind.health = store.Healthy
+	behind.health = func(ctx context.Context) error { return cmp.Or(store.Healthy(ctx), messages.Away()) }
 	behind.peers = servePeers(messages)
 
 	keys, err := federation.LoadKeys(config.ServerName, config.inData(config.SigningKey))

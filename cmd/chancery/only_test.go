@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,12 +32,12 @@ func TestOnly(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts eight processes")
 	}
-	nats := externalNATS(t)
+	nats := startNATS(t, -1)
 	configs := testConfigs(t, func() string { return testdb.Postgres(t) }, "interior.test", "finance.test")
 	var urls []string
 	processes := map[string]*process{}
 	for n, config := range configs {
-		config.Bus.URL, config.Bus.User, config.Bus.Password = nats, natsUser, natsPassword
+		config.Bus.URL, config.Bus.User, config.Bus.Password = nats.ClientURL(), natsUser, natsPassword
 		config.Bus.Prefix = fmt.Sprintf("house%d", n)
 		if err := os.MkdirAll(config.Data, 0o700); err != nil {
 			t.Fatal(err)
@@ -68,6 +71,26 @@ func TestOnly(t *testing.T) {
 		atAnna.untilText(room, fromClaire.later())
 		t.Logf("%s: up after %v, both heard again after %v", name, up.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 	}
+
+	// Then what links them is away for a while: each says so, and goes on once it is back.
+	port := nats.Addr().(*net.TCPAddr).Port
+	nats.Shutdown()
+	nats.WaitForShutdown()
+	for name, p := range processes {
+		p.untilHealth(http.StatusServiceUnavailable)
+		if got := p.gauge("chancery_bus_connected"); got != "0" {
+			t.Errorf("%s without NATS: chancery_bus_connected is %q, want 0", name, got)
+		}
+	}
+	startNATS(t, port)
+	for _, p := range processes {
+		p.untilHealth(http.StatusOK)
+	}
+	begun := time.Now()
+	atClaire.untilText(room, fromAnna.later())
+	atAnna.untilText(room, fromClaire.later())
+	t.Logf("both heard again %v after NATS was back", time.Since(begun).Round(time.Millisecond))
+
 	said := map[string][]string{"anna": fromAnna.stop(), "claire": fromClaire.stop()}
 	t.Logf("%d and %d messages", len(said["anna"]), len(said["claire"]))
 	for _, l := range []*listener{atAnna, atClaire} {
@@ -180,7 +203,13 @@ const natsUser, natsPassword = "chancery", "a password for tests"
 // externalNATS starts a NATS server that listens, with a password; the test's end stops it.
 func externalNATS(t *testing.T) (url string) {
 	t.Helper()
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, Username: natsUser, Password: natsPassword, NoSigs: true, NoLog: true})
+	return startNATS(t, -1).ClientURL()
+}
+
+// startNATS does so on a port; -1 is a free one.
+func startNATS(t *testing.T, port int) *server.Server {
+	t.Helper()
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, Username: natsUser, Password: natsPassword, NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +218,7 @@ func externalNATS(t *testing.T) (url string) {
 	if !ns.ReadyForConnections(patience) {
 		t.Fatal("NATS did not start")
 	}
-	return ns.ClientURL()
+	return ns
 }
 
 // process is one part of a server, or all of it, in a process of its own.
@@ -251,21 +280,47 @@ func (p *process) start() {
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
+	p.untilHealth(http.StatusOK)
+}
+
+// untilHealth waits until the process's health is as wanted.
+func (p *process) untilHealth(want int) {
+	p.t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
 		answer, err := http.Get(p.health)
 		if err == nil {
 			answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
+			if answer.StatusCode == want {
 				return
 			}
+			err = errors.New(answer.Status)
 		}
 		if time.Now().After(deadline) {
 			p.kill()
-			p.t.Fatalf("%s did not come up: %v\n%s", p.part, err, p.log.String())
+			p.t.Fatalf("%s is not at %d: %v\n%s", p.part, want, err, p.log.String())
 		}
-		time.Sleep(20 * time.Millisecond) // polling a port that does not listen yet
+		time.Sleep(20 * time.Millisecond) // polling a port that may not listen yet
 	}
+}
+
+// gauge reads one of the process's numbers; empty while it is away.
+func (p *process) gauge(name string) string {
+	answer, err := http.Get("http://" + p.admin() + "/metrics")
+	if err != nil {
+		return ""
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(body)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
 }
 
 // kill ends the process without a word, as a crash would.

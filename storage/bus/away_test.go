@@ -51,6 +51,18 @@ func TestNATSAway(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Answer(t.Context(), answerer, "one", func(_ context.Context, _, what string) (string, error) {
+		asked <- what
+		return what, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(answerer, "told", func(_, what string) { asked <- what }); err != nil {
+		t.Fatal(err)
+	}
+	if err := asker.Away(); err != nil {
+		t.Errorf("while NATS is there: %v", err)
+	}
 	away := []chan nats.Status{asker.conn.StatusChanged(nats.RECONNECTING), answerer.conn.StatusChanged(nats.RECONNECTING)}
 	back := []chan nats.Status{asker.conn.StatusChanged(nats.CONNECTED), answerer.conn.StatusChanged(nats.CONNECTED)}
 	until := func(what string, changed []chan nats.Status) {
@@ -71,6 +83,17 @@ func TestNATSAway(t *testing.T) {
 	if got, err := AskAll[string, string](t.Context(), asker, "all", "remove him", 100*time.Millisecond); !errors.Is(err, ErrAway) {
 		t.Errorf("asked while NATS is away: got %q and %v, want ErrAway", got, err)
 	}
+	hasty, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if got, err := Ask[string, string](hasty, asker, "one", "send this"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("asked one while NATS is away: got %q and %v, want the deadline", got, err)
+	}
+	if err := Tell(asker, "told", "he types"); err != nil {
+		t.Errorf("told while NATS is away: %v", err)
+	}
+	if err := asker.Away(); !errors.Is(err, ErrAway) {
+		t.Errorf("while NATS is away: %v, want ErrAway", err)
+	}
 	startNATS(t, port)
 	until("that NATS is back", back)
 	for deadline := time.Now().Add(10 * time.Second); len(asked) == 0; { // what the answerer serves may be known a little later
@@ -85,5 +108,45 @@ func TestNATSAway(t *testing.T) {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not say %q: %s", want, log)
 		}
+	}
+}
+
+// TestPatience bears an asker's patience as a span: the clock of the answerer's host may be another.
+func TestPatience(t *testing.T) {
+	buses := external(t, 2)
+	sent, err := buses[1].conn.SubscribeSync(buses[1].prefix + "raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := buses[1].conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	go func() { _, _ = Ask[int, int](ctx, buses[0], "raw", 1) }()
+	m, err := sent.NextMsg(5 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := patienceOf(m); got <= 0 || got > 5*time.Second {
+		t.Errorf("a question says that its asker waits %v, want at most 5 s", got)
+	}
+	_ = m.Respond([]byte(`{"ok":1}`))
+
+	left := make(chan time.Duration, 1)
+	if _, err := Serve(buses[1], "span", func(q *Question[int, int]) {
+		ctx, cancel := q.Context(t.Context())
+		defer cancel()
+		until, _ := ctx.Deadline()
+		left <- time.Until(until)
+		q.Respond(1, nil)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Ask[int, int](ctx, buses[0], "span", 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-left; got <= 0 || got > 5*time.Second {
+		t.Errorf("the answerer has %v, want at most 5 s", got)
 	}
 }

@@ -23,6 +23,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/rs/zerolog"
 )
 
@@ -70,6 +72,10 @@ var ErrAway = errors.New("bus: NATS is away")
 // it was asked, and something is broken there.
 var ErrFault = errors.New("answerer failed")
 
+var connected = promauto.NewGauge(prometheus.GaugeOpts{
+	Name: "chancery_bus_connected", Help: "1 while NATS is connected, which links the processes of this server; always 1 where it is embedded.",
+})
+
 // Bus is one connection to NATS. It is safe for concurrent use.
 type Bus struct {
 	conn     *nats.Conn
@@ -90,12 +96,18 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		nats.Name("chancery"),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(200 * time.Millisecond),
+		// What is said while NATS is away is not kept for later: by then its asker has given up, or asks anew.
+		nats.ReconnectBufSize(-1),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			connected.Set(0)
 			if err != nil { // nil: we closed it
 				log.Warn().Err(err).Msg("NATS is away: components do not reach one another")
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info().Msg("NATS is back") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			connected.Set(1)
+			log.Info().Msg("NATS is back")
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			ev := log.Warn().Err(err)
 			if sub != nil {
@@ -135,6 +147,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, fmt.Errorf("bus: NATS offers max_payload %d, need at least %d", conn.MaxPayload(), minPayload)
 	}
 	b.conn = conn
+	connected.Set(1)
 	if b.embedded == nil {
 		if b.desk, err = openDesk(conn, b.prefix); err != nil {
 			conn.Close()
@@ -176,6 +189,22 @@ func externalOptions(cfg Config) ([]nats.Option, error) {
 	return append(opts, nats.Secure(t)), nil
 }
 
+// Away is ErrAway while NATS is not connected, and nil while it is. It does not block.
+func (b *Bus) Away() error {
+	if !b.conn.IsConnected() {
+		return ErrAway
+	}
+	return nil
+}
+
+// orAway names the error of what cannot be said because NATS is away.
+func orAway(err error) error {
+	if errors.Is(err, nats.ErrReconnectBufExceeded) {
+		return ErrAway
+	}
+	return err
+}
+
 // Embedded reports whether all components share this process's own NATS.
 func (b *Bus) Embedded() bool { return b.embedded != nil }
 
@@ -204,7 +233,8 @@ type reply struct {
 	Lost bool   `json:"lost,omitempty"`
 }
 
-const deadlineHeader = "Deadline"
+// patienceHeader bears how long the asker still waits, in milliseconds: a span, since the clocks of two hosts need not agree.
+const patienceHeader = "Patience"
 
 // Ask puts a question and waits for its answer. It asks again while nobody
 // answers on the subject, and when the answerer dies over it, until ctx ends
@@ -225,10 +255,10 @@ func Ask[Req, Reply any](ctx context.Context, b *Bus, subject string, req Req) (
 		return answer, ErrTooLarge
 	}
 	deadline, _ := ctx.Deadline()
-	msg := &nats.Msg{Subject: b.prefix + subject, Data: body,
-		Header: nats.Header{deadlineHeader: {strconv.FormatInt(deadline.UnixMilli(), 10)}}}
+	msg := &nats.Msg{Subject: b.prefix + subject, Data: body, Header: nats.Header{}}
 	wait := 2 * time.Millisecond
 	for {
+		msg.Header.Set(patienceHeader, strconv.FormatInt(time.Until(deadline).Milliseconds(), 10))
 		r, err := b.ask(ctx, msg)
 		if errors.Is(err, errAskAnew) {
 			select {
@@ -299,10 +329,7 @@ func (q *Question[Req, Reply]) Respond(answer Reply, err error) {
 // Among several processes that serve the same subject, one gets each question.
 func Serve[Req, Reply any](b *Bus, subject string, fn func(*Question[Req, Reply])) (stop func(), err error) {
 	sub, err := b.conn.QueueSubscribe(b.prefix+subject, "answer", func(m *nats.Msg) {
-		q := &Question[Req, Reply]{Subject: m.Subject[len(b.prefix):], slip: b.desk.take(m), deadline: time.Now().Add(defaultPatience)}
-		if ms, err := strconv.ParseInt(m.Header.Get(deadlineHeader), 10, 64); err == nil {
-			q.deadline = time.UnixMilli(ms)
-		}
+		q := &Question[Req, Reply]{Subject: m.Subject[len(b.prefix):], slip: b.desk.take(m), deadline: time.Now().Add(patienceOf(m))}
 		if err := json.Unmarshal(m.Data, &q.Body); err != nil {
 			var none Reply
 			q.Respond(none, fmt.Errorf("decode question: %w", err))
@@ -319,6 +346,15 @@ func Serve[Req, Reply any](b *Bus, subject string, fn func(*Question[Req, Reply]
 		return nil, fmt.Errorf("serve %s: %w", subject, err)
 	}
 	return func() { _ = sub.Unsubscribe() }, nil
+}
+
+// patienceOf is how long the asker of a question still waits.
+func patienceOf(m *nats.Msg) time.Duration {
+	ms, err := strconv.ParseInt(m.Header.Get(patienceHeader), 10, 64)
+	if err != nil {
+		return defaultPatience
+	}
+	return time.Duration(ms) * time.Millisecond
 }
 
 // Answer answers each question on the subject in a goroutine of its own, with a
@@ -341,13 +377,13 @@ func Answer[Req, Reply any](ctx context.Context, b *Bus, subject string, fn func
 	})
 }
 
-// Tell sends a message to all who listen now. Nobody need listen.
+// Tell sends a message to all who listen now. Nobody need listen: while NATS is away it is lost, which is no error.
 func Tell[M any](b *Bus, subject string, m M) error {
 	body, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", subject, err)
 	}
-	if err := b.conn.Publish(b.prefix+subject, body); err != nil {
+	if err := orAway(b.conn.Publish(b.prefix+subject, body)); err != nil && !errors.Is(err, ErrAway) {
 		return fmt.Errorf("tell %s: %w", subject, err)
 	}
 	return nil

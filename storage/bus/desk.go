@@ -167,7 +167,7 @@ func (b *Bus) request(ctx context.Context, msg *nats.Msg, patience time.Duration
 	short, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	resp, err := b.conn.RequestMsgWithContext(short, msg)
-	if errors.Is(err, nats.ErrNoResponders) || err != nil && ctx.Err() == nil && errors.Is(short.Err(), context.DeadlineExceeded) {
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(orAway(err), ErrAway) || err != nil && ctx.Err() == nil && errors.Is(short.Err(), context.DeadlineExceeded) {
 		err = errAskAnew
 	}
 	return resp, err

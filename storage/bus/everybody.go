@@ -18,8 +18,8 @@ func AskAll[Req, Reply any](ctx context.Context, b *Bus, subject string, req Req
 	if err != nil {
 		return nil, fmt.Errorf("encode question %s: %w", subject, err)
 	}
-	if !b.conn.IsConnected() { // what is published now would be sent once it is back
-		return nil, fmt.Errorf("ask %s: %w", subject, ErrAway)
+	if err := b.Away(); err != nil {
+		return nil, fmt.Errorf("ask %s: %w", subject, err)
 	}
 	inbox := b.conn.NewRespInbox()
 	sub, err := b.conn.SubscribeSync(inbox)
@@ -27,7 +27,7 @@ func AskAll[Req, Reply any](ctx context.Context, b *Bus, subject string, req Req
 		return nil, fmt.Errorf("ask %s: %w", subject, err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := b.conn.PublishRequest(b.prefix+subject, inbox, body); err != nil {
+	if err := orAway(b.conn.PublishRequest(b.prefix+subject, inbox, body)); err != nil {
 		return nil, fmt.Errorf("ask %s: %w", subject, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
