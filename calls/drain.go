@@ -29,11 +29,13 @@ func (f *Focus) Drain(within time.Duration, undo bool) error {
 func (h *homes) drain(within time.Duration, undo bool) {
 	h.mu.Lock()
 	h.draining = !undo
+	drainedNow.Set(0)
 	if h.moving != nil {
 		h.moving.Stop()
 		h.moving = nil
 	}
 	if !undo {
+		drainedNow.Set(1)
 		clear(h.claimed) // whoever was about to begin a call begins it elsewhere
 		h.moving = time.AfterFunc(within, h.move)
 	}

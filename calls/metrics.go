@@ -64,6 +64,9 @@ var (
 	fociLive = promauto.NewGauge(prometheus.GaugeOpts{
 		Name: "chancery_calls_foci", Help: "Focus processes of this server that this one knows to live, itself among them; 0 where there can be no other.",
 	})
+	drainedNow = promauto.NewGauge(prometheus.GaugeOpts{
+		Name: "chancery_calls_draining", Help: "1 while this focus process takes no new calls, because it is drained.",
+	})
 	burials = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "chancery_calls_foci_lost_total", Help: "Other focus processes that this one found dead.",
 	})

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -114,23 +113,7 @@ func (h *fociHouse) token(who *mautrix.Client, room id.RoomID) string {
 }
 
 // gauge reads one of a focus's numbers; empty while the focus is away.
-func (h *fociHouse) gauge(n int, name string) string {
-	answer, err := http.Get(strings.TrimSuffix(h.foci[n].health, "/health") + "/metrics")
-	if err != nil {
-		return ""
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
-}
+func (h *fociHouse) gauge(n int, name string) string { return h.foci[n].gauge(name) }
 
 // until waits for a gauge of some focus, and says of which.
 func (h *fociHouse) until(what string, fits func(n int) bool) int {
@@ -272,6 +255,9 @@ func TestSeveralFoci(t *testing.T) {
 		t.Fatalf("drain: %v, %v", resp, err)
 	}
 	resp.Body.Close()
+	if got := h.gauge(other, "chancery_calls_draining"); got != "1" {
+		t.Errorf("drained: chancery_calls_draining is %q, want 1", got)
+	}
 	for name, ws := range map[string]*websocket.Conn{"anna": atAnna, "ben": atBen} {
 		for {
 			if leave := heard(t, ws).GetLeave(); leave != nil {
