@@ -188,11 +188,10 @@ func (f *Focus) said(ctx context.Context, leave *storage.DelayedEvent) (*storage
 
 // sticky gives the newest membership of the newer kind that has the leave's key.
 func (f *Focus) sticky(ctx context.Context, leave *storage.DelayedEvent) (newest *storage.Event, err error) {
-	const page = 200
 	key := gjson.GetBytes(leave.Content, stickyKey).String()
 	head, now := f.house.store.Head(), time.Now().UnixMilli()
 	for from := storage.Position(0); ; {
-		events, err := f.house.store.Events.Sticky(ctx, leave.RoomID, from, head, now, page)
+		events, err := f.house.store.Events.Sticky(ctx, leave.RoomID, from, head, now, eventsAtOnce)
 		if err != nil {
 			return nil, err
 		}
@@ -201,12 +200,15 @@ func (f *Focus) sticky(ctx context.Context, leave *storage.DelayedEvent) (newest
 				newest = e
 			}
 		}
-		if len(events) < page {
+		if len(events) < eventsAtOnce {
 			return newest, nil
 		}
 		from = events[len(events)-1].Position
 	}
 }
+
+// eventsAtOnce is how many events of a room are read at once.
+const eventsAtOnce = 200
 
 const (
 	stickyKey = "msc4354_sticky_key"
@@ -254,19 +256,24 @@ func (f *Focus) oldestFocus(ctx context.Context, roomID id.RoomID) (focus string
 	if err != nil {
 		return "", err
 	}
-	members, err := f.house.store.Events.ByNumbers(ctx, slices.Collect(maps.Values(numbers)))
-	oldest := int64(math.MaxInt64)
-	for _, e := range members {
-		content := contentOf(e)
-		since := cmp.Or(gjson.GetBytes(content, "created_ts").Int(), e.Timestamp)
-		if lasts := gjson.GetBytes(content, "expires").Int(); lasts > 0 && since+lasts < time.Now().UnixMilli() {
-			continue
+	oldest, now := int64(math.MaxInt64), time.Now().UnixMilli()
+	for some := range slices.Chunk(slices.Collect(maps.Values(numbers)), eventsAtOnce) { // a room may have had very many callers
+		members, err := f.house.store.Events.ByNumbers(ctx, some)
+		if err != nil {
+			return "", err
 		}
-		if at := preferredFocus(content); at != "" && since < oldest {
-			focus, oldest = at, since
+		for _, e := range members {
+			content := contentOf(e)
+			since := cmp.Or(gjson.GetBytes(content, "created_ts").Int(), e.Timestamp)
+			if lasts := gjson.GetBytes(content, "expires").Int(); lasts > 0 && since+lasts < now {
+				continue
+			}
+			if at := preferredFocus(content); at != "" && since < oldest {
+				focus, oldest = at, since
+			}
 		}
 	}
-	return focus, err
+	return focus, nil
 }
 
 // deviceInside says whether the device is in a call of the room, at whichever focus.
