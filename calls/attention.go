@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rs/zerolog"
 	"maunium.net/go/mautrix/id"
 
 	"chancery/storage"
@@ -77,13 +76,14 @@ func (a *attention) take(room id.RoomID) *roomNews {
 
 // attend hears a room until it has said all. What cannot be read is asked again.
 func (f *Focus) attend(ctx context.Context, room id.RoomID) {
+	log := seldom(ctx)
 	for news := f.attention.take(room); news != nil; news = f.attention.take(room) {
 		for {
 			err := f.hearRoom(ctx, room, news)
 			if err == nil || ctx.Err() != nil {
 				break
 			}
-			zerolog.Ctx(ctx).Warn().Err(err).Stringer("room_id", room).Msg("What a room says of its calls not heard, will try again")
+			log.Warn().Err(err).Stringer("room_id", room).Msg("What a room says of its calls not heard, will try again")
 			select {
 			case <-ctx.Done():
 			case <-time.After(patrolEvery):

@@ -296,10 +296,16 @@ func (f *Focus) callsOf(room id.RoomID) (found []*Room) {
 // patrolEvery is how soon an account that is locked or expires, or an order of another process, is noticed though nobody rings.
 const patrolEvery = 400 * time.Millisecond
 
+// seldom is the log of one thing that is tried again and again while something is away: a line each ten seconds is enough.
+func seldom(ctx context.Context) zerolog.Logger {
+	return zerolog.Ctx(ctx).Sample(&zerolog.BurstSampler{Burst: 1, Period: 10 * time.Second})
+}
+
 // patrol looks after what is no news of the stream: accounts that are closed, locked or suspended or that expire, and orders of administrators.
 func (f *Focus) patrol(ctx context.Context) {
 	tick := time.NewTicker(patrolEvery)
 	defer tick.Stop()
+	log := seldom(ctx)
 	seen := map[id.RoomID]int64{}
 	for {
 		select {
@@ -307,7 +313,7 @@ func (f *Focus) patrol(ctx context.Context) {
 			return
 		case <-tick.C:
 			if err := f.look(ctx, seen); err != nil && ctx.Err() == nil {
-				zerolog.Ctx(ctx).Warn().Err(err).Msg("Calls not looked after, will try again")
+				log.Warn().Err(err).Msg("Calls not looked after, will try again")
 			}
 		}
 	}

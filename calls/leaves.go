@@ -62,6 +62,7 @@ type leaves struct {
 	done   chan leaveOutcome
 	loaded time.Time
 	saw    time.Time
+	log    zerolog.Logger // of rows that cannot be read
 }
 
 // goodbye tells that a participant's session has ended.
@@ -134,6 +135,7 @@ func (l *leaves) leftCall(p *Participant) {
 
 // run looks after the leaves until ctx ends.
 func (l *leaves) run(ctx context.Context) error {
+	l.log = seldom(ctx)
 	tick := time.NewTicker(leavesEvery)
 	defer tick.Stop()
 	for {
@@ -195,7 +197,7 @@ func (l *leaves) reload(ctx context.Context, now time.Time) {
 	rows, err := l.house.store.CallLeaves.All(ctx, leavesMost)
 	if err != nil {
 		if ctx.Err() == nil {
-			zerolog.Ctx(ctx).Warn().Err(err).Msg("Delayed leaves of calls not read, will try again")
+			l.log.Warn().Err(err).Msg("Delayed leaves of calls not read, will try again")
 		}
 		for _, job := range l.jobs {
 			job.stirred = now // whether another process has it could not be seen

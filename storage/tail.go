@@ -222,6 +222,7 @@ func (s *Store) readTail(ctx context.Context) error {
 		defer stop()
 		tick := time.NewTicker(250 * time.Millisecond)
 		defer tick.Stop()
+		log := zerolog.Ctx(ctx).Sample(&zerolog.BurstSampler{Burst: 1, Period: 10 * time.Second}) // a database that is away is so for each try
 		for {
 			select {
 			case <-ctx.Done():
@@ -230,7 +231,7 @@ func (s *Store) readTail(ctx context.Context) error {
 			case <-tick.C:
 			}
 			if err := s.catchUp(ctx); err != nil && ctx.Err() == nil {
-				zerolog.Ctx(ctx).Warn().Err(err).Msg("Cannot read the stream")
+				log.Warn().Err(err).Msg("Cannot read the stream")
 			}
 		}
 	}()
